@@ -1,0 +1,89 @@
+//! The parts a late-fusion model is composed of, and how a part describes itself to an auditor.
+//! Does not know concrete layers; `crmt-encoders` and `crmt-fusion` implement these.
+use crate::{AdditiveScores, PerModality, Result};
+use candle_core::Tensor;
+
+/// Whether batch statistics are those of the batch (and update the running ones) or fixed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics; running statistics move.
+    Train,
+    /// A fixed function of each sample.
+    Eval,
+}
+
+/// Turns one modality into a feature vector.
+pub trait Encoder: Send + Sync {
+    /// Number of features.
+    fn out_dim(&self) -> usize;
+
+    /// `[batch, ...]` to `[batch, out_dim]`.
+    fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor>;
+
+    /// The eval-mode computation as a chain of layers, in order of application, so that an
+    /// auditor can bound its Lipschitz constant. The composition of the described layers must be
+    /// [`encode`](Self::encode) in [`Mode::Eval`]; a certificate is as true as this description.
+    fn layers(&self) -> Result<Vec<Layer>>;
+}
+
+/// Turns feature vectors into additive scores.
+pub trait Fusion: Send + Sync {
+    /// `features`: each `[batch, dim_m]`.
+    fn fuse(&self, features: &PerModality<Tensor>) -> Result<AdditiveScores>;
+
+    /// The rows `W(m)` with `s_k(m) = <W_k(m), phi(m)>`, each `[classes, dim_m]`, as used in
+    /// [`fuse`](Self::fuse).
+    fn rows(&self) -> Result<PerModality<Tensor>>;
+}
+
+/// One step of an encoder, as an auditor sees it: enough to bound its l2 Lipschitz constant.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Layer {
+    /// `y = W x + b`.
+    Linear {
+        /// Where the weights live, e.g. `encoders.image.fc1`.
+        name: String,
+        /// `[out, in]`.
+        weight: Tensor,
+    },
+    /// Zero-padded 2-D cross-correlation plus a bias.
+    Conv2d {
+        /// Where the kernel lives.
+        name: String,
+        /// `[out, in, height, width]`.
+        kernel: Tensor,
+        /// Same in both directions.
+        stride: usize,
+        /// Zeros on each side, both directions.
+        padding: usize,
+    },
+    /// `y_c = scale_c * x_c + shift_c` per channel: eval-mode BatchNorm, declared scales.
+    Diagonal {
+        /// Where the scale lives.
+        name: String,
+        /// `[channels]`.
+        scale: Tensor,
+    },
+    /// Anything with a known global constant: ReLU and max-min are 1, flatten is 1.
+    Fixed {
+        /// What it is, e.g. `relu`.
+        name: String,
+        /// The constant, by theorem.
+        lipschitz: f64,
+    },
+    /// `y = x + f(x)`.
+    Residual {
+        /// Which block.
+        name: String,
+        /// `f`, as a chain.
+        branch: Vec<Layer>,
+    },
+    /// Something with no global constant (LayerNorm, attention): an audit refuses it by name.
+    Unbounded {
+        /// Which layer.
+        name: String,
+        /// Why no constant exists.
+        why: String,
+    },
+}

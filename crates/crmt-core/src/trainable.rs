@@ -1,0 +1,27 @@
+//! What the training loop needs of a model: a view that learns, and a frozen twin.
+use crate::{AdditiveClassifier, AdditiveScores, Mode, PerModality, Result};
+use candle_core::{Tensor, Var};
+
+/// A model in training.
+pub trait Trainable {
+    /// Scores whose computation tracks the parameters. `inputs`: each `[batch, ...]`.
+    fn scores(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<AdditiveScores>;
+
+    /// The same model in [`Mode::Eval`], sharing storage with the live parameters and running
+    /// statistics, tracking nothing: attacks and certificates see this one.
+    fn fixed(&self) -> &dyn AdditiveClassifier;
+
+    /// Everything that training may change, in a stable order.
+    fn variables(&self) -> Vec<Variable>;
+}
+
+/// A named piece of a model's state.
+#[derive(Debug, Clone)]
+pub struct Variable {
+    /// PyTorch-like dotted name, e.g. `encoders.image.conv1.weight`.
+    pub name: String,
+    /// The storage; writing to it changes the model and its frozen twin.
+    pub var: Var,
+    /// `false` for running statistics, which no optimizer touches.
+    pub learned: bool,
+}

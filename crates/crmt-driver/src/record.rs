@@ -1,0 +1,126 @@
+//! What a run leaves behind, as other programs read it: `summary.json` and `metrics.jsonl`.
+//! Accuracies are fractions in `0..=1`; distances are in each modality's declared units.
+//! Knows no model and no data set; docs/runs.md describes every field.
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `summary.json`: one run's result.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Summary {
+    /// How the model was trained, e.g. `crmt-jt`.
+    pub method: String,
+    /// Name of the data set.
+    pub data: String,
+    /// The seed everything random derives from.
+    pub seed: u64,
+    /// Names, in the model's order.
+    pub modalities: Vec<String>,
+    /// Class names, in label order.
+    pub classes: Vec<String>,
+    /// Without an attacker.
+    pub accuracy: Accuracy,
+    /// One entry per attack, threat and budget.
+    pub attacks: Vec<AttackResult>,
+    /// One entry per threat and budget.
+    pub certified: Vec<CertifiedResult>,
+    /// Distribution of the radii, one entry per threat.
+    pub radii: Vec<RadiusResult>,
+    /// `confusion[label][prediction]`: counts on the clean report split.
+    pub confusion: Vec<Vec<u64>>,
+    /// Attacks that succeeded inside a certified region. Anything but 0 is a bug of this program.
+    pub violations: u64,
+    /// What a reader should know before trusting the numbers.
+    pub warnings: Vec<String>,
+    /// Facts about the data that belong beside any number, e.g. how samples were paired.
+    pub notes: Vec<String>,
+    /// SHA-256 of the weights, as in `model.safetensors`.
+    pub weights: String,
+    /// Wall-clock seconds of everything below together.
+    pub seconds: f64,
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`.
+    pub stages: BTreeMap<String, f64>,
+}
+
+/// Accuracy without an attacker.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// On the whole report split.
+    pub clean: f64,
+    /// Number of report samples.
+    pub samples: u64,
+    /// By the names of the missing modalities joined with `+`.
+    pub missing: BTreeMap<String, f64>,
+    /// Each modality's own head alone.
+    pub solo: BTreeMap<String, f64>,
+}
+
+/// Accuracy under one attack at one budget.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttackResult {
+    /// `fgm`, `pgd`, or `strongest`: a sample counts as broken when any attack at this or a
+    /// smaller budget broke it.
+    pub name: String,
+    /// `joint` (one l2 budget over all modalities), `each`, or the one modality attacked.
+    pub threat: String,
+    /// `l2` or `linf`.
+    pub norm: String,
+    /// The budget.
+    pub eps: f64,
+    /// Fraction that stands.
+    pub accuracy: f64,
+    /// Accuracy of the same samples without an attacker.
+    pub clean: f64,
+    /// How many report samples were attacked.
+    pub samples: u64,
+}
+
+/// Fraction of report samples whose radius is at least `eps`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CertifiedResult {
+    /// `joint` or a modality's name.
+    pub threat: String,
+    /// The budget, l2.
+    pub eps: f64,
+    /// Fraction certified (or, for estimated evidence, claimed).
+    pub accuracy: f64,
+    /// `proved`, `confident` or `estimated`; only the first two are certificates.
+    pub evidence: String,
+    /// How many report samples.
+    pub samples: u64,
+    /// The same fraction over the attacked samples alone, to compare with `attacks`.
+    pub attacked_samples: Option<f64>,
+}
+
+/// Distribution of the radii of one threat over the report split (0 where misclassified).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RadiusResult {
+    /// `joint` or a modality's name.
+    pub threat: String,
+    /// As in [`CertifiedResult::evidence`].
+    pub evidence: String,
+    /// Mean radius.
+    pub mean: f64,
+    /// Radii at the quantiles 0, 0.05, …, 1: 21 values, ascending.
+    pub quantiles: Vec<f64>,
+    /// Mean share of the squared worst-case joint budget spent on this modality; none for `joint`.
+    pub vulnerability_share: Option<f64>,
+}
+
+/// One line of `metrics.jsonl`: one epoch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EpochMetrics {
+    /// `step-1` or `step-2`.
+    pub phase: String,
+    /// From 1.
+    pub epoch: u64,
+    /// Mean training loss.
+    pub loss: f64,
+    /// Its parts, e.g. `cross_entropy` and `margin`.
+    pub parts: BTreeMap<String, f64>,
+    /// Learning rate at the end of the epoch.
+    pub learning_rate: f64,
+    /// Accuracy on the selection split.
+    pub select_accuracy: f64,
+    /// Wall-clock seconds; the only field that differs between equal runs.
+    pub seconds: f64,
+}
