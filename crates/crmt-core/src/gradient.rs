@@ -17,8 +17,7 @@ pub fn input_gradients<T>(
     let leaves = inputs.try_map(|x| Var::from_tensor(&x.detach()).map(|v| v.as_tensor().clone()))?;
     let (scalar, extra) = f(&leaves)?;
     let mut gradients = scalar.backward()?;
-    let gradients =
-        leaves.try_enumerate(|modality, x| gradients.remove(x).ok_or(Error::NoGradient { modality }))?;
+    let gradients = leaves.try_enumerate(|modality, x| gradients.remove(x).ok_or(Error::NoGradient { modality }))?;
     Ok((gradients, extra))
 }
 
