@@ -1,0 +1,163 @@
+//! `cargo xtask ci`: every check a change must pass, cheapest first, each step timed. Knows which
+//! commands to run and in what order, not what they check.
+use crate::{tidy, workspace};
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{Message, MetadataCommand, TargetKind};
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Arguments of `cargo xtask ci`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run this step alone; may be given several times
+    #[arg(long, value_name = "STEP", value_parser = STEPS.map(|step| step.name))]
+    only: Vec<String>,
+    /// Name the steps and leave
+    #[arg(long)]
+    list: bool,
+}
+
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<()>,
+}
+
+/// Cheapest first, so that a mistake costs as little waiting as it can.
+const STEPS: [Step; 7] = [
+    Step { name: "fmt", about: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"]) },
+    Step { name: "tidy", about: "the repository's own invariants hold", run: tidy::run },
+    Step { name: "clippy", about: "no warning from rustc or clippy anywhere", run: clippy },
+    Step { name: "alone", about: "each library builds alone, without default features", run: alone },
+    Step { name: "tests", about: "unit, integration and documentation tests", run: || cargo(&["test", "--workspace"]) },
+    Step { name: "examples", about: "the libraries' examples run", run: examples },
+    Step { name: "docs", about: "the documentation builds without a warning", run: docs },
+];
+
+/// Runs the steps, all or the chosen ones, and stops at the first that fails.
+///
+/// # Errors
+/// If a step fails; the message says how to run that step again.
+pub fn run(args: &Args) -> Result<()> {
+    if args.list {
+        STEPS.iter().for_each(|step| println!("{:<10}{}", step.name, step.about));
+        return Ok(());
+    }
+    let chosen = |step: &&Step| args.only.is_empty() || args.only.iter().any(|name| name == step.name);
+    let mut times: Vec<(&str, Duration)> = Vec::new();
+    for step in STEPS.iter().filter(chosen) {
+        println!("── {}: {}", step.name, step.about);
+        let start = Instant::now();
+        let outcome = (step.run)();
+        times.push((step.name, start.elapsed()));
+        if outcome.is_err() {
+            summary(&times);
+        }
+        outcome.with_context(|| format!("step {0} failed; to run it again: cargo xtask ci --only {0}", step.name))?;
+    }
+    summary(&times);
+    println!("ci: {} of {} steps passed", times.len(), STEPS.len());
+    Ok(())
+}
+
+fn summary(times: &[(&str, Duration)]) {
+    println!("──");
+    for (name, time) in times {
+        println!("{name:<10}{:>8.1} s", time.as_secs_f64());
+    }
+    println!("{:<10}{:>8.1} s", "together", times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>());
+}
+
+fn clippy() -> Result<()> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn docs() -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings");
+    execute(command)
+}
+
+/// Cargo unites the features of whatever is built together, so a crate that forgot a feature builds
+/// in the workspace and fails its first user. Hence one command for each library. Their own target
+/// folder keeps these artefacts, which differ in features, from evicting the workspace's.
+fn alone() -> Result<()> {
+    let metadata = MetadataCommand::new().manifest_path(workspace::root().join("Cargo.toml")).no_deps().exec()?;
+    let library = |kind: &TargetKind| *kind == TargetKind::Lib;
+    for package in metadata.workspace_packages() {
+        if package.targets.iter().any(|target| target.kind.iter().any(library)) {
+            let mut command = workspace::cargo();
+            command.args(["check", "--quiet", "--no-default-features", "--package", package.name.as_str()]);
+            command.arg("--target-dir").arg(metadata.target_directory.join("alone"));
+            // The setting that unites features even across separate commands would prove nothing here.
+            command.env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION");
+            execute(command)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds all examples with the workspace's features, which the tests have built already, and runs
+/// them; `cargo run --package X --example Y` would build candle again for each X.
+fn examples() -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--workspace", "--examples", "--message-format=json-render-diagnostics"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let stdout = child.stdout.take().context("cargo's output")?;
+    let mut programs: Vec<PathBuf> = Vec::new();
+    for message in Message::parse_stream(BufReader::new(stdout)) {
+        if let Message::CompilerArtifact(artifact) = message?
+            && artifact.target.kind.contains(&TargetKind::Example)
+        {
+            programs.extend(artifact.executable.map(PathBuf::from));
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("cargo build --workspace --examples failed");
+    }
+    if programs.is_empty() {
+        bail!("there is no example to run");
+    }
+    programs.sort();
+    for program in programs {
+        let mut command = Command::new(program);
+        command.current_dir(workspace::root());
+        execute(command)?;
+    }
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let mut command = workspace::cargo();
+    command.args(arguments);
+    execute(command)
+}
+
+/// Runs `command` in front of the user.
+fn execute(mut command: Command) -> Result<()> {
+    let program = PathBuf::from(command.get_program());
+    let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
+    let line = [name].into_iter().chain(arguments).collect::<Vec<_>>().join(" ");
+    println!("$ {line}");
+    let status = command.status().with_context(|| format!("starting {line}"))?;
+    if !status.success() {
+        bail!("{line}: {status}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_command_is_named() {
+        let mut command = workspace::cargo();
+        command.args(["--no-such-flag"]).stderr(Stdio::null());
+        let error = execute(command).expect_err("cargo has no such flag").to_string();
+        assert!(error.starts_with("cargo --no-such-flag: "), "{error}");
+    }
+}

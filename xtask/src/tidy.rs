@@ -1,0 +1,73 @@
+//! `cargo xtask tidy`: the invariants of this repository that no compiler checks, one line for each
+//! breach. Knows how to read manifests and tokens, not what the code means.
+mod arrows;
+mod code;
+mod dependencies;
+mod layout;
+mod links;
+mod source;
+mod tree;
+
+use crate::workspace;
+use anyhow::{Context, Result, bail};
+use std::fmt;
+use std::path::PathBuf;
+use tree::{Member, Tree};
+
+/// One breach: where, what, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Problem {
+    path: PathBuf,
+    line: usize,
+    what: String,
+    fix: String,
+}
+
+impl Problem {
+    fn new(path: impl Into<PathBuf>, line: usize, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { path: path.into(), line, what: what.into(), fix: fix.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}; {}", self.path.display(), self.line, self.what, self.fix)
+    }
+}
+
+/// Checks the whole tree and prints every problem.
+///
+/// # Errors
+/// If there is any problem, or the tree can't be read.
+pub fn run() -> Result<()> {
+    let root = workspace::root();
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .exec()
+        .context("cargo metadata")?;
+    let tree = Tree::read(&root)?;
+    let members = Member::of(&metadata, &tree)?;
+    let problems = check(&tree, &members);
+    for problem in &problems {
+        println!("{problem}");
+    }
+    match problems.len() {
+        0 => {
+            println!("tidy: {} files, {} packages, no problem", tree.files.len(), members.len());
+            Ok(())
+        }
+        1 => bail!("tidy: 1 problem"),
+        n => bail!("tidy: {n} problems"),
+    }
+}
+
+fn check(tree: &Tree, members: &[Member]) -> Vec<Problem> {
+    let mut problems = arrows::check(members);
+    problems.extend(dependencies::check(tree, members));
+    problems.extend(layout::check(tree, members));
+    problems.extend(links::check(tree));
+    problems.extend(tree.sources.iter().flat_map(code::check));
+    problems.sort();
+    problems.dedup();
+    problems
+}
