@@ -1,0 +1,118 @@
+//! The shape of a convolution and how its work is cut into tasks, from shapes alone.
+//!
+//! Knows nothing of element types or of how a task is computed.
+use candle_core::{Result, bail};
+use std::ops::Range;
+
+/// Columns (output positions) a matrix product should have at least, to run near peak speed.
+const COLUMNS: usize = 256;
+/// Tasks worth having, so that several cores find work when the batch is small.
+const TASKS: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Geometry {
+    pub b: usize,
+    pub ci: usize,
+    pub h: usize,
+    pub w: usize,
+    pub co: usize,
+    pub kh: usize,
+    pub kw: usize,
+    pub oh: usize,
+    pub ow: usize,
+    pub stride: usize,
+    pub padding: usize,
+}
+
+/// One matrix product: output rows `rows` of the samples `samples`. Either one sample, or whole planes.
+#[derive(Debug, Clone)]
+pub(super) struct Unit {
+    pub samples: Range<usize>,
+    pub rows: Range<usize>,
+}
+
+impl Geometry {
+    pub(super) fn new(x: &[usize], kernel: &[usize], stride: usize, padding: usize) -> Result<Self> {
+        let (&[b, ci, h, w], &[co, kernel_ci, kh, kw]) = (x, kernel) else {
+            bail!("conv2d: expected x [batch, in, h, w] and kernel [out, in, kh, kw], got {x:?} and {kernel:?}")
+        };
+        if ci != kernel_ci {
+            bail!("conv2d: x {x:?} has {ci} channels, but kernel {kernel:?} expects {kernel_ci}")
+        }
+        if stride == 0 || [ci, co, kh, kw].contains(&0) {
+            bail!("conv2d: stride {stride}, x {x:?}, kernel {kernel:?}: stride, channels and kernel must be at least 1")
+        }
+        if h + 2 * padding < kh || w + 2 * padding < kw {
+            bail!("conv2d: input {h}×{w} with padding {padding} is smaller than the kernel {kh}×{kw}")
+        }
+        let (oh, ow) = ((h + 2 * padding - kh) / stride + 1, (w + 2 * padding - kw) / stride + 1);
+        Ok(Self { b, ci, h, w, co, kh, kw, oh, ow, stride, padding })
+    }
+
+    /// Output positions per plane.
+    pub(super) fn plane(&self) -> usize {
+        self.oh * self.ow
+    }
+
+    /// Kernel positions.
+    pub(super) fn taps(&self) -> usize {
+        self.kh * self.kw
+    }
+
+    /// Terms of one output: the inner dimension of the forward product.
+    pub(super) fn depth(&self) -> usize {
+        self.taps() * self.ci
+    }
+
+    /// Whether a column of the input matrix is just one pixel.
+    pub(super) fn pointwise(&self) -> bool {
+        self.taps() == 1 && self.stride == 1 && self.padding == 0
+    }
+
+    /// Rows and columns of the padded input that `rows` output rows read.
+    pub(super) fn footprint(&self, rows: usize) -> [usize; 2] {
+        [(rows - 1) * self.stride + self.kh, (self.ow - 1) * self.stride + self.kw]
+    }
+
+    /// Samples per unit: enough to fill the columns, but not all of a small batch.
+    fn group(&self) -> usize {
+        COLUMNS.div_ceil(self.plane()).min(self.b.div_ceil(2)).max(1)
+    }
+
+    /// The output rows of each unit of a sample.
+    fn row_blocks(&self) -> Vec<Range<usize>> {
+        blocks(self.oh, if self.group() > 1 { self.oh } else { COLUMNS.div_ceil(self.ow) })
+    }
+
+    /// The units: samples outside, rows inside.
+    pub(super) fn units(&self) -> Vec<Vec<Unit>> {
+        let rows = self.row_blocks();
+        let unit =
+            |samples: Range<usize>| rows.iter().map(|r| Unit { samples: samples.clone(), rows: r.clone() }).collect();
+        blocks(self.b, self.group()).into_iter().map(unit).collect()
+    }
+}
+
+impl Unit {
+    /// Output positions in the unit.
+    pub(super) fn columns(&self, g: &Geometry) -> usize {
+        self.samples.len() * self.rows.len() * g.ow
+    }
+}
+
+/// `0..len` in blocks of `size`, the last perhaps shorter.
+pub(super) fn blocks(len: usize, size: usize) -> Vec<Range<usize>> {
+    (0..len).step_by(size).map(|i| i..(i + size).min(len)).collect()
+}
+
+/// Channels in blocks such that `tasks` become at least [`TASKS`], if that leaves 32 or more to a block.
+pub(super) fn channel_blocks(channels: usize, tasks: usize) -> Vec<Range<usize>> {
+    let wanted = TASKS.div_ceil(tasks.max(1)).min(channels / 32).max(1);
+    blocks(channels, channels.div_ceil(wanted))
+}
+
+/// Units in at most [`TASKS`] contiguous parts of nearly equal length.
+pub(super) fn parts(units: &[Unit]) -> Vec<&[Unit]> {
+    let n = units.len().min(TASKS);
+    (0..n).map(|i| &units[i * units.len() / n..(i + 1) * units.len() / n]).collect()
+}

@@ -1,0 +1,119 @@
+//! Two-dimensional convolution with exact gradients for any stride, padding and parity.
+//!
+//! Knows nothing of layers, initialisation or the networks it is used in.
+mod backward;
+mod blas;
+mod forward;
+mod geometry;
+mod layout;
+
+use crate::real::{Read, dispatch, elements, same_kind, tensor};
+use candle_core::{
+    CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
+};
+use geometry::Geometry;
+
+/// Cross-correlation (what deep learning calls convolution):
+/// `y[n, o, i, j] = bias[o] + Σ_{c,u,v} kernel[o, c, u, v] · x[n, c, i·stride + u − padding, j·stride + v − padding]`,
+/// where `x` is 0 outside. As `torch.nn.functional.conv2d`.
+///
+/// `x: [batch, in, h, w]`, `kernel: [out, in, kh, kw]`, `bias: [out]` →
+/// `[batch, out, (h + 2·padding − kh) / stride + 1, (w + 2·padding − kw) / stride + 1]`.
+///
+/// # Errors
+/// Wrong ranks, channels, types or devices, `stride = 0`, or an input smaller than the kernel.
+pub fn conv2d(x: &Tensor, kernel: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    let geometry = Geometry::new(x.dims(), kernel.dims(), stride, padding)?;
+    same_kind("conv2d", &[("x", x), ("kernel", kernel)])?;
+    let (x, kernel) = (x.contiguous()?, kernel.contiguous()?);
+    let op = Conv2d(geometry);
+    let Some(bias) = bias else { return x.apply_op2(&kernel, op) };
+    if bias.dims() != [geometry.co] {
+        bail!("conv2d: bias has shape {:?}, expected [{}] for kernel {:?}", bias.dims(), geometry.co, kernel.dims())
+    }
+    same_kind("conv2d", &[("x", &x), ("bias", bias)])?;
+    x.apply_op3(&kernel, &bias.contiguous()?, op)
+}
+
+struct Conv2d(Geometry);
+
+impl Conv2d {
+    fn forward(
+        &self,
+        x: (&CpuStorage, &Layout),
+        kernel: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let g = &self.0;
+        dispatch!("conv2d", x.0.dtype(), T => {
+            let bias = bias.map(|(storage, layout)| elements::<T>(storage, layout)).transpose()?;
+            let y = forward::output(g, elements::<T>(x.0, x.1)?, elements(kernel.0, kernel.1)?, bias);
+            Ok((T::to_cpu_storage_owned(y), (g.b, g.co, g.oh, g.ow).into()))
+        })
+    }
+
+    /// The gradients of whichever argument wants one.
+    fn backward(
+        &self,
+        x: &Tensor,
+        kernel: &Tensor,
+        bias: Option<&Tensor>,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let g = &self.0;
+        let grad = grad.contiguous()?;
+        let (xs, ks, gs) = (Read::new(x), Read::new(kernel), Read::new(&grad));
+        dispatch!("conv2d", x.dtype(), T => {
+            let (xs, ks, gs) = (xs.elements::<T>()?, ks.elements::<T>()?, gs.elements::<T>()?);
+            let dx = x.track_op().then(|| tensor(backward::input(g, ks, gs), x)).transpose()?;
+            let dk = kernel.track_op().then(|| tensor(backward::kernel(g, xs, gs), kernel)).transpose()?;
+            let bias = bias.filter(|bias| bias.track_op());
+            Ok([dx, dk, bias.map(|bias| tensor(backward::bias(g, gs), bias)).transpose()?])
+        })
+    }
+}
+
+impl CustomOp2 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, k: &CpuStorage, lk: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward((x, lx), (k, lk), None)
+    }
+
+    fn bwd(&self, x: &Tensor, k: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dk, _] = self.backward(x, k, None, grad)?;
+        Ok((dx, dk))
+    }
+}
+
+impl CustomOp3 for Conv2d {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        bias: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward((x, lx), (k, lk), Some((bias, lb)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        k: &Tensor,
+        bias: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [dx, dk, db] = self.backward(x, k, Some(bias), grad)?;
+        Ok((dx, dk, db))
+    }
+}

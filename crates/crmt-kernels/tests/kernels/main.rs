@@ -1,0 +1,4 @@
+//! Tests of the public operations: against PyTorch, naive references and finite differences, and across
+//! numbers of threads.
+mod common;
+mod torch;
