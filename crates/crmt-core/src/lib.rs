@@ -46,4 +46,4 @@ pub use gradient::input_gradients;
 pub use missing::Missing;
 pub use modality::{Domain, Modality, PerModality};
 pub use random::Streams;
-pub use trainable::{Trainable, Variable};
+pub use trainable::{Integration, Trainable, Variable};

@@ -93,17 +93,20 @@ impl<T> PerModality<T> {
     }
 
     /// Applies `f` to each modality.
-    pub fn map<U>(&self, f: impl FnMut(&T) -> U) -> PerModality<U> {
+    pub fn map<'a, U>(&'a self, f: impl FnMut(&'a T) -> U) -> PerModality<U> {
         PerModality(self.0.iter().map(f).collect())
     }
 
     /// Applies `f` to each modality, stopping at the first error.
-    pub fn try_map<U, E>(&self, f: impl FnMut(&T) -> Result<U, E>) -> Result<PerModality<U>, E> {
+    pub fn try_map<'a, U, E>(&'a self, f: impl FnMut(&'a T) -> Result<U, E>) -> Result<PerModality<U>, E> {
         self.0.iter().map(f).collect::<Result<_, E>>().map(PerModality)
     }
 
     /// Applies `f` to each modality and its index, stopping at the first error.
-    pub fn try_enumerate<U, E>(&self, mut f: impl FnMut(usize, &T) -> Result<U, E>) -> Result<PerModality<U>, E> {
+    pub fn try_enumerate<'a, U, E>(
+        &'a self,
+        mut f: impl FnMut(usize, &'a T) -> Result<U, E>,
+    ) -> Result<PerModality<U>, E> {
         self.0.iter().enumerate().map(|(m, t)| f(m, t)).collect::<Result<_, E>>().map(PerModality)
     }
 

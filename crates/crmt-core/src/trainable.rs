@@ -13,6 +13,19 @@ pub trait Trainable {
 
     /// Everything that training may change, in a stable order.
     fn variables(&self) -> Vec<Variable>;
+
+    /// The storage of `a` and `b`, where the head learns integration weights: what CRMT's second
+    /// step optimises.
+    fn integration(&self) -> Option<Integration>;
+}
+
+/// Integration weights and bias of `h_k = sum_m a_k(m) * s_k(m) + b_k`.
+#[derive(Debug, Clone)]
+pub struct Integration {
+    /// `a(m)`, each `[classes]`.
+    pub weights: PerModality<Var>,
+    /// `b`, `[classes]`.
+    pub bias: Var,
 }
 
 /// A named piece of a model's state.

@@ -1,0 +1,437 @@
+//! The resolved plan of a run: every setting, typed, with the defaults.
+//! Does not know where a value came from; `settings.rs` does.
+use crmt_encoders::EncoderConfig;
+use crmt_fusion::{HeadConfig, Rows};
+use crmt_train::Schedule;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that determines a run. The same plan on the same data gives the same bits on a CPU.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// `synthetic`, or a directory with a `dataset.toml`.
+    pub data: String,
+    /// See [`METHODS`].
+    pub method: String,
+    /// Everything random derives from it.
+    pub seed: u64,
+    /// `cpu`.
+    pub device: String,
+    /// The built-in data set; unused with others.
+    pub synthetic: SyntheticPlan,
+    /// Encoders and head.
+    pub model: ModelPlan,
+    /// The first (for most methods: the only) phase of training.
+    pub train: TrainPlan,
+    /// The inner attack when `train.inputs = "adversarial"`.
+    pub adversary: AdversaryPlan,
+    /// CRMT's second step.
+    pub step2: StepTwoPlan,
+    /// Lipschitz constants and radii.
+    pub certify: CertifyPlan,
+    /// Attacks on the trained model.
+    pub evaluate: EvaluatePlan,
+}
+
+/// The built-in audio-visual digits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyntheticPlan {
+    /// Training samples.
+    pub train: usize,
+    /// Samples to select the best epoch on.
+    pub select: usize,
+    /// Samples to report on.
+    pub report: usize,
+    /// Signal-to-noise ratio of the images, dB.
+    pub image_snr_db: f64,
+    /// Signal-to-noise ratio of the sound, dB.
+    pub audio_snr_db: f64,
+}
+
+/// Which network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelPlan {
+    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `mlp` or `linear`.
+    pub encoder: String,
+    /// The same for one modality by name; it wins over `encoder`.
+    pub encoders: BTreeMap<String, String>,
+    /// Features of each encoder.
+    pub features: usize,
+    /// Channels of a CNN's first layer; they double with each layer.
+    pub cnn_width: usize,
+    /// Convolutions of a CNN, each of stride 2.
+    pub cnn_depth: usize,
+    /// Normalise after each convolution.
+    pub batch_norm: bool,
+    /// Hidden units of an MLP.
+    pub mlp_width: usize,
+    /// Hidden layers of an MLP.
+    pub mlp_depth: usize,
+    /// `concat`, `orthonormal`, or `unit-rows` (the released code's rule).
+    pub head: String,
+    /// Integration weights before training.
+    pub initial_weight: f64,
+}
+
+/// The first phase.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainPlan {
+    /// Passes over `samples`.
+    pub epochs: u64,
+    /// Samples of one epoch; 0 for the whole training split.
+    pub samples: usize,
+    /// Samples of one step.
+    pub batch: usize,
+    /// `adam` (decay as an l2 penalty), `adamw` (decoupled decay) or `sgd`.
+    pub optimizer: String,
+    /// At its peak.
+    pub learning_rate: f64,
+    /// Of SGD.
+    pub momentum: f64,
+    /// l2 penalty or decoupled decay.
+    pub weight_decay: f64,
+    /// `one-cycle`, `cosine`, `step` or `constant`.
+    pub schedule: String,
+    /// Fraction of training in which `one-cycle` rises.
+    pub warmup: f64,
+    /// With `step`: epochs between drops to a tenth.
+    pub step_epochs: u64,
+    /// Largest norm of the whole gradient; 0 for no limit.
+    pub clip: f64,
+    /// Weight of CRMT's margin term.
+    pub rho: f64,
+    /// `clean`, `adversarial` or `mixup`.
+    pub inputs: String,
+    /// Of the Beta distribution of Mixup.
+    pub mixup_alpha: f64,
+}
+
+/// Joint-l2 PGD inside adversarial training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdversaryPlan {
+    /// Joint budget.
+    pub eps: f64,
+    /// Gradient steps.
+    pub steps: usize,
+    /// Step length over `eps`.
+    pub relative_step: f64,
+}
+
+/// CRMT's second step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepTwoPlan {
+    /// Whether it runs.
+    pub enabled: bool,
+    /// Passes over the cached scores.
+    pub epochs: u64,
+    /// Samples of one step.
+    pub batch: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// Training samples whose scores are used.
+    pub samples: usize,
+    /// The hinge's target: this quantile of the radii before.
+    pub target_quantile: f64,
+    /// Selection samples attacked to accept or reject the result.
+    pub accept_samples: usize,
+    /// How much clean selection accuracy may fall.
+    pub tolerance: f64,
+}
+
+/// Radii.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertifyPlan {
+    /// `auto` (proved for linear and MLP encoders, estimated for others), `proved` or `estimated`.
+    pub evidence: String,
+    /// Training samples whose gradients estimate a Lipschitz constant.
+    pub samples: usize,
+    /// Estimates: `max-gradient`, or `as-released` (the released code's routine).
+    pub lipschitz: String,
+}
+
+/// Attacks on the trained model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvaluatePlan {
+    /// Budgets, in each modality's declared units.
+    pub eps: Vec<f64>,
+    /// The first so many report samples are attacked; 0 for all.
+    pub samples: usize,
+    /// `l2`, or `linf` for single modalities.
+    pub norm: String,
+    /// `joint`, `each` (all modalities at once, a budget each), and names of modalities; empty
+    /// for joint and every modality alone.
+    pub threats: Vec<String>,
+    /// Gradient steps of PGD.
+    pub steps: usize,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            data: "synthetic".into(),
+            method: "crmt-jt".into(),
+            seed: 0,
+            device: "cpu".into(),
+            synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 10.0, audio_snr_db: 10.0 },
+            model: ModelPlan {
+                encoder: "auto".into(),
+                encoders: BTreeMap::new(),
+                features: 128,
+                cnn_width: 32,
+                cnn_depth: 4,
+                batch_norm: false,
+                mlp_width: 256,
+                mlp_depth: 2,
+                head: "concat".into(),
+                initial_weight: 0.1,
+            },
+            train: TrainPlan {
+                epochs: 8,
+                samples: 10_000,
+                batch: 128,
+                optimizer: "adam".into(),
+                learning_rate: 2e-3,
+                momentum: 0.9,
+                weight_decay: 1e-4,
+                schedule: "one-cycle".into(),
+                warmup: 0.15,
+                step_epochs: 60,
+                clip: 5.0,
+                rho: 0.0,
+                inputs: "clean".into(),
+                mixup_alpha: 1.0,
+            },
+            adversary: AdversaryPlan { eps: 1.0, steps: 3, relative_step: 0.5 },
+            step2: StepTwoPlan {
+                enabled: false,
+                epochs: 25,
+                batch: 128,
+                learning_rate: 0.02,
+                samples: 2000,
+                target_quantile: 0.75,
+                accept_samples: 500,
+                tolerance: 0.005,
+            },
+            certify: CertifyPlan { evidence: "auto".into(), samples: 2000, lipschitz: "max-gradient".into() },
+            evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
+        }
+    }
+}
+
+/// A method: what it sets beyond the defaults, and what it is.
+pub struct Method {
+    /// As in `--method`.
+    pub name: &'static str,
+    /// One line for `--help`.
+    pub about: &'static str,
+    /// TOML of dotted keys.
+    pub settings: &'static str,
+}
+
+const CRMT: &str = "model.head = 'orthonormal'\ntrain.rho = 2.0\n";
+
+/// Every method is a few settings of one loop.
+pub const METHODS: &[Method] = &[
+    Method { name: "jt", about: "joint training: one cross-entropy on summed scores", settings: "" },
+    Method {
+        name: "ojt",
+        about: "joint training with orthonormal class directions",
+        settings: "model.head = 'orthonormal'",
+    },
+    Method { name: "mixup", about: "joint training on Mixup samples", settings: "train.inputs = 'mixup'" },
+    Method { name: "at", about: "adversarial training: joint-l2 PGD samples", settings: "train.inputs = 'adversarial'" },
+    Method { name: "crmt-step-1", about: "CRMT's first step alone: orthonormal head and margin term", settings: CRMT },
+    Method {
+        name: "crmt-step-2",
+        about: "CRMT's second step alone, after joint training with an orthonormal head",
+        settings: "model.head = 'orthonormal'\nstep2.enabled = true",
+    },
+    Method {
+        name: "crmt-jt",
+        about: "CRMT: margin term, then integration weights for the radius",
+        settings: "model.head = 'orthonormal'\ntrain.rho = 2.0\nstep2.enabled = true",
+    },
+    Method {
+        name: "crmt-at",
+        about: "CRMT on adversarial samples",
+        settings: "model.head = 'orthonormal'\ntrain.rho = 2.0\nstep2.enabled = true\ntrain.inputs = 'adversarial'",
+    },
+    Method {
+        name: "crmt-mix",
+        about: "CRMT on Mixup samples",
+        settings: "model.head = 'orthonormal'\ntrain.rho = 2.0\nstep2.enabled = true\ntrain.inputs = 'mixup'",
+    },
+];
+
+/// Which optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OptimizerKind {
+    /// Decay as an l2 penalty.
+    Adam,
+    /// Decoupled decay.
+    AdamW,
+    /// With momentum.
+    Sgd,
+}
+
+impl Plan {
+    /// Checks everything that can be checked without the data. Returns every fault, one line each.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = vec![];
+        let mut one_of = |key: &str, value: &str, allowed: &[&str]| {
+            if !allowed.contains(&value) {
+                faults.push(format!("{key} = \"{value}\": expected one of {}", allowed.join(", ")));
+            }
+        };
+        let methods: Vec<_> = METHODS.iter().map(|m| m.name).collect();
+        one_of("method", &self.method, &methods);
+        one_of("model.encoder", &self.model.encoder, ENCODERS);
+        for (name, encoder) in &self.model.encoders {
+            one_of(&format!("model.encoders.{name}"), encoder, ENCODERS);
+        }
+        one_of("model.head", &self.model.head, &["concat", "orthonormal", "unit-rows"]);
+        one_of("train.optimizer", &self.train.optimizer, &["adam", "adamw", "sgd"]);
+        one_of("train.schedule", &self.train.schedule, &["one-cycle", "cosine", "step", "constant"]);
+        one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup"]);
+        one_of("certify.evidence", &self.certify.evidence, &["auto", "proved", "estimated"]);
+        one_of("certify.lipschitz", &self.certify.lipschitz, &["max-gradient", "as-released"]);
+        one_of("evaluate.norm", &self.evaluate.norm, &["l2", "linf"]);
+        let mut check = |holds: bool, fault: &str| {
+            if !holds {
+                faults.push(fault.to_owned());
+            }
+        };
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        check(self.device == "cpu" || self.device.starts_with("cuda"), "device: expected cpu or cuda");
+        check(self.model.features > 0, "model.features must be at least 1");
+        check(self.train.epochs > 0, "train.epochs must be at least 1");
+        check(self.train.batch > 0, "train.batch must be at least 1");
+        check(positive(self.train.learning_rate), "train.learning_rate must be positive");
+        check((0.0..1.0).contains(&self.train.momentum), "train.momentum must be in 0..1");
+        check(self.train.weight_decay >= 0.0, "train.weight_decay must not be negative");
+        check(self.train.warmup > 0.0 && self.train.warmup < 1.0, "train.warmup must be between 0 and 1");
+        check(self.train.clip >= 0.0, "train.clip must not be negative");
+        check(self.train.step_epochs > 0, "train.step_epochs must be at least 1");
+        check(self.train.rho >= 0.0 && self.train.rho.is_finite(), "train.rho must not be negative");
+        check(positive(self.train.mixup_alpha), "train.mixup_alpha must be positive");
+        check(positive(self.adversary.eps), "adversary.eps must be positive");
+        check(self.adversary.steps > 0, "adversary.steps must be at least 1");
+        check(positive(self.adversary.relative_step), "adversary.relative_step must be positive");
+        check(positive(self.step2.learning_rate), "step2.learning_rate must be positive");
+        check(self.step2.batch > 0 && self.step2.samples > 0, "step2.batch and step2.samples must be at least 1");
+        check((0.0..=1.0).contains(&self.step2.target_quantile), "step2.target_quantile must be in 0..=1");
+        check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
+        check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
+        check(
+            !self.step2.enabled || self.model.head != "concat",
+            "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
+        );
+        check(self.certify.samples > 0, "certify.samples must be at least 1");
+        check(self.evaluate.steps > 0, "evaluate.steps must be at least 1");
+        check(self.evaluate.eps.iter().all(|e| positive(*e)), "evaluate.eps must be positive numbers");
+        check(
+            self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
+            "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",
+        );
+        check(
+            self.evaluate.norm == "l2" || !self.evaluate.threats.iter().any(|t| t == "joint"),
+            "evaluate.norm = \"linf\" has no joint budget: leave `joint` out of evaluate.threats",
+        );
+        faults
+    }
+
+    /// The encoder for a modality with samples of `shape`.
+    pub fn encoder(&self, modality: &str, shape: &[usize]) -> EncoderConfig {
+        let model = &self.model;
+        let auto = if shape.len() == 3 { "cnn" } else { "mlp" };
+        let kind = match model.encoders.get(modality).unwrap_or(&model.encoder).as_str() {
+            "auto" => auto,
+            kind => kind,
+        };
+        let features = model.features;
+        match kind {
+            "linear" => EncoderConfig::Linear { features },
+            "mlp" => EncoderConfig::Mlp { width: model.mlp_width, depth: model.mlp_depth, features },
+            _ => EncoderConfig::Cnn {
+                width: model.cnn_width,
+                depth: model.cnn_depth,
+                features,
+                batch_norm: model.batch_norm,
+            },
+        }
+    }
+
+    /// The head.
+    pub fn head(&self) -> HeadConfig {
+        let initial_weight = self.model.initial_weight;
+        match self.model.head.as_str() {
+            "concat" => HeadConfig::Concat,
+            "unit-rows" => HeadConfig::Orthonormal { rows: Rows::Unit, initial_weight },
+            _ => HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight },
+        }
+    }
+
+    /// The schedule of the first phase.
+    pub fn schedule(&self) -> Schedule {
+        match self.train.schedule.as_str() {
+            "cosine" => Schedule::Cosine,
+            "step" => Schedule::Step { every: self.train.step_epochs as f64 / self.train.epochs as f64, factor: 0.1 },
+            "constant" => Schedule::Constant,
+            _ => Schedule::OneCycle { warmup: self.train.warmup },
+        }
+    }
+
+    /// The optimizer of the first phase.
+    pub fn optimizer(&self) -> OptimizerKind {
+        match self.train.optimizer.as_str() {
+            "sgd" => OptimizerKind::Sgd,
+            "adamw" => OptimizerKind::AdamW,
+            _ => OptimizerKind::Adam,
+        }
+    }
+
+    /// The gradient limit of the first phase.
+    pub fn clip(&self) -> f64 {
+        if self.train.clip > 0.0 { self.train.clip } else { f64::INFINITY }
+    }
+}
+
+const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    #[test]
+    fn every_method_resolves_without_a_fault() {
+        for method in METHODS {
+            let mut settings = Settings::default();
+            settings.set("method", method.name.into(), "test".into());
+            let plan = settings.resolve().unwrap_or_else(|e| panic!("{}: {e}", method.name)).plan;
+            assert_eq!(plan.method, method.name);
+            assert_eq!(plan.faults(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn all_faults_are_named_at_once() {
+        let mut plan = Plan::default();
+        plan.method = "jtt".into();
+        plan.train.batch = 0;
+        plan.evaluate.eps = vec![-1.0];
+        let faults = plan.faults();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        for (fault, key) in faults.iter().zip(["method", "train.batch", "evaluate.eps"]) {
+            assert!(fault.contains(key), "{fault}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! CRMT's second step: integration weights and bias that raise the certified (or estimated)
+//! radius, on frozen encoders and directions.
+//!
+//! The step is a phase of the one loop over a small model whose inputs are cached scores, so
+//! encoders, directions and running statistics can't move. Does not know encoders, nor whether
+//! its constants are proved.
+use crate::{Draws, Result, Source, StepLoss, Strategy};
+use candle_core::{DType, Device, Tensor, Var};
+use crmt_certify::objective;
+use crmt_core::{
+    AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Modality, Mode, PerModality, Streams,
+    Trainable, Variable,
+};
+use rand::seq::SliceRandom;
+
+/// The gauge: radii depend on `(a, b)` only up to a positive factor, so `a` has root mean square 1.
+///
+/// `a = softplus(raw) / rms`, and `b` in the same units; both are written back in the units of the
+/// head they came from, so the scale of the logits stays.
+pub struct IntegrationModel {
+    raw: PerModality<Var>,
+    bias: Var,
+    /// Root mean square of the head's weights before.
+    scale: f64,
+    fixed: Frozen,
+}
+
+/// The same storage, tracking nothing.
+struct Frozen {
+    modalities: PerModality<Modality>,
+    raw: PerModality<Tensor>,
+    bias: Tensor,
+}
+
+impl IntegrationModel {
+    /// Starts at the head's own weights; weights that are not positive start at a thousandth of
+    /// their root mean square.
+    pub fn new(modalities: &PerModality<Modality>, head: &Integration) -> Result<Self> {
+        let weights = head.weights.try_map(|a| a.to_dtype(DType::F64)?.to_vec1::<f64>())?;
+        let (sum, n) = weights.iter().flatten().fold((0.0, 0.0), |(sum, n), a| (sum + a * a, n + 1.0));
+        let scale = (sum / n).sqrt().max(f64::MIN_POSITIVE);
+        let raw = weights.try_map(|a| {
+            let raw: Vec<f64> = a.iter().map(|a| inverse_softplus((a / scale).max(1e-3))).collect();
+            Var::from_vec(raw, a.len(), &Device::Cpu)
+        })?;
+        let bias = Var::from_tensor(&(head.bias.to_dtype(DType::F64)? / scale)?.detach())?;
+        let fixed = Frozen {
+            modalities: modalities.clone(),
+            raw: raw.map(|v| v.as_detached_tensor()),
+            bias: bias.as_detached_tensor(),
+        };
+        Ok(Self { raw, bias, scale, fixed })
+    }
+
+    /// Writes the weights and the bias into the head. Returns what was there, to undo it.
+    pub fn write_to(&self, head: &Integration) -> Result<Vec<(Var, Tensor)>> {
+        let (weights, bias) = self.fixed.integration()?;
+        let new = weights.into_iter().chain([bias]);
+        let vars = head.weights.iter().chain([&head.bias]);
+        let mut before = vec![];
+        for (var, value) in vars.zip(new) {
+            before.push((var.clone(), var.as_tensor().copy()?.detach()));
+            var.set(&(value * self.scale)?.to_dtype(var.dtype())?.to_device(var.device())?)?;
+        }
+        Ok(before)
+    }
+}
+
+impl Frozen {
+    fn integration(&self) -> candle_core::Result<(PerModality<Tensor>, Tensor)> {
+        Ok((gauge(&self.raw)?, self.bias.clone()))
+    }
+}
+
+fn gauge(raw: &PerModality<Tensor>) -> candle_core::Result<PerModality<Tensor>> {
+    let positive = raw.try_map(softplus)?;
+    let squares = positive.try_map(|a| a.sqr()?.mean_all())?;
+    let mean = (Tensor::stack(squares.as_slice(), 0)?.mean_all())?;
+    let rms = mean.sqrt()?;
+    positive.try_map(|a| a.broadcast_div(&rms))
+}
+
+/// `log(1 + e^x)`, without overflow.
+fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
+    let tail = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    x.relu()? + tail
+}
+
+fn inverse_softplus(y: f64) -> f64 {
+    y + (-(-y).exp_m1()).ln()
+}
+
+impl Classifier for Frozen {
+    fn modalities(&self) -> &PerModality<Modality> {
+        &self.modalities
+    }
+    fn logits(&self, inputs: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
+        self.scores(inputs)?.logits()
+    }
+}
+
+impl AdditiveClassifier for Frozen {
+    fn scores(&self, inputs: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
+        let (weights, bias) = self.integration()?;
+        Ok(AdditiveScores { unimodal: inputs.clone(), weights, bias })
+    }
+}
+
+impl Trainable for IntegrationModel {
+    fn scores(&self, inputs: &PerModality<Tensor>, _: Mode) -> crmt_core::Result<AdditiveScores> {
+        let weights = gauge(&self.raw.map(|v| v.as_tensor().clone()))?;
+        Ok(AdditiveScores { unimodal: inputs.clone(), weights, bias: self.bias.as_tensor().clone() })
+    }
+    fn fixed(&self) -> &dyn AdditiveClassifier {
+        &self.fixed
+    }
+    fn variables(&self) -> Vec<Variable> {
+        let named = |name: String, var: &Var| Variable { name, var: var.clone(), learned: true };
+        let weights = self.raw.iter().zip(&self.fixed.modalities).map(|(v, m)| named(format!("{}.raw", m.name), v));
+        weights.chain([named("bias".into(), &self.bias)]).collect()
+    }
+    fn integration(&self) -> Option<Integration> {
+        None
+    }
+}
+
+/// How Lipschitz constants of margins depend on the integration weights.
+pub enum Tables {
+    /// `|a_y| T_y + |a_j| T_j` with per-class constants `T(m)`, each `[classes]` (f64).
+    Sum {
+        /// Per modality.
+        norms: PerModality<Tensor>,
+    },
+    /// `‖a_y W_y − a_j W_j‖ · L` with rows `W(m)`, each `[classes, dim]` (f64).
+    Pairwise {
+        /// Per modality.
+        rows: PerModality<Tensor>,
+        /// Lipschitz constants of the features.
+        features: PerModality<f64>,
+    },
+}
+
+impl Tables {
+    /// Per modality `[classes, classes]`, differentiable in the weights.
+    pub fn at(&self, weights: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
+        Ok(match self {
+            Self::Sum { norms } => objective::sum_table(weights, norms)?,
+            Self::Pairwise { rows, features } => objective::pairwise_table(weights, rows, features)?,
+        })
+    }
+}
+
+/// `mean relu(target − min_{j≠y} ratio_j)`: raises radii up to `target`, signed where the sample is
+/// misclassified, so that every sample has a gradient until it is robust enough.
+pub struct RadiusHinge {
+    /// Lipschitz constants.
+    pub tables: Tables,
+    /// Where a radius is large enough.
+    pub target: f64,
+}
+
+impl RadiusHinge {
+    /// Signed radius `min_{j≠y} (h_y − h_j) / L_yj` of each sample, `[batch]`.
+    pub fn signed_radii(tables: &Tables, scores: &AdditiveScores, labels: &Tensor) -> Result<Tensor> {
+        let tables = tables.at(&scores.weights)?;
+        let ratios = objective::signed_ratios(&scores.logits()?, labels, &tables)?;
+        Ok(objective::min_ratio(&ratios)?)
+    }
+}
+
+impl Strategy for RadiusHinge {
+    fn loss(&self, model: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<StepLoss> {
+        let scores = model.scores(&batch.inputs, Mode::Eval)?;
+        let radii = Self::signed_radii(&self.tables, &scores, &batch.labels)?;
+        let short = (radii.neg()? + self.target)?;
+        let total = crmt_kernels::relu(&short)?.mean_all()?;
+        let radius = radii.mean_all()?.to_scalar::<f64>()?;
+        Ok(StepLoss { total, parts: vec![("radius", radius)] })
+    }
+}
+
+/// Scores computed once, served as shuffled batches.
+pub struct CachedScores {
+    scores: Batch,
+    batch: usize,
+    streams: Streams,
+}
+
+impl CachedScores {
+    /// Scores (f64) of every sample of `batches`, served `batch` at a time.
+    pub fn new(
+        model: &dyn AdditiveClassifier,
+        batches: impl Iterator<Item = Result<Batch>>,
+        batch: usize,
+        streams: Streams,
+    ) -> Result<Self> {
+        let (mut parts, mut labels) = (vec![], vec![]);
+        for samples in batches {
+            let samples = samples?;
+            parts.push(model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_dtype(DType::F64))?);
+            labels.push(samples.labels);
+        }
+        let Some(first) = parts.first() else {
+            return Err(candle_core::Error::Msg("no samples to compute scores of".into()).into());
+        };
+        let unimodal = PerModality::from_fn(first.len(), |m| parts.iter().map(|p| p[m].clone()).collect::<Vec<_>>())
+            .try_map(|column| Tensor::cat(column, 0))?;
+        let scores = Batch { inputs: unimodal, labels: Tensor::cat(&labels, 0)? };
+        let batch = batch.clamp(1, scores.len());
+        Ok(Self { scores, batch, streams })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &Batch {
+        &self.scores
+    }
+}
+
+impl Source for CachedScores {
+    fn steps(&self) -> u64 {
+        (self.scores.len() / self.batch) as u64
+    }
+
+    fn epoch<'a>(&'a self, epoch: u64) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+        let mut order: Vec<u32> = (0..self.scores.len() as u32).collect();
+        order.shuffle(&mut self.streams.stream("step-2 shuffle", epoch));
+        Box::new((0..self.scores.len() / self.batch).map(move |i| {
+            let rows = Tensor::new(&order[i * self.batch..(i + 1) * self.batch], &Device::Cpu)?;
+            Ok(Batch {
+                inputs: self.scores.inputs.try_map(|s| s.index_select(&rows, 0))?,
+                labels: self.scores.labels.index_select(&rows, 0)?,
+            })
+        }))
+    }
+}
