@@ -1,0 +1,100 @@
+//! Which classes are taken for which: a heat map of counts, or the largest confusions when there are many classes.
+//! Knows nothing of attacks: these are clean predictions on the report split.
+use super::RunRecord;
+use super::html::{count, escape, figure, percent, section, shorten};
+
+/// More classes than this do not fit a page as a matrix.
+const MATRIX: usize = 20;
+const LARGEST: usize = 15;
+
+/// The section.
+pub fn confusion(runs: &[RunRecord]) -> String {
+    let shown = runs.iter().filter(|run| run.summary.confusion.iter().flatten().any(|n| *n > 0));
+    let figures: String = shown
+        .map(|run| {
+            let size = run.summary.confusion.len().max(run.summary.confusion.iter().map(Vec::len).max().unwrap_or(0));
+            let body = if size <= MATRIX { matrix(run, size) } else { largest(run) };
+            figure(&format!("<b>{}</b>: {}", escape(&run.title), outline(run)), &body)
+        })
+        .collect();
+    let content = if figures.is_empty() { figures } else { format!("<div class=\"grid wide\">{figures}</div>\n") };
+    section("Which classes are confused", "Without an attacker, on the whole report split. Rows: true class; columns: prediction.", &content)
+}
+
+fn name(run: &RunRecord, class: usize) -> String {
+    run.summary.classes.get(class).map_or_else(|| format!("class {class}"), |name| escape(&shorten(name, 24)))
+}
+
+/// Wrong predictions, most frequent first: `(count, label, prediction)`.
+fn mistakes(run: &RunRecord) -> Vec<(u64, usize, usize)> {
+    let rows = run.summary.confusion.iter().enumerate();
+    let mut all: Vec<_> =
+        rows.flat_map(|(y, row)| row.iter().enumerate().map(move |(p, n)| (*n, y, p))).filter(|(n, y, p)| *n > 0 && y != p).collect();
+    all.sort_by_key(|(n, y, p)| (std::cmp::Reverse(*n), *y, *p));
+    all
+}
+
+fn outline(run: &RunRecord) -> String {
+    let (mistakes, total) = (mistakes(run), run.summary.confusion.iter().flatten().sum::<u64>());
+    let wrong: u64 = mistakes.iter().map(|m| m.0).sum();
+    match mistakes.first() {
+        None => format!("all {} right", count(total)),
+        Some((n, y, p)) => format!(
+            "{} of {} wrong, most often {} taken for {} ({})",
+            count(wrong),
+            count(total),
+            name(run, *y),
+            name(run, *p),
+            count(*n)
+        ),
+    }
+}
+
+fn matrix(run: &RunRecord, size: usize) -> String {
+    let at = |y: usize, p: usize| run.summary.confusion.get(y).and_then(|row| row.get(p)).copied().unwrap_or(0);
+    let worst = mistakes(run).first().map_or(1, |m| m.0) as f64;
+    let most = (0..size).map(|k| at(k, k)).max().unwrap_or(1).max(1) as f64;
+    let upright = if (0..size).any(|k| name(run, k).chars().count() > 3) { " class=\"upright\"" } else { "" };
+    let head: String =
+        (0..size).map(|k| format!("<th scope=\"col\"{upright}><span>{}</span></th>", name(run, k))).collect();
+    let cell = |y: usize, p: usize| match at(y, p) {
+        0 => "<td class=\"none\">·</td>".into(),
+        // Square root: a single mistake stays visible beside the largest.
+        n if y == p => format!("<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>", 20.0 + 40.0 * (n as f64 / most).sqrt()),
+        n => format!("<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>", 18.0 + 62.0 * (n as f64 / worst).sqrt()),
+    };
+    let rows: String = (0..size)
+        .map(|y| {
+            let cells: String = (0..size).map(|p| cell(y, p)).collect();
+            format!("<tr><th scope=\"row\">{}</th>{cells}</tr>", name(run, y))
+        })
+        .collect();
+    format!(
+        "<div class=\"scroll\"><table class=\"heat\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}
+
+fn largest(run: &RunRecord) -> String {
+    let mistakes = mistakes(run);
+    if mistakes.is_empty() {
+        return String::new();
+    }
+    let rows: String = mistakes
+        .iter()
+        .take(LARGEST)
+        .map(|(n, y, p)| {
+            let of: u64 = run.summary.confusion[*y].iter().sum();
+            format!(
+                "<tr><th scope=\"row\">{}</th><td class=\"word\">{}</td><td>{}</td><td>{}</td></tr>",
+                name(run, *y),
+                name(run, *p),
+                count(*n),
+                percent(*n as f64 / of as f64)
+            )
+        })
+        .collect();
+    format!(
+        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">true class</th><th scope=\"col\" class=\"word\">taken for</th>\
+         <th scope=\"col\">times</th><th scope=\"col\">% of the class</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+}

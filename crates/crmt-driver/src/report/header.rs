@@ -1,0 +1,216 @@
+//! The top of the page: who was compared on what, the verdict in words, and what a reader must know before trusting it.
+//! Knows no threshold of success: it states numbers and their sampling error.
+use super::RunRecord;
+use super::html::{budget, count, distance, escape, listed, percent};
+use super::sandwich::{Cell, Threat, cells, same_budget, threats};
+
+/// The header of the page.
+pub fn header(runs: &[RunRecord]) -> String {
+    let titles: Vec<String> = runs.iter().map(|run| escape(&run.title)).collect();
+    format!(
+        "<header>\n<p class=\"eyebrow\">Robustness report</p>\n<h1>{}</h1>\n{}{}{}{}</header>\n",
+        listed(&titles),
+        facts(runs),
+        verdict(runs),
+        violations(runs),
+        remarks(runs)
+    )
+}
+
+fn facts(runs: &[RunRecord]) -> String {
+    let distinct = |value: &dyn Fn(&RunRecord) -> String| {
+        let mut values: Vec<String> = Vec::new();
+        for value in runs.iter().map(value) {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+        values.join(" / ")
+    };
+    let listed_names = |run: &RunRecord| listed(&run.summary.modalities.iter().map(|m| escape(m)).collect::<Vec<_>>());
+    let facts = [
+        ("method", distinct(&|r| escape(&r.summary.method))),
+        ("data", distinct(&|r| escape(&r.summary.data))),
+        ("modalities", distinct(&listed_names)),
+        ("classes", distinct(&|r| r.summary.classes.len().to_string())),
+        ("report samples", distinct(&|r| count(r.summary.accuracy.samples))),
+        ("seed", distinct(&|r| r.summary.seed.to_string())),
+    ];
+    let items: String = facts
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>"))
+        .collect();
+    format!("<dl class=\"facts\">{items}</dl>\n")
+}
+
+/// Each run's cell at one budget that tells the runs apart (or, for one run, that halves it).
+fn telling(runs: &[RunRecord]) -> Option<(Threat, Vec<Cell>)> {
+    let value = |c: &Cell| c.attacked.or(c.certified());
+    let threat = threats(runs).into_iter().next()?;
+    let all: Vec<Vec<Cell>> = runs.iter().map(|run| cells(run, &threat)).collect();
+    let at = |eps: f64| -> Option<Vec<Cell>> {
+        all.iter().map(|cells| cells.iter().find(|c| same_budget(c.eps, eps)).cloned()).collect()
+    };
+    let score = |cells: &[Cell]| -> Option<f64> {
+        let values = cells.iter().map(value).collect::<Option<Vec<f64>>>()?;
+        let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
+        Some(if runs.len() > 1 { high - low } else { -(low - 0.5).abs() })
+    };
+    let candidates = all.first()?.iter().filter_map(|c| at(c.eps)).filter_map(|cells| Some((score(&cells)?, cells)));
+    let best = candidates.max_by(|a, b| a.0.total_cmp(&b.0))?.1;
+    Some((threat, best))
+}
+
+fn verdict(runs: &[RunRecord]) -> String {
+    let Some((threat, cells)) = telling(runs) else {
+        let clean: Vec<String> = runs
+            .iter()
+            .map(|r| format!("{} is right on {} %", escape(&r.title), percent(r.summary.accuracy.clean)))
+            .collect();
+        return format!(
+            "<p class=\"verdict\">Without an attacker {} of the samples. No attack or certificate covers every run \
+             at a common budget, so nothing is said about robustness.</p>\n",
+            listed(&clean)
+        );
+    };
+    let eps = budget(cells[0].eps);
+    let who = match threat.name.as_str() {
+        "joint" => "a joint attack".into(),
+        "each" => "an attack on every modality".into(),
+        name => format!("an attack on {} alone", escape(name)),
+    };
+    let mut text = String::new();
+    let mut ranked: Vec<(String, f64)> =
+        runs.iter().zip(&cells).filter_map(|(r, c)| Some((escape(&r.title), c.attacked?))).collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+    if let Some(((best, value), rest)) = ranked.split_first() {
+        text = format!("<b>{best} keeps {} % of samples</b> under {who} of ε = {eps}", percent(*value));
+        if !rest.is_empty() {
+            let rest: Vec<String> = rest.iter().map(|(t, v)| format!("{t} keeps {} %", percent(*v))).collect();
+            text.push_str(&format!(" where {}", listed(&rest)));
+        }
+        text.push_str(". ");
+    }
+    let proofs: Vec<String> = runs
+        .iter()
+        .zip(&cells)
+        .filter_map(|(r, c)| Some(format!("<b>{} proves {} %</b>", escape(&r.title), percent(c.certified()?))))
+        .collect();
+    text.push_str(&if proofs.is_empty() {
+        "None of this is a guarantee: a better attack may do more, and no run here carries a certificate.".to_string()
+    } else {
+        format!("{} at ε = {eps}: no perturbation of that size, known or not, can change those.", listed(&proofs))
+    });
+    // Two standard errors of a fraction near one half, the widest case.
+    let error = 100.0 / (cells.iter().map(|c| c.samples).min().unwrap_or(1).max(1) as f64).sqrt();
+    format!(
+        "<p class=\"verdict\">{text}</p>\n{}<p class=\"fine\">Sampling error of these fractions: up to ±{} points \
+         ({} samples); the spread between training seeds comes on top.</p>\n",
+        partition(runs, &cells),
+        distance(error),
+        count(cells.iter().map(|c| c.samples).min().unwrap_or(0))
+    )
+}
+
+/// All samples of each run in one bar: certified, unbroken, broken, wrong anyway.
+fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
+    let rows: String = runs
+        .iter()
+        .zip(cells)
+        .map(|(run, cell)| {
+            let clean = finite(cell.clean);
+            let kept = finite(cell.attacked.unwrap_or(clean)).min(clean);
+            let proved = finite(cell.certified().filter(|_| cell.same).unwrap_or(0.0)).min(kept);
+            let parts = [
+                ("certified", "certified", proved),
+                ("unbroken", "unbroken, unproved", kept - proved),
+                ("attacked", "broken by the attack", clean - kept),
+                ("wrong", "wrong without an attack", 1.0 - clean),
+            ];
+            let bars: String = parts
+                .iter()
+                .filter(|p| p.2 > 0.0)
+                .map(|(class, name, share)| {
+                    // Narrower than this, the number would not fit.
+                    let text = if *share >= 0.07 { percent(*share) } else { String::new() };
+                    let share = share * 100.0;
+                    format!("<i class=\"{class}\" style=\"width:{share:.1}%\" title=\"{name}: {share:.1} %\">{text}</i>")
+                })
+                .collect();
+            let spoken: Vec<String> = parts.iter().map(|(_, n, s)| format!("{n} {} %", percent(*s))).collect();
+            format!(
+                "<div class=\"share\"><span>{}</span><div role=\"img\" aria-label=\"{}\">{bars}</div></div>",
+                escape(&run.title),
+                listed(&spoken)
+            )
+        })
+        .collect();
+    format!(
+        "<div class=\"shares\">{rows}<p class=\"key\">at ε = {}, % of samples: <span class=\"swatch box certified\"></span>certified \
+         <span class=\"swatch box unbroken\"></span>not broken, not proved <span class=\"swatch box attacked\"></span>broken \
+         <span class=\"swatch box wrong\"></span>wrong without an attack</p></div>\n",
+        budget(cells[0].eps)
+    )
+}
+
+fn finite(fraction: f64) -> f64 {
+    if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 }
+}
+
+fn violations(runs: &[RunRecord]) -> String {
+    let broken: Vec<String> = runs
+        .iter()
+        .filter(|run| run.summary.violations > 0)
+        .map(|run| format!("{} of {}", count(run.summary.violations), escape(&run.title)))
+        .collect();
+    if !broken.is_empty() {
+        return format!(
+            "<p class=\"banner bad\" role=\"alert\"><b>Violations: {}.</b> A certificate was broken: this is a bug of \
+             the program. Trust no certificate on this page, and please report the run with its configuration.</p>\n",
+            listed(&broken)
+        );
+    }
+    let certified = |run: &&RunRecord| run.summary.certified.iter().any(|c| c.evidence != "estimated");
+    let attacked = |run: &&RunRecord| !run.summary.attacks.is_empty();
+    let (class, text) = if !runs.iter().any(|r| certified(&r)) {
+        ("", "No run here issued a certificate, so there was none to break.")
+    } else if runs.iter().filter(certified).all(|r| attacked(&r)) {
+        ("good", "No attack succeeded inside a certified region.")
+    } else {
+        ("warn", "But no attack put every certificate to the test.")
+    };
+    format!("<p class=\"banner {class}\"><b>Violations: 0.</b> {text}</p>\n")
+}
+
+/// Warnings and notes, each once, with the runs they are about unless they are about all.
+fn remarks(runs: &[RunRecord]) -> String {
+    let gather = |of: &dyn Fn(&RunRecord) -> &Vec<String>| {
+        let mut all: Vec<(&str, Vec<String>)> = Vec::new();
+        for run in runs {
+            for text in of(run) {
+                match all.iter_mut().find(|(known, _)| known == text) {
+                    Some((_, titles)) => titles.push(escape(&run.title)),
+                    None => all.push((text, vec![escape(&run.title)])),
+                }
+            }
+        }
+        all.into_iter()
+            .map(|(text, titles)| {
+                let about = if titles.len() < runs.len() { format!("<b>{}:</b> ", listed(&titles)) } else { String::new() };
+                format!("<li>{about}{}</li>", escape(text))
+            })
+            .collect::<String>()
+    };
+    let block = |class: &str, title: &str, items: String| {
+        if items.is_empty() { items } else { format!("<div class=\"banner {class}\"><b>{title}</b><ul>{items}</ul></div>\n") }
+    };
+    let mixed = if runs.windows(2).all(|w| w[0].summary.data == w[1].summary.data) {
+        ""
+    } else {
+        "<p class=\"banner warn\"><b>These runs used different data.</b> Their numbers do not compare.</p>\n"
+    };
+    let warnings = block("warn", "Warnings", gather(&|r| &r.summary.warnings));
+    let notes = block("", "About the data", gather(&|r| &r.summary.notes));
+    format!("{mixed}{warnings}{notes}")
+}

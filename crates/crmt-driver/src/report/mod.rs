@@ -1,0 +1,106 @@
+//! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
+//! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
+mod confusion;
+mod header;
+mod html;
+mod modalities;
+mod plot;
+mod samples;
+mod sandwich;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod training;
+
+use crate::record::{EpochMetrics, Summary};
+use std::collections::BTreeMap;
+
+/// Everything the page tells about one run.
+#[derive(Debug, Clone, Default)]
+pub struct RunRecord {
+    /// How a reader calls this run, e.g. `CRMT-JT`.
+    pub title: String,
+    /// `summary.json`.
+    pub summary: Summary,
+    /// `metrics.jsonl`, in order.
+    pub metrics: Vec<EpochMetrics>,
+    /// The resolved configuration, as TOML.
+    pub config: String,
+    /// One row per report sample, attacked or not; may be empty.
+    pub samples: Vec<SampleRow>,
+}
+
+/// One report sample.
+#[derive(Debug, Clone, Default)]
+pub struct SampleRow {
+    /// Position in the report split.
+    pub index: u64,
+    /// True class, an index into [`Summary::classes`].
+    pub label: usize,
+    /// Predicted class without an attacker.
+    pub prediction: usize,
+    /// Radius by threat (`joint` or a modality's name), in declared units; its evidence is in [`Summary::radii`].
+    pub radii: BTreeMap<String, f64>,
+    /// What each attack achieved; empty for samples that were not attacked.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// One attack on one sample.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// As in [`crate::record::AttackResult::name`]; one sample counts as broken when any of its attacks broke it.
+    pub name: String,
+    /// As in [`crate::record::AttackResult::threat`].
+    pub threat: String,
+    /// `l2` or `linf`.
+    pub norm: String,
+    /// The budget.
+    pub eps: f64,
+    /// The prediction was right and stayed right.
+    pub held: bool,
+}
+
+/// Why there is no report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportError {
+    /// The list of runs was empty.
+    NoRuns,
+}
+
+impl std::fmt::Display for ReportError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoRuns => f.write_str("a report needs at least one run; give the directory of a finished run"),
+        }
+    }
+}
+
+impl std::error::Error for ReportError {}
+
+/// The page, as HTML. The same records give the same bytes.
+///
+/// # Errors
+/// [`ReportError::NoRuns`] when `runs` is empty; whatever is missing inside a run only leaves its section out.
+pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
+    let first = runs.first().ok_or(ReportError::NoRuns)?;
+    let names: Vec<_> = runs.iter().map(|run| html::escape(&run.title)).collect();
+    let title = format!("{} on {}", names.join(" / "), html::escape(&first.summary.data));
+    let style = include_str!("style.css");
+    let sections = [
+        sandwich::table(runs),
+        sandwich::curves(runs),
+        modalities::modalities(runs),
+        training::training(runs),
+        confusion::confusion(runs),
+        samples::samples(runs),
+        setup::setup(runs),
+    ];
+    Ok(format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{style}</style>\n</head>\n\
+         <body>\n<main>\n{}{}</main>\n</body>\n</html>\n",
+        header::header(runs),
+        sections.concat(),
+    ))
+}

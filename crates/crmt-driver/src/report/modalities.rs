@@ -1,0 +1,196 @@
+//! The modalities one by one: without each, alone, their radii, and who is preferred and who is vulnerable.
+//! Knows no modality by name.
+use super::RunRecord;
+use super::html::{distance, escape, listed, percent, section, shorten};
+use super::sandwich::evidence;
+use crate::record::RadiusResult;
+use std::collections::BTreeMap;
+
+/// More combinations of missing modalities than this are left to `summary.json`.
+const COMBINATIONS: usize = 14;
+
+/// The section about the modalities of every run.
+pub fn modalities(runs: &[RunRecord]) -> String {
+    section(
+        "The modalities",
+        "<b>Preferred</b> is the modality the model relies on when nobody interferes; <b>vulnerable</b> is the one \
+         through which an attacker gets furthest for the same budget. The two need not agree, and a robust model \
+         leans on the one that is not vulnerable.",
+        &[presence(runs), shares(runs), radii(runs)].concat(),
+    )
+}
+
+/// Accuracy with modalities missing and of each head alone, runs side by side.
+fn presence(runs: &[RunRecord]) -> String {
+    let keys = |of: &dyn Fn(&RunRecord) -> &BTreeMap<String, f64>| {
+        let mut keys: Vec<String> = Vec::new();
+        for key in runs.iter().flat_map(|run| of(run).keys()) {
+            if !keys.contains(key) {
+                keys.push(key.clone());
+            }
+        }
+        keys.sort_by_key(|key| key.matches('+').count());
+        keys
+    };
+    let (missing, solo) = (keys(&|r| &r.summary.accuracy.missing), keys(&|r| &r.summary.accuracy.solo));
+    if missing.is_empty() && solo.is_empty() {
+        return String::new();
+    }
+    let row = |name: String, value: &dyn Fn(&RunRecord) -> Option<f64>| {
+        let cells: String = runs
+            .iter()
+            .map(|run| match value(run) {
+                Some(v) if v.is_finite() => {
+                    format!("<td class=\"bar plain\" style=\"--v:{:.1}%\">{}</td>", v.clamp(0.0, 1.0) * 100.0, percent(v))
+                }
+                _ => "<td>–</td>".into(),
+            })
+            .collect();
+        format!("<tr><th scope=\"row\">{name}</th>{cells}</tr>")
+    };
+    let mut rows = row("all present".into(), &|r| Some(r.summary.accuracy.clean));
+    for key in missing.iter().take(COMBINATIONS) {
+        let names: Vec<String> = key.split('+').map(escape).collect();
+        rows.push_str(&row(format!("without {}", listed(&names)), &|r| r.summary.accuracy.missing.get(key).copied()));
+    }
+    for key in &solo {
+        rows.push_str(&row(format!("{} head alone", escape(key)), &|r| r.summary.accuracy.solo.get(key).copied()));
+    }
+    let left = missing.len().saturating_sub(COMBINATIONS);
+    let more = if left > 0 { format!("<p class=\"fine\">{left} further combinations are in summary.json.</p>") } else { String::new() };
+    let head: String = runs.iter().map(|run| format!("<th scope=\"col\">{}</th>", escape(&run.title))).collect();
+    format!(
+        "<div class=\"scroll\"><table><caption>Clean accuracy, %</caption><thead><tr><th scope=\"col\">modalities</th>{head}</tr>\
+         </thead><tbody>{rows}</tbody></table></div>\n{more}\n"
+    )
+}
+
+/// Vulnerability shares as one bar per run, each with its sentence.
+fn shares(runs: &[RunRecord]) -> String {
+    let mut content = String::new();
+    for run in runs {
+        let shares: Vec<(&RadiusResult, f64)> = run
+            .summary
+            .radii
+            .iter()
+            .filter_map(|r| Some((r, r.vulnerability_share.filter(|s| s.is_finite() && *s >= 0.0)?)))
+            .collect();
+        let total: f64 = shares.iter().map(|(_, s)| s).sum();
+        let bars: String = shares
+            .iter()
+            .filter(|_| total > 0.0)
+            .map(|(r, share)| {
+                let (share, index) = (share / total * 100.0, place(run, &r.threat));
+                let text = if share >= 14.0 { format!("{} {share:.0} %", escape(&shorten(&r.threat, 14))) } else { String::new() };
+                format!("<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.0} %\">{text}</i>", escape(&r.threat))
+            })
+            .collect();
+        let spoken: Vec<String> = shares.iter().map(|(r, s)| format!("{} {} %", escape(&r.threat), percent(*s))).collect();
+        if !bars.is_empty() {
+            content.push_str(&format!(
+                "<div class=\"share\"><span>{}</span><div role=\"img\" aria-label=\"Vulnerability share: {}\">{bars}</div></div>\n",
+                escape(&run.title),
+                spoken.join(", ")
+            ));
+        }
+        if let Some(sentence) = leaning(run, &shares) {
+            content.push_str(&format!("<p class=\"fine\">{sentence}</p>\n"));
+        }
+    }
+    if content.is_empty() {
+        return content;
+    }
+    format!("<h3>Preference and vulnerability</h3>\n<div class=\"shares\">{content}</div>\n")
+}
+
+fn leaning(run: &RunRecord, shares: &[(&RadiusResult, f64)]) -> Option<String> {
+    let title = escape(&run.title);
+    let solo = &run.summary.accuracy.solo;
+    let best = solo.iter().filter(|(_, v)| v.is_finite()).max_by(|a, b| a.1.total_cmp(b.1)).filter(|_| solo.len() > 1);
+    let weak = shares.iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|_| shares.len() > 1);
+    let preferred = best.map(|(name, v)| format!("{title} prefers <b>{}</b> (right alone on {} %)", escape(name), percent(*v)));
+    let vulnerable = weak.map(|(r, share)| {
+        format!(
+            "<b>{}</b> is its most vulnerable modality (it takes {} % of the squared worst-case joint budget)",
+            escape(&r.threat),
+            percent(*share)
+        )
+    });
+    match (preferred, vulnerable) {
+        (Some(p), Some(v)) => {
+            let and = if best.map(|b| b.0) == weak.map(|w| &w.0.threat) { "and" } else { "but" };
+            Some(format!("{p}, {and} {v}."))
+        }
+        (Some(p), None) => Some(format!("{p}; no radii say which modality is vulnerable.")),
+        (None, Some(v)) => Some(format!("For {title}, {v}.")),
+        (None, None) => None,
+    }
+}
+
+/// Colour of a modality: its place in the model's order.
+fn place(run: &RunRecord, name: &str) -> usize {
+    run.summary.modalities.iter().position(|m| m == name).unwrap_or(0) % 6
+}
+
+/// Box plots of the radii, all on one scale.
+fn radii(runs: &[RunRecord]) -> String {
+    let all = || runs.iter().flat_map(|run| run.summary.radii.iter());
+    let reach = all().filter_map(|r| quantile(r, 0.95)).filter(|v| v.is_finite()).fold(0.0, f64::max);
+    let reach = if reach > 0.0 { reach * 1.02 } else { 1.0 };
+    let mut bodies = String::new();
+    for run in runs.iter().filter(|run| !run.summary.radii.is_empty()) {
+        let rows: Vec<String> = run.summary.radii.iter().map(|radius| radius_row(radius, reach)).collect();
+        bodies.push_str(&format!(
+            "<tbody><tr><th scope=\"rowgroup\" rowspan=\"{}\">{}</th>{}</tbody>\n",
+            rows.len(),
+            escape(&run.title),
+            rows.join("<tr>")
+        ));
+    }
+    if bodies.is_empty() {
+        return bodies;
+    }
+    format!(
+        "<div class=\"scroll\"><table class=\"radii\"><caption>How far a sample may be moved: radii over the report split, \
+         in declared units</caption><thead><tr><th scope=\"col\">method</th><th scope=\"col\">attacked</th>\
+         <th scope=\"col\">evidence</th><th scope=\"col\">from 0 to {}</th><th scope=\"col\">5 %</th>\
+         <th scope=\"col\">median</th><th scope=\"col\">95 %</th><th scope=\"col\">mean</th></tr></thead>{bodies}</table></div>\n\
+         <p class=\"fine\">Box: middle half of the samples, with the median; whiskers: 5 % to 95 %; a misclassified sample \
+         has radius 0. Dashed: estimated.</p>\n",
+        distance(reach)
+    )
+}
+
+fn radius_row(radius: &RadiusResult, reach: f64) -> String {
+    let (word, class) = evidence(&radius.evidence);
+    let cells: String = [quantile(radius, 0.05), quantile(radius, 0.5), quantile(radius, 0.95), Some(radius.mean)]
+        .iter()
+        .map(|v| format!("<td>{}</td>", v.map_or("–".into(), distance)))
+        .collect();
+    format!(
+        "<th scope=\"row\">{}</th><td class=\"word {class}\">{word}</td><td class=\"box\">{}</td>{cells}</tr>",
+        escape(&radius.threat),
+        box_plot(radius, class, reach)
+    )
+}
+
+fn box_plot(radius: &RadiusResult, class: &str, reach: f64) -> String {
+    let at = |p| quantile(radius, p).map(|v| if v.is_nan() { 0.0 } else { (v / reach).clamp(0.0, 1.0) * 236.0 + 2.0 });
+    let (Some(a), Some(b), Some(m), Some(c), Some(d)) = (at(0.05), at(0.25), at(0.5), at(0.75), at(0.95)) else {
+        return String::new();
+    };
+    let title = format!("Radii, {}: 5 %, 25 %, 50 %, 75 % and 95 % quantiles", escape(&radius.threat));
+    format!(
+        "<svg role=\"img\" aria-label=\"{title}\" viewBox=\"0 0 240 22\"><title>{title}</title>\
+         <path class=\"whisker {class}\" d=\"M{a:.1} 11H{b:.1}M{c:.1} 11H{d:.1}M{a:.1} 7v8M{d:.1} 7v8\"/>\
+         <rect class=\"boxed {class}\" x=\"{b:.1}\" y=\"4\" width=\"{:.1}\" height=\"14\" rx=\"2\"/>\
+         <path class=\"median {class}\" d=\"M{m:.1} 4v14\"/></svg>",
+        (c - b).max(0.0)
+    )
+}
+
+/// The radius at the share `p` of the samples.
+fn quantile(radius: &RadiusResult, p: f64) -> Option<f64> {
+    let last = radius.quantiles.len().checked_sub(1)?;
+    radius.quantiles.get((p * last as f64).round() as usize).copied()
+}
