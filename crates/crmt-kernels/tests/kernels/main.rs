@@ -1,4 +1,7 @@
 //! Tests of the public operations: against PyTorch, naive references and finite differences, and across
 //! numbers of threads.
 mod common;
+mod contracts;
+mod gradients;
+mod threads;
 mod torch;

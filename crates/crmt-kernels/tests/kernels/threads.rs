@@ -1,0 +1,59 @@
+//! The same bits with one thread and with two.
+use crate::common::{gradients, random};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use crmt_kernels::*;
+
+/// Everything a training step computes, as bits.
+fn step() -> Result<Vec<u32>> {
+    let input = |seed, shape: &[usize]| random(seed, shape)?.to_dtype(DType::F32);
+    let mut outputs = Vec::new();
+    let mut keep = |(y, _, grads): (Tensor, Tensor, Vec<Tensor>)| {
+        outputs.push(y);
+        outputs.extend(grads);
+    };
+    for (b, ci, h, w, co, k, stride, padding) in [
+        (1, 3, 40, 37, 8, 7, 2, 3),
+        (13, 64, 7, 6, 96, 3, 2, 1),
+        (33, 16, 5, 5, 64, 1, 1, 0),
+        (70, 8, 9, 9, 16, 3, 1, 1),
+    ] {
+        let inputs = [input(1, &[b, ci, h, w])?, input(2, &[co, ci, k, k])?, input(3, &[co])?];
+        keep(gradients(&inputs, &|t| conv2d(&t[0], &t[1], Some(&t[2]), stride, padding), 4)?);
+    }
+    let x = input(5, &[9, 20, 33, 31])?;
+    keep(gradients(std::slice::from_ref(&x), &|t| max_min(&relu(&max_pool2d(&t[0], 3, 2, 1)?)?), 6)?);
+    let running = RunningStats::new(20, DType::F32, &Device::Cpu)?;
+    let inputs = [x, input(7, &[20])?, input(8, &[20])?];
+    keep(gradients(&inputs, &|t| batch_norm_train(&t[0], &t[1], &t[2], &running, 0.1, 1e-5), 9)?);
+    keep(gradients(&inputs, &|t| batch_norm_eval(&t[0], &t[1], &t[2], &running, 1e-5), 9)?);
+    keep(gradients(&[input(10, &[40, 300])?], &|t| orthonormal_rows(&t[0], 12), 11)?);
+
+    let p = Var::from_tensor(&input(12, &[300, 301])?)?;
+    let mut sgd = Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: false }.over([Parameter::new("p", &p)])?;
+    let mut adam = AdamW::default().over([Parameter::new("p", &p)])?;
+    let optimizers: [&mut dyn Optimizer; 2] = [&mut sgd, &mut adam];
+    for optimizer in optimizers {
+        let grads = p.as_tensor().sqr()?.sum_all()?.backward()?;
+        let clipped = clip_grad_norm(&grads, optimizer.parameters(), 1.)?;
+        outputs.push(Tensor::new(&[clipped.norm as f32, clipped.scale as f32], &Device::Cpu)?);
+        optimizer.step_scaled(&grads, 0.01, clipped.scale)?;
+        outputs.push(p.as_tensor().copy()?);
+    }
+    let mut bits = Vec::new();
+    for t in &outputs {
+        bits.extend(t.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits));
+    }
+    Ok(bits)
+}
+
+#[test]
+fn same_bits_with_one_thread_and_two() -> Result<()> {
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+        pool.install(step)
+    };
+    let (one, two, again) = (with(1)?, with(2)?, with(2)?);
+    assert!(one == two, "{} of {} values differ", one.iter().zip(&two).filter(|(a, b)| a != b).count(), one.len());
+    assert!(two == again);
+    Ok(())
+}
