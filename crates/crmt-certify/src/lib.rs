@@ -1,1 +1,50 @@
-//! crmt-certify
+//! Robustness certificates for additive multi-modal classifiers
+//! `h_k(x) = sum_m a_k(m) s_k(m)(x(m)) + b_k`: how far may the inputs move before the prediction can change?
+//!
+//! Knows margins and Lipschitz constants; deliberately knows nothing of attacks, which are its referee.
+//!
+//! The way to a certificate, and the only one:
+//!
+//! 1. [`audit`] bounds the Lipschitz constant of each encoder from the layers it declares (or
+//!    [`SoundBound::vouched`] takes a constant that the caller proves);
+//! 2. [`MarginConstants`] turns these into one constant per modality and pair of classes;
+//! 3. [`radii`] divides margins by constants: joint and per-modality radii, and which modality is vulnerable;
+//! 4. [`Radii::certificates`] exists for proved constants only.
+//!
+//! Estimated constants ([`gradient_norms`]) walk the same road to [`Radii`] and stop there:
+//!
+//! ```compile_fail
+//! use crmt_certify::{Certificate, Estimated, Radii};
+//! fn promise(radii: &Radii<Estimated>) -> Vec<Option<Certificate>> {
+//!     radii.certificates() // no such method: an estimate certifies nothing
+//! }
+//! ```
+//! ```
+//! use crmt_certify::{Certificate, Proved, Radii};
+//! fn promise(radii: &Radii<Proved>) -> Vec<Option<Certificate>> {
+//!     radii.certificates()
+//! }
+//! ```
+//!
+//! "Proved" means: a theorem about the network in real arithmetic, with constants rounded up and radii rounded
+//! down. Logits should be computed in `f64`; the floating-point error of the executed network is the caller's to
+//! subtract from the margins.
+mod audit;
+mod constants;
+mod conv;
+mod error;
+mod estimate;
+mod evidence;
+mod gram;
+pub mod objective;
+mod radius;
+pub mod released;
+
+pub use audit::{Audit, AuditRow, Method, audit};
+pub use constants::MarginConstants;
+pub use conv::conv_bound;
+pub use error::{AuditError, CertifyError};
+pub use estimate::{GradientNorms, gradient_norms};
+pub use evidence::{Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound};
+pub use gram::matrix_bound;
+pub use radius::{Certificate, Radii, SampleRadii, radii, ratio, ray};

@@ -1,0 +1,98 @@
+//! What can go wrong on the way to a certificate. Does not know how to recover.
+
+/// A Lipschitz constant could not be bounded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// A layer declares that it has no global constant.
+    #[error("layer `{layer}` has no global Lipschitz constant: {why}; certify a model without it")]
+    Unbounded {
+        /// Name of the layer.
+        layer: String,
+        /// Why there is none.
+        why: String,
+    },
+    /// A layer holds infinite or NaN weights, or declares such a constant.
+    #[error("layer `{layer}`: {what} must be finite, got {value}; was training stable?")]
+    NotFinite {
+        /// Name of the layer.
+        layer: String,
+        /// Which number.
+        what: &'static str,
+        /// As found.
+        value: f64,
+    },
+    /// A layer whose weights have the wrong rank or no elements, or a stride of zero.
+    #[error("layer `{layer}`: expected {expected}, got {got}")]
+    Shape {
+        /// Name of the layer.
+        layer: String,
+        /// What a valid layer has.
+        expected: &'static str,
+        /// As found.
+        got: String,
+    },
+    /// A kind of layer this auditor does not know.
+    #[error("layer {layer}: this auditor knows no bound for its kind; describe it with the kinds it knows")]
+    Unknown {
+        /// The layer, as declared.
+        layer: String,
+    },
+    /// The tensor library refused.
+    #[error("layer `{layer}`: {source}")]
+    Tensor {
+        /// Name of the layer.
+        layer: String,
+        /// Its reason.
+        source: candle_core::Error,
+    },
+}
+
+/// Margins, weights and constants do not fit together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CertifyError {
+    /// A number that must be finite and not negative is something else.
+    #[error("{what}: expected a finite number of at least 0, got {value}")]
+    Bound {
+        /// Which number.
+        what: String,
+        /// As given.
+        value: f64,
+    },
+    /// Two things that belong together have different sizes.
+    #[error("{what}: expected {expected}, got {got}")]
+    Shape {
+        /// Which pair of things.
+        what: String,
+        /// What fits.
+        expected: String,
+        /// As given.
+        got: String,
+    },
+    /// A class index beyond the number of classes.
+    #[error("sample {sample}: class {class} does not exist, the model has {classes}")]
+    Class {
+        /// Row in the batch.
+        sample: usize,
+        /// As given.
+        class: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The vocabulary refused.
+    #[error(transparent)]
+    Core(#[from] crmt_core::Error),
+}
+
+impl From<candle_core::Error> for CertifyError {
+    fn from(e: candle_core::Error) -> Self {
+        Self::Core(e.into())
+    }
+}
+
+impl CertifyError {
+    pub(crate) fn shape(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
+        Self::Shape { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    }
+}
