@@ -11,9 +11,13 @@ mod array;
 mod dataset;
 mod directory;
 mod epoch;
+mod glyph;
+pub mod logmel;
 mod manifest;
 mod npy;
 mod split;
+mod synthetic;
+mod voice;
 
 pub use array::{Array, ArrayError};
 pub use dataset::{DataSet, DataSetError};
@@ -25,3 +29,4 @@ pub use manifest::{
 };
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
+pub use synthetic::{SyntheticOptions, synthetic};
