@@ -1,1 +1,73 @@
-fn main() {}
+//! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
+//! Does not know any command's work.
+mod certification;
+mod checkpoint;
+mod cli;
+mod commands;
+mod evaluation;
+mod lipschitz;
+mod people;
+mod plan;
+mod record;
+mod report;
+mod run;
+mod run_dir;
+mod samples;
+mod settings;
+mod tour;
+mod training;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Allocators that return large buffers to the system fault them in again at every step.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How a command that did not fail ended.
+pub enum Verdict {
+    /// All checks passed.
+    Fine,
+    /// A check failed: a certificate was broken.
+    Broken,
+}
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are answers, not errors.
+            let code = if e.use_stderr() { 2 } else { 0 };
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (_, true) => "debug",
+        _ => "warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    match commands::run(cli) {
+        Ok(Verdict::Fine) => ExitCode::SUCCESS,
+        Ok(Verdict::Broken) => ExitCode::from(1),
+        Err(e) => {
+            eprintln!("error: {}", one_message(&e));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The chain of causes as one message, without a cause that the message before it already tells.
+fn one_message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
+}

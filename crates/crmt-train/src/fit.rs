@@ -47,7 +47,16 @@ pub struct EpochReport {
     pub parts: BTreeMap<&'static str, f64>,
     /// At the end of the epoch.
     pub learning_rate: f64,
-    /// Whatever `select` measured; larger is better.
+    /// What `select` measured.
+    pub selected: Selected,
+}
+
+/// A measurement on the selection split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Selected {
+    /// Clean accuracy, for the record.
+    pub accuracy: f64,
+    /// What decides which epoch is best; larger is better.
     pub score: f64,
 }
 
@@ -63,7 +72,7 @@ pub fn fit<E: From<Error>>(
     model: &dyn Trainable,
     optimizer: &mut dyn Optimizer,
     phase: &Phase,
-    mut select: impl FnMut(&dyn Trainable) -> Result<f64, E>,
+    mut select: impl FnMut(&dyn Trainable) -> Result<Selected, E>,
     mut progress: impl FnMut(Option<&EpochReport>) -> Result<(), E>,
 ) -> Result<u64, E> {
     let steps = phase.epochs * phase.source.steps();
@@ -100,10 +109,10 @@ pub fn fit<E: From<Error>>(
             loss: losses.value(),
             parts: parts.iter().map(|(name, mean)| (*name, mean.value())).collect(),
             learning_rate,
-            score: select(model)?,
+            selected: select(model)?,
         };
         progress(Some(&report))?;
-        if best.as_ref().is_none_or(|(best, _)| report.score >= best.score) {
+        if best.as_ref().is_none_or(|(best, _)| report.selected.score >= best.selected.score) {
             best = Some((report, Snapshot::take(model)?));
         }
     }

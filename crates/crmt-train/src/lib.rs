@@ -13,7 +13,7 @@ mod strategy;
 
 pub use crmt::{Crmt, TrainingInputs};
 pub use error::{Error, Result};
-pub use fit::{EpochReport, Phase, Source, fit};
+pub use fit::{EpochReport, Phase, Selected, Source, fit};
 pub use integration::{CachedScores, IntegrationModel, RadiusHinge, Tables};
 pub use margin::{MARGIN_FLOOR, margin_term, soft_cross_entropy};
 pub use schedule::Schedule;

@@ -1,0 +1,263 @@
+//! `model.safetensors`: weights under PyTorch-like names, with the model's configuration and a
+//! content hash in the metadata. Does not know training.
+use crate::run_dir::write_atomically;
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use crmt_core::{Domain, Modality, PerModality, Streams};
+use crmt_encoders::EncoderConfig;
+use crmt_fusion::{BuildError, HeadConfig, Learner, Model, ModelConfig};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+/// Keys of the metadata.
+const ARCHITECTURE: &str = "crmt.architecture";
+const HASH: &str = "crmt.sha256";
+
+/// All that is needed, besides the weights, to rebuild a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Architecture {
+    /// In order.
+    pub modalities: Vec<ModalityRecord>,
+    /// The head.
+    pub head: HeadConfig,
+    /// Class names, in label order.
+    pub classes: Vec<String>,
+}
+
+/// One modality and its encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModalityRecord {
+    /// Its name.
+    pub name: String,
+    /// Shape of one sample.
+    pub shape: Vec<usize>,
+    /// Valid range by channel, one entry for all; none if unbounded.
+    pub range: Option<(Vec<f64>, Vec<f64>)>,
+    /// Natural unit of a perturbation.
+    pub scale: f64,
+    /// Its encoder.
+    pub encoder: EncoderConfig,
+}
+
+impl Architecture {
+    /// For a data set's modalities.
+    pub fn new(
+        modalities: &PerModality<Modality>,
+        classes: &[String],
+        head: HeadConfig,
+        encoder: impl Fn(&Modality) -> EncoderConfig,
+    ) -> Self {
+        let record = |m: &Modality| ModalityRecord {
+            name: m.name.clone(),
+            shape: m.shape.clone(),
+            range: match &m.domain {
+                Domain::Unbounded => None,
+                Domain::Interval { lo, hi } => Some((vec![*lo], vec![*hi])),
+                Domain::Channels { lo, hi } => Some((lo.clone(), hi.clone())),
+            },
+            scale: m.scale,
+            encoder: encoder(m),
+        };
+        Self { modalities: modalities.iter().map(record).collect(), head, classes: classes.to_vec() }
+    }
+
+    /// The modalities as the model sees them.
+    pub fn modalities(&self) -> Result<PerModality<Modality>> {
+        let modality = |r: &ModalityRecord| {
+            let domain = match &r.range {
+                None => Domain::Unbounded,
+                Some((lo, hi)) if lo.len() == 1 && hi.len() == 1 => Domain::Interval { lo: lo[0], hi: hi[0] },
+                Some((lo, hi)) => Domain::Channels { lo: lo.clone(), hi: hi.clone() },
+            };
+            Modality { name: r.name.clone(), shape: r.shape.clone(), domain, scale: r.scale }
+        };
+        PerModality::new(self.modalities.iter().map(modality).collect()).context("a model without modalities")
+    }
+
+    /// A fresh model to train, initialised from `streams`.
+    pub fn learner(&self, streams: Streams, device: &Device) -> Result<Learner> {
+        Ok(Learner::new(&self.config(), &self.modalities()?, &self.builder(), streams, device)?)
+    }
+
+    /// A fixed model with these weights, computing in `dtype`.
+    pub fn model(&self, weights: &BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Result<Model> {
+        let weights: HashMap<String, Tensor> = weights.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let vb = VarBuilder::from_tensors(weights, dtype, device);
+        Ok(Model::build(&self.config(), &self.modalities()?, &self.builder(), vb)?)
+    }
+
+    fn config(&self) -> ModelConfig {
+        ModelConfig { head: self.head.clone(), classes: self.classes.len() }
+    }
+
+    fn builder(
+        &self,
+    ) -> impl Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn crmt_core::Encoder>, BuildError> + '_ {
+        |m, modality, vb| {
+            self.modalities[m].encoder.build(&modality.shape, vb).map_err(|e| BuildError::Encoder {
+                modality: modality.name.clone(),
+                source: Box::new(e),
+            })
+        }
+    }
+}
+
+/// SHA-256 over the architecture's JSON, then names, shapes and little-endian values in the order
+/// of the names.
+fn content_hash(architecture: &str, weights: &BTreeMap<String, Tensor>) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(architecture);
+    for (name, tensor) in weights {
+        hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()));
+        hash.update(bytes(tensor)?);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let values = tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+    Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+}
+
+/// Writes weights (f32) and architecture atomically. Returns the content hash.
+pub fn save(path: &Path, architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> Result<String> {
+    let architecture = serde_json::to_string(architecture)?;
+    let hash = content_hash(&architecture, weights)?;
+    let data: Vec<(String, Vec<usize>, Vec<u8>)> = weights
+        .iter()
+        .map(|(name, tensor)| Ok((name.clone(), tensor.dims().to_vec(), bytes(tensor)?)))
+        .collect::<Result<_>>()?;
+    let views = data
+        .iter()
+        .map(|(name, shape, bytes)| {
+            Ok((name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let metadata = HashMap::from([
+        (ARCHITECTURE.to_owned(), architecture),
+        (HASH.to_owned(), hash.clone()),
+        ("format".to_owned(), "pt".to_owned()),
+    ]);
+    write_atomically(path, &safetensors::serialize(views, Some(metadata))?)?;
+    Ok(hash)
+}
+
+/// A checkpoint, as read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// How to rebuild the model.
+    pub architecture: Architecture,
+    /// By name.
+    pub weights: BTreeMap<String, Tensor>,
+    /// Of architecture and weights.
+    pub hash: String,
+}
+
+/// Reads what [`save`] wrote.
+///
+/// # Errors
+/// A file that is truncated, altered, or not of this program is refused by name.
+pub fn load(path: &Path) -> Result<Checkpoint> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("can't read {name}"))?;
+    let (_, header) = SafeTensors::read_metadata(&bytes)
+        .with_context(|| format!("{name} is not a safetensors file, or was truncated"))?;
+    let metadata = header.metadata().as_ref();
+    let entry = |key: &str| {
+        metadata.and_then(|m| m.get(key)).with_context(|| {
+            format!("{name} has no `{key}` in its metadata: it is not a checkpoint of this program")
+        })
+    };
+    let description = entry(ARCHITECTURE)?;
+    let architecture: Architecture = serde_json::from_str(description)
+        .with_context(|| format!("{name} holds a model this version can't build"))?;
+    let tensors =
+        SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
+    let mut weights = BTreeMap::new();
+    for (key, view) in tensors.tensors() {
+        if view.dtype() != safetensors::Dtype::F32 {
+            bail!("{name}: `{key}` is {:?}, expected F32", view.dtype());
+        }
+        let values: Vec<f32> =
+            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        weights.insert(key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
+    }
+    let hash = content_hash(description, &weights)?;
+    let stored = entry(HASH)?;
+    if *stored != hash {
+        bail!("{name}: its content does not match its hash: the file was altered since training");
+    }
+    Ok(Checkpoint { architecture, weights, hash })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crmt_core::{Classifier, Trainable};
+    use crmt_fusion::Rows;
+
+    fn architecture() -> Architecture {
+        let modalities = PerModality::from([
+            Modality::new("image", &[1, 6, 5], Domain::Interval { lo: 0.0, hi: 1.0 }),
+            Modality::new("pen", &[4], Domain::Unbounded),
+        ]);
+        let head = HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight: 0.1 };
+        Architecture::new(&modalities, &["a".into(), "b".into(), "c".into()], head, |m| match m.name.as_str() {
+            "image" => EncoderConfig::Cnn { width: 2, depth: 2, features: 4, batch_norm: true },
+            _ => EncoderConfig::Mlp { width: 5, depth: 1, features: 3 },
+        })
+    }
+
+    fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
+        learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_gives_the_same_logits_back() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("model.safetensors");
+        let architecture = architecture();
+        let learner = architecture.learner(Streams::new(3), &Device::Cpu)?;
+        let hash = save(&path, &architecture, &weights(&learner))?;
+        let read = load(&path)?;
+        assert_eq!((&read.architecture, &read.hash), (&architecture, &hash));
+        assert!(read.weights.contains_key("encoders.image.conv1.weight"), "{:?}", read.weights.keys());
+        let x = PerModality::from([
+            Tensor::arange(0f32, 60., &Device::Cpu)?.reshape((2, 1, 6, 5))?,
+            Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((2, 4))?,
+        ]);
+        let again = read.architecture.model(&read.weights, DType::F32, &Device::Cpu)?;
+        let bits = |t: Tensor| t.flatten_all()?.to_vec1::<f32>();
+        assert_eq!(bits(again.logits(&x)?)?, bits(learner.fixed().logits(&x)?)?);
+        Ok(())
+    }
+
+    #[test]
+    fn every_byte_that_changes_is_noticed() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("model.safetensors");
+        let learner = architecture().learner(Streams::new(3), &Device::Cpu)?;
+        let hash = save(&path, &architecture(), &weights(&learner))?;
+        let good = std::fs::read(&path)?;
+        for cut in [0, 7, 20, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..cut])?;
+            let error = format!("{:#}", load(&path).unwrap_err());
+            assert!(error.contains("model.safetensors"), "{error}");
+        }
+        for at in (8..good.len()).step_by(97) {
+            let mut bad = good.clone();
+            bad[at] ^= 0x40;
+            std::fs::write(&path, &bad)?;
+            // What a reader of safetensors ignores (white space, the `format` entry) may change.
+            let harmless = load(&path).is_ok_and(|c| c.hash == hash && c.architecture == architecture());
+            assert!(load(&path).is_err() || harmless, "a changed byte at {at} went unnoticed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! The command line. Does not know how any command is carried out.
+use crate::plan::METHODS;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Train multi-modal classifiers, attack them, certify them, and report what is true.
+///
+/// Without a command: the tour. It trains joint training (JT) and CRMT on the built-in
+/// audio-visual digits, attacks both, and writes a report to runs/tour/report.html.
+#[derive(Debug, Parser)]
+#[command(name = "crmt-driver", version, max_term_width = 100, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Print one JSON document on stdout; people's text goes to stderr.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Errors and the result only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// More about what happens.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  crmt-driver                                        the tour (under three minutes)
+  crmt-driver train --data prepared/digits --method crmt-jt
+  crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
+  crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
+  crmt-driver evaluate runs/digits-jt-s0 --eps 0.5,1.0 --samples 1000
+  crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
+
+Exit status: 0 fine, 1 a check failed (a certificate was broken), 2 bad usage or input.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train a model, then certify and attack it, and write a run directory.
+    #[command(after_help = methods_help())]
+    Train(TrainArgs),
+    /// Attack the model of a run again, with other budgets or on more samples.
+    Evaluate(EvaluateArgs),
+    /// Compute the radii of a run's model again.
+    Certify(CertifyArgs),
+    /// Write one report of one or several runs.
+    Report(ReportArgs),
+}
+
+/// `train`.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// A prepared data set (a directory with a dataset.toml), or `synthetic`.
+    #[arg(long, value_name = "DIR|synthetic")]
+    pub data: Option<String>,
+    /// Training method; the list is below.
+    #[arg(long)]
+    pub method: Option<String>,
+    /// TOML file of settings.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, e.g. train.epochs=4; may be repeated; wins over the file.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Run directory to create [default: runs/DATA-METHOD-sSEED].
+    #[arg(long, value_name = "RUN")]
+    pub out: Option<PathBuf>,
+    /// Seed of everything random.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// `cpu`; `cuda` needs a build with that feature.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Print the resolved settings with their origins, and stop.
+    #[arg(long)]
+    pub explain: bool,
+    /// Replace an existing run directory.
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `evaluate`.
+#[derive(Debug, Args)]
+pub struct EvaluateArgs {
+    /// A run directory.
+    pub run: PathBuf,
+    /// Budgets, in the modalities' declared units.
+    #[arg(long, value_delimiter = ',')]
+    pub eps: Vec<f64>,
+    /// How many report samples to attack; 0 for all.
+    #[arg(long)]
+    pub samples: Option<usize>,
+    /// `l2`, or `linf` for single modalities.
+    #[arg(long)]
+    pub norm: Option<String>,
+    /// `joint`, `each`, or names of modalities.
+    #[arg(long, value_delimiter = ',')]
+    pub threat: Vec<String>,
+    /// The data set, if it has moved since training.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+}
+
+/// `certify`.
+#[derive(Debug, Args)]
+pub struct CertifyArgs {
+    /// A run directory.
+    pub run: PathBuf,
+    /// Budgets at which the certified accuracy is told.
+    #[arg(long, value_delimiter = ',')]
+    pub eps: Vec<f64>,
+    /// `auto`, `proved` or `estimated`.
+    #[arg(long)]
+    pub evidence: Option<String>,
+    /// Print the bound of each layer.
+    #[arg(long)]
+    pub audit: bool,
+    /// The data set, if it has moved since training.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+}
+
+/// `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run directories, in the order of the report.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// File to write [default: report.html in the first run].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+fn methods_help() -> String {
+    let width = METHODS.iter().map(|m| m.name.len()).max().unwrap_or(0);
+    let lines = METHODS.iter().map(|m| format!("  {:width$}  {}\n", m.name, m.about));
+    format!("Methods:\n{}\nEvery setting: crmt-driver train --explain", lines.collect::<String>())
+}

@@ -1,0 +1,177 @@
+//! The commands: what each one reads, runs, writes and prints.
+//! Does not know how anything is computed.
+use crate::{
+    Verdict,
+    cli::{CertifyArgs, Cli, Command, EvaluateArgs, ReportArgs, TrainArgs},
+    lipschitz::{Kind, audits},
+    people::{self, Voice},
+    plan::Plan,
+    record::Summary,
+    report,
+    run::{Run, open_data, read_record},
+    run_dir::{self, RunDir, write_atomically},
+    settings::{Resolved, Settings},
+    tour,
+};
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+
+/// Carries out what the command line asks for.
+pub fn run(cli: Cli) -> Result<Verdict> {
+    let voice = Voice::new(cli.quiet);
+    match cli.command {
+        None => tour::run(cli.json, &voice),
+        Some(Command::Train(args)) => train(&args, cli.json, &voice),
+        Some(Command::Evaluate(args)) => evaluate(&args, cli.json, &voice),
+        Some(Command::Certify(args)) => certify(&args, cli.json, &voice),
+        Some(Command::Report(args)) => write_report(&args, cli.json, &voice),
+    }
+}
+
+fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    let resolved = resolve(args)?;
+    let plan = &resolved.plan;
+    if args.explain {
+        if json {
+            println!("{}", serde_json::to_string_pretty(plan)?);
+        } else {
+            print!("{}", resolved.explain());
+        }
+        return Ok(Verdict::Fine);
+    }
+    let out = args.out.clone().unwrap_or_else(|| default_out(plan));
+    let run = train_and_measure(plan, &out, args.overwrite, voice)?;
+    tell(&[&run.summary], json, voice, &out.join(run_dir::REPORT))
+}
+
+/// The whole of a run, from data to report.
+pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice) -> Result<Run> {
+    let data = open_data(plan)?;
+    let dir = RunDir::create(out, overwrite)?;
+    voice.say(format!(
+        "{} on {}: {} training, {} selection, {} report samples; seed {}",
+        plan.method,
+        data.name,
+        data.train.len(),
+        data.select.len(),
+        data.report.len(),
+        plan.seed
+    ));
+    let mut run = Run::train(dir, plan, data, voice)?;
+    run.measure()?;
+    run.certify(voice)?;
+    run.attack(voice)?;
+    run.finish(&[])?;
+    Ok(run)
+}
+
+fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref())?;
+    let settings = &mut run.plan_mut().evaluate;
+    if !args.eps.is_empty() {
+        settings.eps.clone_from(&args.eps);
+    }
+    if let Some(samples) = args.samples {
+        settings.samples = samples;
+    }
+    if let Some(norm) = &args.norm {
+        settings.norm.clone_from(norm);
+    }
+    if !args.threat.is_empty() {
+        settings.threats.clone_from(&args.threat);
+    }
+    let faults = run.plan_mut().faults();
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
+    run.attack(voice)?;
+    run.finish(&[])?;
+    tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+}
+
+fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref())?;
+    if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
+        bail!("--eps {bad}: budgets are positive numbers");
+    }
+    if let Some(evidence) = &args.evidence {
+        run.plan_mut().certify.evidence.clone_from(evidence);
+        let faults = run.plan_mut().faults();
+        if !faults.is_empty() {
+            bail!("{}", faults.join("\n"));
+        }
+    }
+    if args.audit {
+        audit(&run, voice)?;
+    }
+    run.certify(voice)?;
+    run.finish(&args.eps)?;
+    tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+}
+
+/// Prints the bound of every layer, whatever evidence the run's radii use.
+fn audit(run: &Run, voice: &Voice) -> Result<()> {
+    let bounds = run.bounds(voice)?;
+    let audits = match bounds.kind {
+        Kind::Proved(audits) => audits,
+        Kind::Estimated(_) => audits(&bounds.model, run.architecture())?,
+    };
+    for (name, audit) in run.modalities().iter().zip(&audits) {
+        eprintln!("{name}\n{audit}\n");
+    }
+    Ok(())
+}
+
+fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    let runs = args.runs.iter().map(|path| read_record(&RunDir::open(path)?)).collect::<Result<Vec<_>>>()?;
+    let out = args.out.clone().unwrap_or_else(|| args.runs[0].join(run_dir::REPORT));
+    write_atomically(&out, report::render(&runs)?.as_bytes())?;
+    tell(&runs.iter().map(|r| &r.summary).collect::<Vec<_>>(), json, voice, &out)
+}
+
+/// Prints results to stdout, and where the report is; decides how the program ends.
+pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
+    let text = format!("\n{}\n{}", people::modality_table(runs), people::sandwich(runs));
+    if json {
+        voice.say(text);
+        let document = if let [run] = runs { serde_json::to_string_pretty(run)? } else { serde_json::to_string_pretty(runs)? };
+        println!("{document}");
+    } else {
+        println!("{text}");
+    }
+    for (run, warning) in runs.iter().flat_map(|r| r.warnings.iter().map(move |w| (&r.method, w))) {
+        voice.say(format!("warning: {run}: {warning}"));
+    }
+    voice.say(format!("report: {}", report.display()));
+    let violations: u64 = runs.iter().map(|r| r.violations).sum();
+    if violations > 0 {
+        eprintln!("error: {violations} samples fell to an attack inside their certified radius: this is a bug of this program");
+        return Ok(Verdict::Broken);
+    }
+    Ok(Verdict::Fine)
+}
+
+fn resolve(args: &TrainArgs) -> Result<Resolved> {
+    let mut settings = Settings::default();
+    if let Some(path) = &args.config {
+        settings.read_file(path)?;
+    }
+    for assignment in &args.set {
+        settings.read_assignment(assignment)?;
+    }
+    let mut flag = |key: &str, value: Option<toml::Value>| {
+        if let Some(value) = value {
+            settings.set(key, value, format!("--{key}"));
+        }
+    };
+    flag("data", args.data.clone().map(Into::into));
+    flag("method", args.method.clone().map(Into::into));
+    flag("device", args.device.clone().map(Into::into));
+    flag("seed", args.seed.map(i64::try_from).transpose()?.map(Into::into));
+    settings.resolve()
+}
+
+fn default_out(plan: &Plan) -> PathBuf {
+    let data = Path::new(&plan.data).file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    Path::new("runs").join(format!("{data}-{}-s{}", plan.method, plan.seed))
+}

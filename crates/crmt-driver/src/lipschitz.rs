@@ -1,0 +1,141 @@
+//! Lipschitz constants of a trained model: proved by an audit of its layers, or estimated from
+//! gradients at training samples. Does not know radii.
+use crate::{checkpoint::Architecture, people::Voice, plan::Plan, training::EVAL_BATCH};
+use anyhow::{Context, Result};
+use candle_core::{DType, Device, Tensor};
+use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved};
+use crmt_core::{AdditiveClassifier, Encoder, Fusion, PerModality, Streams};
+use crmt_data::DataSet;
+use crmt_encoders::EncoderConfig;
+use crmt_fusion::Model;
+use crmt_train::Tables;
+use std::collections::BTreeMap;
+
+/// Constants of a model's encoders or scores, of one kind or the other.
+pub struct Bounds {
+    /// In f64: what the constants are of.
+    pub model: Model,
+    /// The constants.
+    pub kind: Kind,
+}
+
+/// Why one may believe them.
+pub enum Kind {
+    /// Layer by layer.
+    Proved(PerModality<Audit>),
+    /// Per class, from gradients.
+    Estimated(PerModality<Vec<f64>>),
+}
+
+/// Constants of margins, of one kind or the other.
+pub enum Constants {
+    /// From audits.
+    Proved(MarginConstants<Proved>),
+    /// From gradients.
+    Estimated(MarginConstants<Estimated>),
+}
+
+impl Bounds {
+    /// Of the model with these weights, as `plan.certify` asks.
+    pub fn of(
+        plan: &Plan,
+        data: &DataSet,
+        streams: Streams,
+        architecture: &Architecture,
+        weights: &BTreeMap<String, Tensor>,
+        voice: &Voice,
+    ) -> Result<Self> {
+        let model = architecture.model(weights, DType::F64, &Device::Cpu)?;
+        let proved = match plan.certify.evidence.as_str() {
+            "proved" => true,
+            "estimated" => false,
+            // A product of layer norms is a theorem for a CNN too, but says nothing useful of one.
+            _ => architecture.modalities.iter().all(|m| !matches!(m.encoder, EncoderConfig::Cnn { .. })),
+        };
+        let kind = if proved {
+            Kind::Proved(audits(&model, architecture)?)
+        } else {
+            Kind::Estimated(estimate(plan, data, streams, architecture, weights, voice)?)
+        };
+        Ok(Self { model, kind })
+    }
+
+    /// Constants of margins in declared units.
+    pub fn constants(&self, scales: &PerModality<f64>) -> Result<Constants> {
+        let (rows, weights) = (self.model.head().rows()?, self.model.head().weights());
+        Ok(match &self.kind {
+            Kind::Proved(audits) => {
+                Constants::Proved(MarginConstants::absorbed(&rows, weights, audits)?.in_units(scales)?)
+            }
+            Kind::Estimated(norms) => {
+                let bounds = norms.try_map(|norms| {
+                    norms.iter().map(|n| crmt_certify::EstimatedBound::estimated(*n)).collect::<Result<Vec<_>, _>>()
+                })?;
+                Constants::Estimated(MarginConstants::sum(weights, &bounds)?.in_units(scales)?)
+            }
+        })
+    }
+
+    /// The same as functions of the integration weights, for CRMT's second step.
+    pub fn tables(&self) -> Result<Tables> {
+        let scales = scales(&self.model);
+        Ok(match &self.kind {
+            Kind::Proved(audits) => Tables::Pairwise {
+                rows: self.model.head().rows()?,
+                features: audits.zip(&scales, "scales")?.map(|(audit, scale)| audit.bound().value() * **scale),
+            },
+            Kind::Estimated(norms) => {
+                let scaled = norms.zip(&scales, "scales")?;
+                let tensor = |(norms, scale): &(&Vec<f64>, &f64)| {
+                    let norms: Vec<f64> = norms.iter().map(|n| n * **scale).collect();
+                    Tensor::new(norms, &Device::Cpu)
+                };
+                Tables::Sum { norms: scaled.try_map(tensor)? }
+            }
+        })
+    }
+}
+
+/// The declared unit of each modality.
+pub fn scales(model: &dyn AdditiveClassifier) -> PerModality<f64> {
+    model.modalities().map(|m| m.scale)
+}
+
+/// The bound of every layer of every encoder.
+pub fn audits(model: &Model, architecture: &Architecture) -> Result<PerModality<Audit>> {
+    model.encoders().try_enumerate(|m, encoder| {
+        let layers = encoder.layers()?;
+        crmt_certify::audit(&layers)
+            .with_context(|| format!("modality `{}` has no proved bound", architecture.modalities[m].name))
+    })
+}
+
+fn estimate(
+    plan: &Plan,
+    data: &DataSet,
+    streams: Streams,
+    architecture: &Architecture,
+    weights: &BTreeMap<String, Tensor>,
+    voice: &Voice,
+) -> Result<PerModality<Vec<f64>>> {
+    // An estimate gains nothing from f64, and f32 is twice as fast.
+    let model = architecture.model(weights, DType::F32, &Device::Cpu)?;
+    let sample = data.train_sample(&streams, plan.certify.samples)?;
+    let bar = voice.bar("gradient norms", sample.len() as u64);
+    let mut all: Option<GradientNorms> = None;
+    let rule = match plan.certify.lipschitz.as_str() {
+        "as-released" => LipschitzRule::AsReleased,
+        _ => LipschitzRule::MaxGradient,
+    };
+    for start in (0..sample.len()).step_by(EVAL_BATCH) {
+        let batch = sample.narrow(start, EVAL_BATCH.min(sample.len() - start))?;
+        let norms = rule.gradient_norms(&model, &batch.inputs)?;
+        all = Some(match all {
+            None => norms,
+            Some(all) => all.merge(&norms)?,
+        });
+        bar.inc(batch.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(all.context("no training sample to estimate Lipschitz constants on")?.greatest().clone())
+}

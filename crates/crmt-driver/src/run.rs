@@ -1,0 +1,230 @@
+//! One run in memory: a trained model on its data, measured stage by stage, written to and read
+//! from its directory. Does not know the command line.
+use crate::{
+    certification::{self, Radii},
+    checkpoint::{self, Architecture},
+    evaluation,
+    lipschitz::Bounds,
+    people::Voice,
+    plan::Plan,
+    record::{EpochMetrics, Summary},
+    report::{self, RunRecord, SampleRow},
+    run_dir::{self, RunDir},
+    samples, training,
+};
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use crmt_core::Streams;
+use crmt_data::{DataSet, SyntheticOptions};
+use std::{collections::BTreeMap, time::Instant};
+
+/// A trained model and everything measured of it so far.
+pub struct Run {
+    dir: RunDir,
+    plan: Plan,
+    data: DataSet,
+    architecture: Architecture,
+    weights: BTreeMap<String, Tensor>,
+    /// What is known.
+    pub summary: Summary,
+    rows: Vec<SampleRow>,
+}
+
+/// Opens the data set that a plan names.
+pub fn open_data(plan: &Plan) -> Result<DataSet> {
+    if plan.device != "cpu" {
+        bail!("device = \"{}\": this build computes on the CPU only; leave --device out, or say --device cpu", plan.device);
+    }
+    if plan.data != "synthetic" {
+        return Ok(DataSet::open(&plan.data)?);
+    }
+    let s = &plan.synthetic;
+    Ok(crmt_data::synthetic(&SyntheticOptions {
+        seed: plan.seed,
+        train: s.train,
+        select: s.select,
+        report: s.report,
+        snr_db: [s.image_snr_db, s.audio_snr_db].into(),
+        ..SyntheticOptions::default()
+    })?)
+}
+
+impl Run {
+    /// Trains, and writes config, metrics and weights into `dir` on the way.
+    pub fn train(dir: RunDir, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
+        let start = Instant::now();
+        dir.write(run_dir::CONFIG, toml::to_string(plan)?.as_bytes())?;
+        let trained = training::train(plan, &data, voice, &mut |metrics| {
+            dir.write(run_dir::METRICS, &json_lines(metrics)?)
+        })?;
+        let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
+        let summary = Summary {
+            method: plan.method.clone(),
+            data: data.name.clone(),
+            seed: plan.seed,
+            modalities: data.modalities.iter().map(|m| m.name.clone()).collect(),
+            classes: data.classes.clone(),
+            warnings: trained.warnings,
+            notes: data.notes.clone(),
+            weights: hash,
+            stages: [("train".to_owned(), start.elapsed().as_secs_f64())].into(),
+            ..Summary::default()
+        };
+        let (architecture, weights) = (trained.architecture, trained.weights);
+        Ok(Self { dir, plan: plan.clone(), data, architecture, weights, summary, rows: vec![] })
+    }
+
+    /// Reads a finished run. `data` wins over the data set that the run was trained on.
+    pub fn open(dir: RunDir, data: Option<&str>) -> Result<Self> {
+        let text = dir.read(run_dir::CONFIG)?;
+        let mut plan: Plan = toml::from_str(&text)
+            .with_context(|| format!("{} was not written by this version", dir.file(run_dir::CONFIG).display()))?;
+        if let Some(data) = data {
+            plan.data = data.to_owned();
+        }
+        let checkpoint = checkpoint::load(&dir.file(run_dir::MODEL))?;
+        let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
+        if summary.weights != checkpoint.hash {
+            bail!("{} and {} are of different models", run_dir::SUMMARY, dir.file(run_dir::MODEL).display());
+        }
+        let data = open_data(&plan)?;
+        let (ours, theirs) = (&checkpoint.architecture.modalities()?, &data.modalities);
+        if ours != theirs || checkpoint.architecture.classes != data.classes {
+            bail!("the model of {} was trained on other modalities or classes than `{}` has", dir.path().display(), data.name);
+        }
+        let rows = samples::read(&dir.file(run_dir::SAMPLES))?;
+        if rows.len() != data.report.len() {
+            bail!("{} has {} rows, the report split of `{}` has {}", run_dir::SAMPLES, rows.len(), data.name, data.report.len());
+        }
+        Ok(Self {
+            dir,
+            plan,
+            data,
+            architecture: checkpoint.architecture,
+            weights: checkpoint.weights,
+            summary,
+            rows,
+        })
+    }
+
+    /// The plan, to change what is measured next.
+    pub fn plan_mut(&mut self) -> &mut Plan {
+        &mut self.plan
+    }
+
+    /// The constants of the model's layers, as the plan asks.
+    pub fn bounds(&self, voice: &Voice) -> Result<Bounds> {
+        Bounds::of(&self.plan, &self.data, self.streams(), &self.architecture, &self.weights, voice)
+    }
+
+    /// How the model is built.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Names of the modalities.
+    pub fn modalities(&self) -> &[String] {
+        &self.summary.modalities
+    }
+
+    fn streams(&self) -> Streams {
+        Streams::new(self.plan.seed)
+    }
+
+    /// Accuracy without an attacker.
+    pub fn measure(&mut self) -> Result<()> {
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let clean = evaluation::clean(&model, &self.data)?;
+        self.summary.accuracy = clean.accuracy;
+        self.summary.confusion = clean.confusion;
+        self.rows = clean.rows;
+        Ok(())
+    }
+
+    /// Radii of every report sample.
+    pub fn certify(&mut self, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let radii: Radii = certification::radii(&self.bounds(voice)?, &self.data, voice)?;
+        radii.write_to(&mut self.rows);
+        self.summary.radii = radii.summary();
+        self.summary.stages.insert("certify".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Attacks on the first report samples.
+    pub fn attack(&mut self, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        self.summary.attacks =
+            evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
+        self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Confronts radii with attacks, and writes samples, report and, last, the summary.
+    pub fn finish(&mut self, certify_eps: &[f64]) -> Result<()> {
+        let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
+        let mut eps: Vec<f64> = self.summary.attacks.iter().map(|a| a.eps).chain(certify_eps.iter().copied()).collect();
+        eps.sort_by(f64::total_cmp);
+        eps.dedup();
+        self.summary.certified = certification::certified(&self.rows, &evidence, &eps);
+        let beaten = certification::beaten(&self.rows);
+        self.summary.warnings.retain(|w| !w.contains(BEATEN));
+        self.summary.violations = 0;
+        if evidence == "estimated" {
+            let warn = |(threat, n): (&String, &u64)| format!("{threat}: {n} samples {BEATEN}: estimates are not certificates");
+            self.summary.warnings.extend(beaten.iter().map(warn));
+        } else {
+            self.summary.violations = beaten.values().sum();
+        }
+        self.summary.seconds = self.summary.stages.values().sum();
+        self.dir.write(run_dir::SAMPLES, &samples::to_csv(&self.rows, &evidence)?)?;
+        self.dir.write(run_dir::REPORT, report::render(&[self.record()?])?.as_bytes())?;
+        let mut json = serde_json::to_vec_pretty(&self.summary)?;
+        json.push(b'\n');
+        self.dir.write(run_dir::SUMMARY, &json)
+    }
+
+    /// What the report is made of.
+    fn record(&self) -> Result<RunRecord> {
+        Ok(RunRecord {
+            title: self.summary.method.to_uppercase(),
+            summary: self.summary.clone(),
+            metrics: read_metrics(&self.dir)?,
+            config: self.dir.read(run_dir::CONFIG)?,
+            samples: self.rows.clone(),
+        })
+    }
+}
+
+const BEATEN: &str = "fell to an attack inside their estimated radius";
+
+/// A finished run, as the report needs it; neither its data nor its weights are read.
+pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
+    let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
+    Ok(RunRecord {
+        title: summary.method.to_uppercase(),
+        summary,
+        metrics: read_metrics(dir)?,
+        config: dir.read(run_dir::CONFIG)?,
+        samples: samples::read(&dir.file(run_dir::SAMPLES))?,
+    })
+}
+
+fn read_metrics(dir: &RunDir) -> Result<Vec<EpochMetrics>> {
+    let path = dir.file(run_dir::METRICS);
+    let text = dir.read(run_dir::METRICS)?;
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), i + 1))
+    };
+    text.lines().enumerate().map(parse).collect()
+}
+
+fn json_lines(metrics: &[EpochMetrics]) -> Result<Vec<u8>> {
+    let mut lines = vec![];
+    for m in metrics {
+        serde_json::to_writer(&mut lines, m)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}

@@ -1,0 +1,140 @@
+//! A run directory: names of its files, and writes that either happen or don't.
+//! Does not know what the files mean.
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// The resolved plan.
+pub const CONFIG: &str = "config.toml";
+/// A line per epoch.
+pub const METRICS: &str = "metrics.jsonl";
+/// The weights.
+pub const MODEL: &str = "model.safetensors";
+/// The result; a run that has it is complete.
+pub const SUMMARY: &str = "summary.json";
+/// A row per report sample.
+pub const SAMPLES: &str = "samples.csv";
+/// For people.
+pub const REPORT: &str = "report.html";
+
+const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, REPORT];
+
+/// The directory of one run.
+#[derive(Debug, Clone)]
+pub struct RunDir(PathBuf);
+
+impl RunDir {
+    /// Creates the directory and checks that it can be written to, before any work is spent.
+    ///
+    /// An existing run is replaced only with `overwrite`; then just the files of a run go.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        let occupied = FILES.iter().any(|name| path.join(name).exists());
+        if occupied && !overwrite {
+            bail!("{} already holds a run: choose another --out, or say --overwrite", path.display());
+        }
+        fs::create_dir_all(path).with_context(|| format!("can't create the run directory {}", path.display()))?;
+        let run = Self(path.to_owned());
+        run.write(CONFIG, b"")?;
+        for name in FILES {
+            let file = path.join(name);
+            if file.exists() {
+                fs::remove_file(&file).with_context(|| format!("can't replace {}", file.display()))?;
+            }
+        }
+        Ok(run)
+    }
+
+    /// An existing, complete run.
+    pub fn open(path: &Path) -> Result<Self> {
+        if !path.is_dir() {
+            bail!("no run directory {}: train one with --out {0}", path.display());
+        }
+        if let Some(missing) = [CONFIG, MODEL, SUMMARY].iter().find(|name| !path.join(name).exists()) {
+            bail!("{} is not a complete run: it has no {missing}", path.display());
+        }
+        Ok(Self(path.to_owned()))
+    }
+
+    /// Path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Replaces a file atomically.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        write_atomically(&self.file(name), bytes)
+    }
+
+    /// A file's text.
+    pub fn read(&self, name: &str) -> Result<String> {
+        let path = self.file(name);
+        fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
+    }
+
+    /// A file as JSON.
+    pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(&self.read(name)?)
+            .with_context(|| format!("{} was not written by this program, or was altered", self.file(name).display()))
+    }
+}
+
+/// Writes `path` through a temporary file in the same directory: after a crash, or on a full disk,
+/// the file has its old content or the new one, never a part.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        fs::File::open(parent)?.sync_all()
+    };
+    write().with_context(|| format!("can't write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_existing_run_is_kept_unless_told_otherwise() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let run = RunDir::create(dir.path(), false)?;
+        run.write(SUMMARY, b"{}")?;
+        run.write("notes.txt", b"mine")?;
+        let refused = RunDir::create(dir.path(), false).unwrap_err().to_string();
+        assert!(refused.contains("--overwrite"), "{refused}");
+        assert_eq!(run.read(SUMMARY)?, "{}");
+        let again = RunDir::create(dir.path(), true)?;
+        assert!(!again.file(SUMMARY).exists());
+        assert_eq!(again.read("notes.txt")?, "mine");
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let target = dir.path().join("taken");
+        fs::create_dir(&target)?;
+        fs::write(target.join("inside"), b"x")?;
+        assert!(write_atomically(&target, b"new").is_err());
+        assert_eq!(fs::read_dir(dir.path())?.count(), 1, "no temporary file stays");
+        Ok(())
+    }
+
+    #[test]
+    fn a_path_below_a_file_is_refused_by_name() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = format!("{:#}", RunDir::create(&file.path().join("run"), false).unwrap_err());
+        assert!(error.contains("run directory"), "{error}");
+    }
+}

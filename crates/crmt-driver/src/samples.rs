@@ -1,0 +1,109 @@
+//! `samples.csv`: one row per report sample, with every radius and every attack's outcome.
+//! Does not know how radii or outcomes were computed.
+use crate::report::{Outcome, SampleRow};
+use anyhow::{Context, Result, bail};
+use std::path::Path;
+
+const FIXED: [&str; 3] = ["sample", "label", "prediction"];
+
+/// The table as CSV. Columns: `sample, label, prediction`, then `radius.THREAT` and
+/// `evidence.THREAT` for each threat, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
+/// `broken`, or empty where the sample was not attacked.
+pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
+    let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
+    let attacks: Vec<String> = rows.first().map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
+    let mut csv = csv::Writer::from_writer(vec![]);
+    let header = FIXED.into_iter().map(str::to_owned);
+    let radii = threats.iter().flat_map(|t| [format!("radius.{t}"), format!("evidence.{t}")]);
+    csv.write_record(header.chain(radii).chain(attacks.iter().cloned()))?;
+    for row in rows {
+        let fixed = [row.index.to_string(), row.label.to_string(), row.prediction.to_string()].into_iter();
+        let radii = threats.iter().flat_map(|t| {
+            let radius = row.radii.get(t).map(f64::to_string).unwrap_or_default();
+            [radius, evidence.to_owned()]
+        });
+        let outcome = |i: usize| match row.outcomes.get(i) {
+            Some(o) if o.held => "held",
+            Some(_) => "broken",
+            None => "",
+        };
+        csv.write_record(fixed.chain(radii).chain((0..attacks.len()).map(|i| outcome(i).to_owned())))?;
+    }
+    csv.into_inner().context("samples.csv")
+}
+
+fn column(o: &Outcome) -> String {
+    format!("{}.{}.{}.{}", o.name, o.threat, o.norm, o.eps)
+}
+
+/// Reads what [`to_csv`] wrote.
+pub fn read(path: &Path) -> Result<Vec<SampleRow>> {
+    let name = path.display();
+    let mut csv = csv::Reader::from_path(path).with_context(|| format!("can't read {name}"))?;
+    let header = csv.headers().with_context(|| format!("{name} has no header"))?.clone();
+    if header.iter().take(3).ne(FIXED) {
+        bail!("{name}: expected the columns {}, …", FIXED.join(", "));
+    }
+    let mut rows = vec![];
+    for (line, record) in csv.records().enumerate() {
+        let record = record.with_context(|| format!("{name} was truncated or altered"))?;
+        let row = row(&header, &record).with_context(|| format!("{name}, line {}", line + 2))?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleRow> {
+    let mut row = SampleRow {
+        index: record[0].parse().context("sample")?,
+        label: record[1].parse().context("label")?,
+        prediction: record[2].parse().context("prediction")?,
+        ..SampleRow::default()
+    };
+    for (column, value) in header.iter().zip(record).skip(FIXED.len()).filter(|(_, value)| !value.is_empty()) {
+        if let Some(threat) = column.strip_prefix("radius.") {
+            row.radii.insert(threat.to_owned(), value.parse().with_context(|| column.to_owned())?);
+        } else if !column.starts_with("evidence.") {
+            row.outcomes.push(outcome(column, value).with_context(|| format!("column `{column}`: `{value}`"))?);
+        }
+    }
+    Ok(row)
+}
+
+fn outcome(column: &str, value: &str) -> Option<Outcome> {
+    // Budgets contain dots: `pgd.joint.l2.0.5`.
+    let mut parts = column.splitn(4, '.');
+    let mut next = || parts.next();
+    let (name, threat, norm, eps) = (next()?.to_owned(), next()?.to_owned(), next()?.to_owned(), next()?.parse().ok()?);
+    let held = match value {
+        "held" => true,
+        "broken" => false,
+        _ => return None,
+    };
+    Some(Outcome { name, threat, norm, eps, held })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_comes_back_as_it_was() -> Result<()> {
+        let outcome = |held| Outcome { name: "pgd".into(), threat: "joint".into(), norm: "l2".into(), eps: 0.5, held };
+        let row = |index, radius: f64, outcomes| SampleRow {
+            index,
+            label: 1,
+            prediction: 2,
+            radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
+            outcomes,
+        };
+        let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("samples.csv");
+        std::fs::write(&path, to_csv(&rows, "estimated")?)?;
+        assert_eq!(format!("{:?}", read(&path)?), format!("{rows:?}"));
+        std::fs::write(&path, "sample,label\n0,1\n")?;
+        assert!(read(&path).unwrap_err().to_string().contains("samples.csv"));
+        Ok(())
+    }
+}
