@@ -3,26 +3,27 @@
 //! Knows nothing of autograd: the caller asks for what is needed.
 #![expect(unsafe_code, reason = "tasks write to interleaved channels of one gradient")]
 use super::blas::{Shared, product};
-use super::geometry::{Geometry, Unit, channel_blocks, parts};
-use super::layout::{add_columns, columns, taps_outside, transpose, transpose_into};
-use crate::real::{Real, Scratch, channel_sums};
+use super::geometry::{COLUMNS, Geometry, TASKS, Unit, blocks, channel_blocks, parts};
+use super::layout::{add_windows, taps_outside, transpose, transpose_into, windows};
+use crate::real::{PIECE, Real, Scratch, channel_sums};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::ops::Range;
 
-/// `dL/dx: [b, ci, h, w]` from `dy: [b, co, oh, ow]`: columns of the gradient, added where their windows lie.
+/// `dL/dx: [b, ci, h, w]` from `dy: [b, co, oh, ow]`: windows of the gradient, added where they lie.
 pub(super) fn input<T: Real>(g: &Geometry, kernel: &[T], dy: &[T]) -> Vec<T> {
     let mut dx = vec![T::ZERO; g.b * g.ci * g.h * g.w];
-    let groups = g.units();
-    // Each block of input channels has its own [co, kh, kw, block] of weights.
+    let groups = g.units(g.columns());
+    // Each block of input channels has its own weights [co, kh, kw, block].
     let blocks: Vec<(Range<usize>, Vec<T>)> = channel_blocks(g.ci, groups.len())
         .into_iter()
         .map(|block| {
-            let part: Vec<T> = kernel
-                .chunks(g.depth())
-                .flat_map(|kernel| &kernel[block.start * g.taps()..block.end * g.taps()])
-                .copied()
-                .collect();
-            let weights = taps_outside(&part, block.len(), g.taps());
+            let mut weights = Cow::Borrowed(kernel);
+            if block.len() < g.ci {
+                let part = block.start * g.taps()..block.end * g.taps();
+                weights = kernel.chunks(g.depth()).flat_map(|kernel| &kernel[part.clone()]).copied().collect();
+            }
+            let weights = taps_outside(&weights, block.len(), g.taps());
             (block, weights)
         })
         .collect();
@@ -34,11 +35,12 @@ pub(super) fn input<T: Real>(g: &Geometry, kernel: &[T], dy: &[T]) -> Vec<T> {
 
 /// All units of some samples (more than one unit only if it is one sample), for one block of channels.
 fn input_task<T: Real>(g: &Geometry, units: &[Unit], block: &Range<usize>, weights: &[T], dy: &[T], dx: &Shared<T>) {
-    let [mut positions, mut windows, mut image] = [(); 3].map(|()| Scratch::new());
+    let [mut positions, mut windows, mut images] = [(); 3].map(|()| Scratch::new());
     let (plane, channels, depth) = (g.plane(), block.len(), g.taps() * block.len());
-    let [height, width] = g.footprint(g.oh);
+    let width = g.w + 2 * g.padding;
+    let image_len = (g.h + 2 * g.padding) * width * channels;
     let samples = units[0].samples.clone();
-    let image = image.zeroed(samples.len() * height * width * channels);
+    let images = images.zeroed(samples.len() * image_len);
     for unit in units {
         let n = unit.columns(g);
         let per_sample = unit.rows.len() * g.ow;
@@ -50,49 +52,53 @@ fn input_task<T: Real>(g: &Geometry, units: &[Unit], block: &Range<usize>, weigh
         }
         let first = unit.rows.start * g.stride * width * channels;
         if g.pointwise() {
-            // Columns are pixels, and each belongs to one unit: no windows to add.
-            product([depth, n, g.co], &mut image[first..], depth, false, weights, depth, positions, [1, g.co]);
+            // Windows are pixels, and each belongs to one unit: nothing to add.
+            product([depth, n, g.co], &mut images[first..], depth, false, weights, depth, positions, [1, g.co]);
             continue;
         }
         let windows = windows.of(n * depth);
         product([depth, n, g.co], windows, depth, false, weights, depth, positions, [1, g.co]);
-        for (windows, image) in windows.chunks(per_sample * depth).zip(image.chunks_mut(height * width * channels)) {
-            add_columns(g, unit.rows.len(), channels, windows, &mut image[first..]);
+        for (windows, image) in windows.chunks(per_sample * depth).zip(images.chunks_mut(image_len)) {
+            add_windows(g, unit.rows.len(), channels, windows, &mut image[first..]);
         }
     }
-    let inside = g.w.min(width.saturating_sub(g.padding));
-    for (sample, image) in samples.zip(image.chunks(height * width * channels)) {
-        for y in 0..g.h.min(height.saturating_sub(g.padding)) {
-            if inside == 0 {
-                continue;
-            }
-            let row = &image[((y + g.padding) * width + g.padding) * channels..];
-            transpose(row, channels, [inside, channels], |channel, x, values| {
-                let at = ((sample * g.ci + block.start + channel) * g.h + y) * g.w + x;
-                // SAFETY: (sample, channel) belong to this task alone, and no other part is alive on this thread.
-                unsafe { dx.part(at, values.len()) }.copy_from_slice(values);
-            });
-        }
+    let pixel = |i: usize| ((i / g.w + g.padding) * width + i % g.w + g.padding) * channels;
+    for (sample, image) in samples.zip(images.chunks(image_len)) {
+        transpose(image, pixel, [g.h * g.w, channels], |channel, i, values| {
+            let at = (sample * g.ci + block.start + channel) * g.h * g.w + i;
+            // SAFETY: (sample, channel) belong to this task alone, and no other part is alive on this thread.
+            unsafe { dx.part(at, values.len()) }.copy_from_slice(values);
+        });
     }
 }
 
 /// `dL/dkernel: [co, ci, kh, kw]`: windows times output gradients. Each part of the units sums into a
 /// matrix of its own; these are added in order.
 pub(super) fn kernel<T: Real>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
-    let (depth, plane) = (g.depth(), g.plane());
-    let units = g.units().concat();
-    let parts = parts(&units);
-    let blocks = channel_blocks(g.co, parts.len());
-    // [parts, co, kh, kw, ci]
-    let mut sums = vec![T::ZERO; parts.len().max(1) * g.co * depth];
+    let (size, plane) = (g.co * g.depth(), g.plane());
+    let units = g.units(COLUMNS).concat();
+    // Rows of a large kernel are tasks of their own: unlike blocks of output channels they repeat no windows.
+    let split_rows = if size < PIECE { g.kh } else { 1 };
+    let splits = blocks(g.kh, split_rows);
+    let parts = parts(&units, TASKS.div_ceil(splits.len()));
+    let channels = channel_blocks(g.co, parts.len() * splits.len());
+    let mut tasks = Vec::new();
+    for part in parts.iter().enumerate() {
+        for split in &splits {
+            tasks.extend(channels.iter().map(|block| (part, split, block)));
+        }
+    }
+    // [parts, splits, co, split_rows, kw, ci]
+    let mut sums = vec![T::ZERO; parts.len().max(1) * size];
     let shared = Shared::new(&mut sums);
-    let tasks: Vec<_> = parts.iter().enumerate().flat_map(|p| blocks.iter().map(move |block| (p, block))).collect();
-    tasks.into_par_iter().for_each(|((i, part), block)| {
-        let [mut padded, mut windows, mut gathered] = [(); 3].map(|()| Scratch::new());
-        // SAFETY: (part, block) belong to this task alone.
-        let sum = unsafe { shared.part((i * g.co + block.start) * depth, block.len() * depth) };
+    tasks.into_par_iter().for_each(|((i, part), split, block)| {
+        let [mut image, mut columns, mut gathered] = [(); 3].map(|()| Scratch::new());
+        let depth = split.len() * g.kw * g.ci;
+        let at = i * size + split.start * g.kw * g.ci * g.co + block.start * depth;
+        // SAFETY: (part, split, block) belong to this task alone.
+        let sum = unsafe { shared.part(at, block.len() * depth) };
         for (j, unit) in part.iter().enumerate() {
-            let windows = columns(g, unit, x, &mut padded, &mut windows);
+            let columns = windows(g, unit, split.clone(), x, &mut image, &mut columns);
             let n = unit.columns(g);
             let of = |sample: usize, channel: usize| (sample * g.co + channel) * plane + unit.rows.start * g.ow;
             let (dy, stride) = if unit.samples.len() == 1 {
@@ -106,19 +112,26 @@ pub(super) fn kernel<T: Real>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
                 }
                 (&*gathered, n)
             };
-            product([depth, block.len(), n], sum, depth, j > 0, windows, depth, dy, [1, stride]);
+            product([depth, block.len(), n], sum, depth, j > 0, columns, depth, dy, [1, stride]);
         }
     });
-    let (total, rest) = sums.split_at_mut(g.co * depth);
-    total.par_chunks_mut(depth).enumerate().for_each(|(i, total)| {
-        for part in rest.chunks(g.co * depth) {
-            for (total, &part) in total.iter_mut().zip(&part[i * depth..]) {
+    let (total, rest) = sums.split_at_mut(size);
+    total.par_chunks_mut(PIECE).enumerate().for_each(|(i, total)| {
+        for part in rest.chunks(size) {
+            for (total, &part) in total.iter_mut().zip(&part[i * PIECE..]) {
                 *total += part;
             }
         }
     });
-    // [co, kh, kw, ci] → [co, ci, kh, kw]
-    taps_outside(total, g.taps(), g.ci)
+    let (taps, split_taps) = (g.taps(), split_rows * g.kw);
+    let mut dk = vec![T::ZERO; size];
+    dk.par_chunks_mut(g.depth()).enumerate().for_each(|(channel, dk)| {
+        let start = |tap: usize| ((tap / split_taps * g.co + channel) * split_taps + tap % split_taps) * g.ci;
+        transpose(total, start, [taps, g.ci], |ci, tap, values| {
+            dk[ci * taps + tap..][..values.len()].copy_from_slice(values);
+        });
+    });
+    dk
 }
 
 /// `dL/dbias: [co]`.

@@ -4,7 +4,7 @@
 #![expect(unsafe_code, reason = "units write to interleaved rows of one output")]
 use super::blas::{Shared, product};
 use super::geometry::{Geometry, channel_blocks};
-use super::layout::{columns, taps_outside, transpose, transpose_into};
+use super::layout::{taps_outside, transpose, transpose_into, windows};
 use crate::real::{Real, Scratch};
 use rayon::prelude::*;
 
@@ -15,29 +15,34 @@ pub(super) fn output<T: Real>(g: &Geometry, x: &[T], kernel: &[T], bias: Option<
     // [kh, kw, ci, co]: output channels innermost, as the product wants its left matrix.
     let mut weights = vec![T::ZERO; kernel.len()];
     transpose_into(&taps_outside(kernel, g.ci, g.taps()), depth, [g.co, depth], &mut weights, g.co);
-    let units = g.units().concat();
+    let units = g.units(g.columns()).concat();
     let channels = channel_blocks(g.co, units.len());
     let shared = Shared::new(&mut y);
     let tasks: Vec<_> = units.iter().flat_map(|u| channels.iter().map(move |c| (u, c))).collect();
     tasks.into_par_iter().for_each(|(unit, block)| {
-        let [mut padded, mut windows, mut result] = [(); 3].map(|()| Scratch::new());
-        let windows = columns(g, unit, x, &mut padded, &mut windows);
+        let [mut image, mut columns, mut result] = [(); 3].map(|()| Scratch::new());
+        let columns = windows(g, unit, 0..g.kh, x, &mut image, &mut columns);
         let (n, m) = (unit.columns(g), block.len());
         let result = result.of(n * m);
-        product([m, n, depth], result, m, false, &weights[block.start..], g.co, windows, [1, depth]);
+        product([m, n, depth], result, m, false, &weights[block.start..], g.co, columns, [1, depth]);
         let per_sample = unit.rows.len() * g.ow;
         for (sample, result) in unit.samples.clone().zip(result.chunks(per_sample * m)) {
-            transpose(result, m, [per_sample, m], |channel, position, values| {
-                let channel = block.start + channel;
-                let at = (sample * g.co + channel) * plane + unit.rows.start * g.ow + position;
-                // SAFETY: (sample, channel, rows) belong to this task alone, positions to this call alone, and
-                // no other part is alive on this thread.
-                let y = unsafe { shared.part(at, values.len()) };
-                let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
-                for (y, &value) in y.iter_mut().zip(values) {
-                    *y = value + bias;
-                }
-            });
+            transpose(
+                result,
+                |i| i * m,
+                [per_sample, m],
+                |channel, position, values| {
+                    let channel = block.start + channel;
+                    let at = (sample * g.co + channel) * plane + unit.rows.start * g.ow + position;
+                    // SAFETY: (sample, channel, rows) belong to this task alone, positions to this call alone, and
+                    // no other part is alive on this thread.
+                    let y = unsafe { shared.part(at, values.len()) };
+                    let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
+                    for (y, &value) in y.iter_mut().zip(values) {
+                        *y = value + bias;
+                    }
+                },
+            );
         }
     });
     y

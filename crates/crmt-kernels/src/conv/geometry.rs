@@ -5,9 +5,11 @@ use candle_core::{Result, bail};
 use std::ops::Range;
 
 /// Columns (output positions) a matrix product should have at least, to run near peak speed.
-const COLUMNS: usize = 256;
+pub(super) const COLUMNS: usize = 256;
+/// Columns below which a matrix product becomes slow.
+const FEW_COLUMNS: usize = 64;
 /// Tasks worth having, so that several cores find work when the batch is small.
-const TASKS: usize = 8;
+pub(super) const TASKS: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Geometry {
@@ -69,27 +71,19 @@ impl Geometry {
         self.taps() == 1 && self.stride == 1 && self.padding == 0
     }
 
-    /// Rows and columns of the padded input that `rows` output rows read.
-    pub(super) fn footprint(&self, rows: usize) -> [usize; 2] {
-        [(rows - 1) * self.stride + self.kh, (self.ow - 1) * self.stride + self.kw]
-    }
-
-    /// Samples per unit: enough to fill the columns, but not all of a small batch.
-    fn group(&self) -> usize {
-        COLUMNS.div_ceil(self.plane()).min(self.b.div_ceil(2)).max(1)
-    }
-
-    /// The output rows of each unit of a sample.
-    fn row_blocks(&self) -> Vec<Range<usize>> {
-        blocks(self.oh, if self.group() > 1 { self.oh } else { COLUMNS.div_ceil(self.ow) })
-    }
-
-    /// The units: samples outside, rows inside.
-    pub(super) fn units(&self) -> Vec<Vec<Unit>> {
-        let rows = self.row_blocks();
+    /// The units, one list for each group of samples: several samples where planes are small, several
+    /// blocks of rows where they are large. `columns`: how many positions a unit should have at least.
+    pub(super) fn units(&self, columns: usize) -> Vec<Vec<Unit>> {
+        let group = (columns / self.plane()).max(1);
+        let rows = blocks(self.oh, if group > 1 { self.oh } else { columns.div_ceil(self.ow) });
         let unit =
             |samples: Range<usize>| rows.iter().map(|r| Unit { samples: samples.clone(), rows: r.clone() }).collect();
-        blocks(self.b, self.group()).into_iter().map(unit).collect()
+        blocks(self.b, group).into_iter().map(unit).collect()
+    }
+
+    /// Columns of a unit such that several cores find work even in a small batch.
+    pub(super) fn columns(&self) -> usize {
+        (self.b * self.plane() / TASKS).clamp(FEW_COLUMNS, COLUMNS)
     }
 }
 
@@ -111,8 +105,8 @@ pub(super) fn channel_blocks(channels: usize, tasks: usize) -> Vec<Range<usize>>
     blocks(channels, channels.div_ceil(wanted))
 }
 
-/// Units in at most [`TASKS`] contiguous parts of nearly equal length.
-pub(super) fn parts(units: &[Unit]) -> Vec<&[Unit]> {
-    let n = units.len().min(TASKS);
+/// Units in at most `n` contiguous parts of nearly equal length.
+pub(super) fn parts(units: &[Unit], n: usize) -> Vec<&[Unit]> {
+    let n = units.len().min(n);
     (0..n).map(|i| &units[i * units.len() / n..(i + 1) * units.len() / n]).collect()
 }

@@ -3,47 +3,57 @@
 //! Inside a task images are channels-last and padded, because then a kernel row is one contiguous run
 //! whatever the stride. Knows nothing of products or threads.
 use super::geometry::{Geometry, Unit};
-use crate::real::{Real, Scratch};
+use crate::real::{PIECE, Real, Scratch};
+use rayon::prelude::*;
+use std::ops::Range;
 
 /// Side of the square tiles in [`transpose`].
 const TILE: usize = 8;
+/// Elements that [`windows`] copies at a time.
+const CHUNK: usize = 16;
 
-/// `put(j, i0, values)` receives column `j` of the row-major `src[rows, columns]`, rows `i0..`, in tiles.
+/// Transposes a matrix whose row `i` starts at `src[start(i)]`: `put(j, i, values)` receives the part of
+/// column `j` that begins in row `i`, in tiles. Where a side is not a multiple of the tile, the last tile
+/// overlaps the one before, so `put` may see an element twice.
+#[inline(always)]
 pub(super) fn transpose<T: Real>(
     src: &[T],
-    row: usize,
+    start: impl Fn(usize) -> usize,
     [rows, columns]: [usize; 2],
     mut put: impl FnMut(usize, usize, &[T]),
 ) {
-    for i in (0..rows).step_by(TILE) {
-        let m = TILE.min(rows - i);
-        for j in (0..columns).step_by(TILE) {
-            let n = TILE.min(columns - j);
+    if rows < TILE || columns < TILE {
+        let mut column = [T::ZERO; TILE];
+        for i in (0..rows).step_by(TILE) {
+            let column = &mut column[..TILE.min(rows - i)];
+            for j in 0..columns {
+                for (r, value) in column.iter_mut().enumerate() {
+                    *value = src[start(i + r) + j];
+                }
+                put(j, i, column);
+            }
+        }
+        return;
+    }
+    for i in (0..rows).step_by(TILE).map(|i| i.min(rows - TILE)) {
+        let starts: [usize; TILE] = std::array::from_fn(|r| start(i + r));
+        for j in (0..columns).step_by(TILE).map(|j| j.min(columns - TILE)) {
             let mut tile = [[T::ZERO; TILE]; TILE];
-            if m == TILE && n == TILE {
-                for (r, tile) in tile.iter_mut().enumerate() {
-                    tile.copy_from_slice(&src[(i + r) * row + j..][..TILE]);
-                }
-                for c in 0..TILE {
-                    let column: [T; TILE] = std::array::from_fn(|r| tile[r][c]);
-                    put(j + c, i, &column);
-                }
-            } else {
-                for c in 0..n {
-                    let column = &mut tile[c][..m];
-                    for (r, value) in column.iter_mut().enumerate() {
-                        *value = src[(i + r) * row + j + c];
-                    }
-                    put(j + c, i, column);
-                }
+            for (tile, start) in tile.iter_mut().zip(starts) {
+                tile.copy_from_slice(&src[start + j..][..TILE]);
+            }
+            for c in 0..TILE {
+                let column: [T; TILE] = std::array::from_fn(|r| tile[r][c]);
+                put(j + c, i, &column);
             }
         }
     }
 }
 
-/// [`transpose`] into `dst`, whose rows (columns of `src`) lie `dst_row` apart.
+/// Transposes the row-major `src[rows, columns]`, whose rows lie `row` apart, into `dst`, whose rows lie
+/// `dst_row` apart.
 pub(super) fn transpose_into<T: Real>(src: &[T], row: usize, size: [usize; 2], dst: &mut [T], dst_row: usize) {
-    transpose(src, row, size, |j, i, values| dst[j * dst_row + i..][..values.len()].copy_from_slice(values));
+    transpose(src, |i| i * row, size, |j, i, values| dst[j * dst_row + i..][..values.len()].copy_from_slice(values));
 }
 
 /// `[outer, channels, taps]` → `[outer, taps, channels]`.
@@ -52,67 +62,87 @@ pub(super) fn taps_outside<T: Real>(src: &[T], channels: usize, taps: usize) -> 
         return src.to_vec();
     }
     let mut dst = vec![T::ZERO; src.len()];
-    for (src, dst) in src.chunks(channels * taps).zip(dst.chunks_mut(channels * taps)) {
-        transpose_into(src, taps, [channels, taps], dst, channels);
-    }
+    let outer = PIECE.div_ceil(channels * taps) * channels * taps;
+    src.par_chunks(outer).zip(dst.par_chunks_mut(outer)).for_each(|(src, dst)| {
+        for (src, dst) in src.chunks(channels * taps).zip(dst.chunks_mut(channels * taps)) {
+            transpose_into(src, taps, [channels, taps], dst, channels);
+        }
+    });
     dst
 }
 
-/// The input matrix of a unit: for each output position the window it sees, `[columns, kh, kw, ci]`.
-pub(super) fn columns<'a, T: Real>(
+/// The input matrix of a unit: for each output position the window it sees, restricted to the kernel rows
+/// `taps`: `[columns, taps, kw, ci]`.
+pub(super) fn windows<'a, T: Real>(
     g: &Geometry,
     unit: &Unit,
+    taps: Range<usize>,
     x: &[T],
-    padded: &mut Scratch<T>,
-    columns: &'a mut Scratch<T>,
+    image: &mut Scratch<T>,
+    windows: &'a mut Scratch<T>,
 ) -> &'a [T] {
-    let depth = g.depth();
-    let out = columns.of(unit.columns(g) * depth);
-    let [rows, width] = g.footprint(unit.rows.len());
-    let first = unit.rows.start * g.stride;
-    for (x, out) in x[unit.samples.start * g.ci * g.h * g.w..]
-        .chunks(g.ci * g.h * g.w)
-        .zip(out.chunks_mut(unit.rows.len() * g.ow * depth))
-    {
-        if g.pointwise() {
-            transpose_into(&x[first * g.w..], g.h * g.w, [g.ci, rows * g.w], out, g.ci);
-            continue;
+    let (channels, width) = (g.ci, g.w + 2 * g.padding);
+    let len = unit.columns(g) * taps.len() * g.kw * channels;
+    // A chunk may run past the end of a window; the next one overwrites what it left.
+    let out = windows.of(len + CHUNK);
+    // The rows of the padded image that this unit reads, and those of them that lie in the image.
+    let first = unit.rows.start * g.stride + taps.start;
+    let height = (unit.rows.len() - 1) * g.stride + taps.len();
+    let inside = first.max(g.padding)..(first + height).min(g.padding + g.h);
+    let sample = g.ci * g.h * g.w;
+    if g.pointwise() {
+        let n = height * g.w;
+        for (i, x) in x[unit.samples.start * sample..unit.samples.end * sample].chunks(sample).enumerate() {
+            transpose_into(&x[first * g.w..], g.h * g.w, [channels, n], &mut out[i * n * channels..], channels);
         }
-        let image = padded.zeroed(rows * width * g.ci);
-        let inside = g.w.min(width.saturating_sub(g.padding));
-        for row in 0..rows {
-            let Some(y) = (first + row).checked_sub(g.padding).filter(|&y| y < g.h) else { continue };
-            let at = (row * width + g.padding) * g.ci;
-            if inside > 0 {
-                transpose_into(&x[y * g.w..], g.h * g.w, [g.ci, inside], &mut image[at..], g.ci);
+        return &out[..len];
+    }
+    let image = image.of(height * width * channels + CHUNK);
+    image.fill(T::ZERO);
+    let pixels: Vec<usize> =
+        inside.clone().flat_map(|y| (0..g.w).map(move |x| ((y - first) * width + x + g.padding) * channels)).collect();
+    let mut at = 0;
+    for x in x[unit.samples.start * sample..unit.samples.end * sample].chunks(sample) {
+        if !inside.is_empty() {
+            let x = &x[(inside.start - g.padding) * g.w..];
+            transpose(
+                x,
+                |i| i * g.h * g.w,
+                [channels, pixels.len()],
+                |j, i, values| {
+                    image[pixels[j] + i..][..values.len()].copy_from_slice(values);
+                },
+            );
+        }
+        let run = g.kw * channels;
+        for oy in 0..unit.rows.len() {
+            for ox in 0..g.ow {
+                for ky in 0..taps.len() {
+                    let from = ((oy * g.stride + ky) * width + ox * g.stride) * channels;
+                    for i in (0..run).step_by(CHUNK) {
+                        let chunk: [T; CHUNK] = std::array::from_fn(|k| image[from + i..][..CHUNK][k]);
+                        out[at + i..][..CHUNK].copy_from_slice(&chunk);
+                    }
+                    at += run;
+                }
             }
         }
-        for_each_run(g, unit.rows.len(), g.ci, |column, pixel, run| {
-            out[column..][..run].copy_from_slice(&image[pixel..][..run]);
-        });
     }
-    out
+    &out[..len]
 }
 
-/// The adjoint of the window part of [`columns`] for one sample and `channels` channels: adds
-/// `[rows·ow, kh, kw, channels]` to the padded image, whose row `rows.start·stride` is the first of `image`.
-pub(super) fn add_columns<T: Real>(g: &Geometry, rows: usize, channels: usize, columns: &[T], image: &mut [T]) {
-    for_each_run(g, rows, channels, |column, pixel, run| {
-        for (image, &column) in image[pixel..][..run].iter_mut().zip(&columns[column..][..run]) {
-            *image += column;
-        }
-    });
-}
-
-/// `f(start in the columns, start in the padded image, length)` for every kernel row of every position.
-fn for_each_run(g: &Geometry, rows: usize, channels: usize, mut f: impl FnMut(usize, usize, usize)) {
-    let (run, width) = (g.kw * channels, g.footprint(1)[1]);
-    let mut column = 0;
+/// The adjoint of taking windows, for one sample and `channels` channels: adds `[rows·ow, kh, kw, channels]`
+/// to the padded image, of which `image` begins at the first row the windows see.
+pub(super) fn add_windows<T: Real>(g: &Geometry, rows: usize, channels: usize, windows: &[T], image: &mut [T]) {
+    let (run, width) = (g.kw * channels, g.w + 2 * g.padding);
+    let mut runs = windows.chunks_exact(run);
     for oy in 0..rows {
         for ox in 0..g.ow {
-            for ky in 0..g.kh {
-                f(column, ((oy * g.stride + ky) * width + ox * g.stride) * channels, run);
-                column += run;
+            for (ky, run) in runs.by_ref().take(g.kh).enumerate() {
+                let from = ((oy * g.stride + ky) * width + ox * g.stride) * channels;
+                for (image, &value) in image[from..from + run.len()].iter_mut().zip(run) {
+                    *image += value;
+                }
             }
         }
     }
