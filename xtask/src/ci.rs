@@ -2,10 +2,9 @@
 //! commands to run and in what order, not what they check.
 use crate::{tidy, workspace};
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{Message, MetadataCommand, TargetKind};
-use std::io::BufReader;
+use cargo_metadata::{MetadataCommand, TargetKind};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Arguments of `cargo xtask ci`.
@@ -102,25 +101,11 @@ fn alone() -> Result<()> {
 /// Builds all examples with the workspace's features, which the tests have built already, and runs
 /// them; `cargo run --package X --example Y` would build candle again for each X.
 fn examples() -> Result<()> {
-    let mut command = workspace::cargo();
-    command.args(["build", "--workspace", "--examples", "--message-format=json-render-diagnostics"]);
-    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
-    let stdout = child.stdout.take().context("cargo's output")?;
-    let mut programs: Vec<PathBuf> = Vec::new();
-    for message in Message::parse_stream(BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) = message?
-            && artifact.target.kind.contains(&TargetKind::Example)
-        {
-            programs.extend(artifact.executable.map(PathBuf::from));
-        }
-    }
-    if !child.wait()?.success() {
-        bail!("cargo build --workspace --examples failed");
-    }
+    println!("$ cargo build --workspace --examples");
+    let programs = workspace::build(&["--workspace", "--examples"])?;
     if programs.is_empty() {
         bail!("there is no example to run");
     }
-    programs.sort();
     for program in programs {
         let mut command = Command::new(program);
         command.current_dir(workspace::root());
@@ -152,6 +137,7 @@ fn execute(mut command: Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Stdio;
 
     #[test]
     fn a_failing_command_is_named() {

@@ -1,6 +1,8 @@
 //! `cargo xtask`: the chores of this repository, each a subcommand in a file of its own.
 //! Knows no model: results are made by running the driver as a program.
 mod ci;
+mod files;
+mod sweep;
 mod tidy;
 mod workspace;
 
@@ -19,6 +21,8 @@ struct Cli {
 enum Task {
     /// Run every check a change must pass, cheapest first
     Ci(ci::Args),
+    /// Train a grid of models and print the table of their results
+    Sweep(sweep::Args),
     /// Check what the compiler can't: arrows between crates, habits of the sources, links
     Tidy,
 }
@@ -26,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Ci(args) => ci::run(&args),
+        Task::Sweep(args) => sweep::run(&args),
         Task::Tidy => tidy::run(),
     };
     match outcome {

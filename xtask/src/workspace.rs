@@ -1,7 +1,10 @@
 //! Where the workspace is, and cargo commands that run in it. Knows nothing of what is in it.
+use anyhow::{Context, Result, bail};
+use cargo_metadata::Message;
 use std::env;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The workspace's root: the folder above this crate.
 pub fn root() -> PathBuf {
@@ -22,4 +25,26 @@ pub fn cargo() -> Command {
         }
     }
     command
+}
+
+/// Runs `cargo build` with `arguments` and returns the programs it made, sorted.
+///
+/// # Errors
+/// If the build fails; cargo has said why.
+pub fn build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut command = cargo();
+    command.arg("build").args(arguments).arg("--message-format=json-render-diagnostics");
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let stdout = child.stdout.take().context("cargo has no output")?;
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(BufReader::new(stdout)) {
+        if let Message::CompilerArtifact(artifact) = message? {
+            programs.extend(artifact.executable.map(PathBuf::from));
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("cargo build {} failed", arguments.join(" "));
+    }
+    programs.sort();
+    Ok(programs)
 }

@@ -1,0 +1,180 @@
+//! `cargo xtask sweep FILE`: how results are made: a grid of runs of the driver, and the table of
+//! means over seeds. docs/sweep.md is its manual. Knows the driver as a program, not as a library.
+mod column;
+mod plan;
+mod pool;
+mod progress;
+mod spec;
+mod table;
+
+use crate::{files, workspace};
+use anyhow::{Context, Result, bail};
+use plan::{Run, State};
+use pool::{Event, Job};
+use progress::Progress;
+use spec::Spec;
+use std::fs::{self, File, TryLockError};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+use table::{Point, Table};
+
+/// How much of a failed run's log is shown.
+const TAIL: usize = 12;
+
+/// Arguments of `cargo xtask sweep`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The sweep: what is fixed, what varies, which columns to report (see docs/sweep.md)
+    file: PathBuf,
+    /// Runs at a time [default: half the cores]
+    #[arg(long, short, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Show what would run, and run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Start the remaining runs even after one has failed
+    #[arg(long)]
+    keep_going: bool,
+    /// Run this program instead of building crmt-driver
+    #[arg(long, value_name = "PATH")]
+    driver: Option<PathBuf>,
+}
+
+/// Runs what is missing and prints the table.
+///
+/// # Errors
+/// If the file is wrong, a run fails, or files can't be written. Finished runs are kept.
+pub fn run(args: &Args) -> Result<()> {
+    let text = fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let spec = Spec::parse(&text).with_context(|| args.file.display().to_string())?;
+    let runs = plan::expand(&spec);
+    let states = runs.iter().map(|run| run.state(&spec.out)).collect::<Result<Vec<State>>>()?;
+    if args.dry_run {
+        for (run, state) in runs.iter().zip(&states) {
+            println!("{state:<5} {}\n      {}", run.slug, run.command_line(&spec.out));
+        }
+        return Ok(());
+    }
+    fs::create_dir_all(&spec.out).with_context(|| format!("making {}", spec.out.display()))?;
+    let _lock = lock(&spec.out)?;
+    files::write(&spec.out.join("sweep.toml"), text.as_bytes())?;
+
+    let missing: Vec<&Run> =
+        runs.iter().zip(&states).filter(|(_, state)| **state == State::Missing).map(|(run, _)| run).collect();
+    println!("{}: {} runs, {} finished earlier", spec.name, runs.len(), runs.len() - missing.len());
+    let failures = if missing.is_empty() { Vec::new() } else { run_missing(args, &spec, &missing)? };
+
+    let table = report(&spec, &runs)?;
+    print!("\n{}", table.text());
+    files::write(&spec.out.join("table.csv"), &table.csv()?)?;
+    files::write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
+    println!("\n{} and table.md have the table", spec.out.join("table.csv").display());
+    if failures.is_empty() {
+        return Ok(());
+    }
+    for failure in &failures {
+        eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
+    }
+    let plural = if failures.len() == 1 { "run" } else { "runs" };
+    bail!("{} {plural} failed; the same command runs them again and keeps the others", failures.len())
+}
+
+/// Two sweeps in one folder would clear away each other's unfinished runs.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join("sweep.lock");
+    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another sweep is writing to {}; wait for it or choose another out", out.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+struct Failure {
+    slug: String,
+    reason: String,
+    tail: String,
+}
+
+/// Runs `missing` on a pool of processes; the failures are returned, not raised, for the finished
+/// runs deserve their table.
+fn run_missing(args: &Args, spec: &Spec, missing: &[&Run]) -> Result<Vec<Failure>> {
+    let driver = match &args.driver {
+        Some(path) if path.is_file() => std::path::absolute(path)?,
+        Some(path) => bail!("--driver {}: no such file", path.display()),
+        None => build_driver()?,
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let workers = args.jobs.map_or(cores / 2, NonZeroUsize::get).clamp(1, missing.len());
+    let jobs = missing.iter().map(|run| job(&driver, run, &spec.out, cores / workers)).collect::<Result<Vec<Job>>>()?;
+
+    let mut failures = Vec::new();
+    let mut progress = Progress::new(jobs.len(), workers);
+    pool::run(jobs, workers, args.keep_going, |event| match event {
+        Event::Started(index) => progress.started(&missing[index].slug),
+        Event::Finished { index, outcome, time } => {
+            progress.finished(&missing[index].slug, outcome.is_ok(), time);
+            if let Err(reason) = outcome {
+                let slug = missing[index].slug.clone();
+                let tail = tail(&spec.out.join(format!("{slug}.log")));
+                failures.push(Failure { slug, reason, tail });
+            }
+        }
+    });
+    progress.close();
+    Ok(failures)
+}
+
+fn build_driver() -> Result<PathBuf> {
+    println!("$ cargo build --release --package crmt-driver");
+    let programs = workspace::build(&["--release", "--package", "crmt-driver", "--bins"])?;
+    programs.into_iter().next().context("crmt-driver has no program")
+}
+
+fn job(driver: &Path, run: &Run, out: &Path, threads: usize) -> Result<Job> {
+    let folder = out.join(&run.slug);
+    if folder.exists() {
+        // What an interrupted or failed run left; a finished one would not be run.
+        fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
+    }
+    let mut environment = Vec::new();
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        environment.push(("RAYON_NUM_THREADS", threads.max(1).to_string()));
+    }
+    Ok(Job {
+        program: driver.to_path_buf(),
+        arguments: run.arguments(out),
+        environment,
+        log: out.join(format!("{}.log", run.slug)),
+        proof: folder.join(plan::SUMMARY),
+    })
+}
+
+fn tail(log: &Path) -> String {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let shown = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("  {line}\n")).collect::<String>();
+    format!("{shown}  ({} has all of it)", log.display())
+}
+
+/// Reads what the finished runs of this sweep say, and nothing else that lies in `out`.
+fn report(spec: &Spec, runs: &[Run]) -> Result<Table> {
+    let mut points: Vec<Point> = Vec::new();
+    for run in runs {
+        let point = match points.iter_mut().find(|point| point.label == run.point) {
+            Some(point) => point,
+            None => points.push_mut(Point { label: run.point.clone(), planned: 0, summaries: Vec::new() }),
+        };
+        point.planned += 1;
+        if run.state(&spec.out)? == State::Finished {
+            let path = spec.out.join(&run.slug).join(plan::SUMMARY);
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            point.summaries.push(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(Table::new(points, &spec.columns))
+}

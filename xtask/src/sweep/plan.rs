@@ -1,0 +1,250 @@
+//! From a sweep to its runs: the cartesian product, a folder name for each, and whether it is done.
+//! Starts nothing.
+use super::spec::Spec;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// The file whose existence means that a run is finished.
+pub const SUMMARY: &str = "summary.json";
+/// The settings a run was made with.
+const CONFIG: &str = "config.toml";
+/// Readable parts of folder names are cut here; the digest after them still tells runs apart.
+const READABLE: usize = 100;
+/// Settings that have an option of their own; the others go through `--set`.
+const OPTIONS: [&str; 3] = ["data", "method", "seed"];
+
+/// One run of the driver.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The folder's name: the grid's values, then a digest of all settings.
+    pub slug: String,
+    /// All settings, by dotted key.
+    pub settings: BTreeMap<String, Value>,
+    /// What of the grid tells its row in the table: key and value, without the seed.
+    pub point: Vec<(String, String)>,
+}
+
+/// Whether a run is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Finished,
+    Missing,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Finished => "done",
+            Self::Missing => "to do",
+        })
+    }
+}
+
+/// The cartesian product of the grid, the last key fastest.
+pub fn expand(spec: &Spec) -> Vec<Run> {
+    let mut chosen: Vec<Vec<&Value>> = vec![Vec::new()];
+    for (_, values) in &spec.grid {
+        chosen =
+            chosen.iter().flat_map(|row| values.iter().map(move |value| [row.as_slice(), &[value]].concat())).collect();
+    }
+    let runs = chosen.into_iter().map(|values| {
+        let pairs: Vec<(&str, &Value)> = spec.grid.iter().map(|(key, _)| key.as_str()).zip(values).collect();
+        let mut settings = spec.base.clone();
+        settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).clone())));
+        let point =
+            pairs.iter().filter(|(key, _)| *key != "seed").map(|(key, value)| ((*key).to_owned(), plain(value)));
+        Run { slug: slug(&pairs, &settings), point: point.collect(), settings }
+    });
+    runs.collect()
+}
+
+impl Run {
+    /// Whether the run is there, made with just these settings.
+    ///
+    /// # Errors
+    /// If its folder holds a finished run made with other settings: someone has edited it, and to
+    /// replace it would destroy a result.
+    pub fn state(&self, out: &Path) -> Result<State> {
+        let folder = out.join(&self.slug);
+        if !folder.join(SUMMARY).is_file() {
+            return Ok(State::Missing);
+        }
+        let path = folder.join(CONFIG);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let config: Table = text.parse().with_context(|| path.display().to_string())?;
+        for (key, wanted) in &self.settings {
+            if let Some(used) = lookup(&config, key)
+                && !equal(used, wanted)
+            {
+                bail!(
+                    "{} was made with {key} = {used}, not {wanted}: move the folder away to run it again",
+                    folder.display()
+                );
+            }
+        }
+        Ok(State::Finished)
+    }
+
+    /// What the driver is told.
+    pub fn arguments(&self, out: &Path) -> Vec<String> {
+        let mut arguments = vec!["train".to_owned()];
+        for option in OPTIONS {
+            arguments
+                .extend(self.settings.get(option).into_iter().flat_map(|value| [format!("--{option}"), plain(value)]));
+        }
+        for (key, value) in self.settings.iter().filter(|(key, _)| !OPTIONS.contains(&key.as_str())) {
+            arguments.extend(["--set".to_owned(), format!("{key}={}", unmistakable(value))]);
+        }
+        arguments.extend(["--out".to_owned(), out.join(&self.slug).display().to_string()]);
+        arguments
+    }
+
+    /// The command as a person would type it.
+    pub fn command_line(&self, out: &Path) -> String {
+        let quoted = self.arguments(out).into_iter().map(|argument| {
+            let simple = argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=+:,".contains(c));
+            if simple { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
+        });
+        ["crmt-driver".to_owned()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A value as a person writes it: strings without quotes.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Like [`plain`], but a string that reads as another kind of value keeps its quotes.
+fn unmistakable(value: &Value) -> String {
+    let text = plain(value);
+    let misread = value.is_str() && format!("x = {text}").parse::<Table>().is_ok();
+    if misread { value.to_string() } else { text }
+}
+
+fn slug(pairs: &[(&str, &Value)], settings: &BTreeMap<String, Value>) -> String {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
+    let mut readable = String::new();
+    for (key, value) in pairs {
+        let short = last(key);
+        let unique = pairs.iter().filter(|(other, _)| last(other) == short).count() == 1;
+        match *key {
+            "method" => readable += &plain(value),
+            _ => readable += &format!("{}-{}", if unique { &short } else { *key }, plain(value)),
+        }
+        readable.push('_');
+    }
+    let safe = readable.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.+".contains(c) { c } else { '-' });
+    let safe: String = safe.take(READABLE).collect();
+    format!("{safe}{:08x}", digest(settings))
+}
+
+/// FNV-1a over `key = value` lines in the order of the keys, folded to 32 bits: a name, not a secret;
+/// should two ever collide, [`Run::state`] notices that the settings differ.
+fn digest(settings: &BTreeMap<String, Value>) -> u32 {
+    let lines = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
+    let hash = lines
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+/// The value at a dotted key.
+fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
+    table.get(key).or_else(|| {
+        let (first, rest) = key.split_once('.')?;
+        lookup(table.get(first)?.as_table()?, rest)
+    })
+}
+
+/// Equal as settings: `8` and `8.0` are one number.
+fn equal(a: &Value, b: &Value) -> bool {
+    let number = |value: &Value| value.as_float().or_else(|| value.as_integer().map(|integer| integer as f64));
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        _ => a == b || number(a).is_some_and(|a| number(b) == Some(a)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Spec {
+        Spec::parse(&format!("name = \"t\"\n{text}")).expect("a good sweep")
+    }
+
+    const SWEEP: &str = "[base]\ndata = \"synthetic\"\nattack.norm = \"l2\"\n[grid]\nmethod = [\"jt\", \"crmt-jt\"]\nseed = [0, 1, 2]\nrho = [0.5]\n";
+
+    #[test]
+    fn the_grid_is_a_cartesian_product() {
+        let runs = expand(&spec(SWEEP));
+        assert_eq!(runs.len(), 6);
+        let starts: Vec<&str> =
+            runs.iter().map(|run| run.slug.rsplit_once('_').map_or("", |(start, _)| start)).collect();
+        assert_eq!(starts[..2], ["jt_rho-0.5_seed-0", "jt_rho-0.5_seed-1"]);
+        assert_eq!(starts[3], "crmt-jt_rho-0.5_seed-0");
+        assert_eq!(runs[0].point, [("method".to_owned(), "jt".to_owned()), ("rho".to_owned(), "0.5".to_owned())]);
+        assert_eq!(runs[0].point, runs[2].point, "seeds share a row");
+        assert_eq!(expand(&spec("[base]\nseed = 1")).len(), 1, "no grid, one run");
+    }
+
+    #[test]
+    fn the_driver_is_told_everything() {
+        let arguments = expand(&spec(SWEEP))[0].arguments(Path::new("runs/t"));
+        let start = "train --data synthetic --method jt --seed 0 --set attack.norm=l2 --set rho=0.5 --out runs/t/jt_rho-0.5_seed-0_";
+        assert!(arguments.join(" ").starts_with(start), "{arguments:?}");
+    }
+
+    #[test]
+    fn strings_that_look_like_numbers_stay_strings() {
+        let told = |value: &str| expand(&spec(&format!("[base]\nx = {value}")))[0].arguments(Path::new("o"))[2].clone();
+        assert_eq!(told("\"1.0\""), "x=\"1.0\"");
+        assert_eq!(told("\"true\""), "x=\"true\"");
+        assert_eq!(told("\"l2\""), "x=l2");
+        assert_eq!(told("1.0"), "x=1.0");
+        assert_eq!(told("[1, 2]"), "x=[1, 2]");
+        let line = expand(&spec("[base]\nx = [1, 2]"))[0].command_line(Path::new("o"));
+        assert!(line.starts_with("crmt-driver train --set 'x=[1, 2]' --out o/"), "{line}");
+    }
+
+    #[test]
+    fn a_changed_setting_changes_the_folder() {
+        let slug = |text: &str| expand(&spec(text))[0].slug.clone();
+        assert_eq!(slug(SWEEP), slug(SWEEP));
+        assert_ne!(slug(SWEEP), slug(&SWEEP.replace("l2", "linf")), "fixed settings count");
+        assert_eq!(slug(SWEEP), slug(&SWEEP.replace("[0, 1, 2]", "[0, 1]")), "more seeds keep the others");
+        assert!(slug("[grid]\na.x = [1]\nb.x = [2]").starts_with("a.x-1_b.x-2_"));
+        assert!(slug("[grid]\ndata = [\"a b/c\"]").starts_with("data-a-b-c_"));
+        assert!(slug(&format!("[grid]\nx = [\"{}\"]", "long".repeat(99))).len() <= READABLE + 8);
+    }
+
+    #[test]
+    fn only_a_finished_run_with_these_settings_counts() {
+        let out = tempfile::tempdir().expect("a scratch folder");
+        let run = &expand(&spec(SWEEP))[0];
+        let state = || run.state(out.path());
+        assert_eq!(state().expect("readable"), State::Missing);
+        let folder = out.path().join(&run.slug);
+        fs::create_dir(&folder).expect("a run folder");
+        let config = "method = \"jt\"\nseed = 0\ndata = \"synthetic\"\nrho = 0.5\nmore = 1\n[attack]\nnorm = \"l2\"\n";
+        fs::write(folder.join(CONFIG), config).expect("written");
+        assert_eq!(state().expect("readable"), State::Missing, "no summary yet");
+        fs::write(folder.join(SUMMARY), "{}").expect("written");
+        assert_eq!(state().expect("readable"), State::Finished);
+        fs::write(folder.join(CONFIG), config.replace("0.5", "0.25")).expect("written");
+        let error = state().expect_err("edited by hand").to_string();
+        assert!(error.contains("was made with rho = 0.25, not 0.5"), "{error}");
+    }
+
+    #[test]
+    fn numbers_are_compared_as_numbers() {
+        assert!(equal(&Value::Integer(8), &Value::Float(8.0)));
+        assert!(equal(&Value::Array(vec![Value::Integer(1)]), &Value::Array(vec![Value::Float(1.0)])));
+        assert!(!equal(&Value::Integer(8), &Value::String("8".into())));
+        assert!(!equal(&Value::Float(0.1), &Value::Float(0.2)));
+    }
+}

@@ -1,0 +1,221 @@
+//! The sweep file: parsed, with every fault reported at once. Knows no key of the driver's own
+//! configuration: the driver names wrong ones itself.
+use super::column::{self, Column};
+use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use toml::{Table, Value};
+
+/// What a sweep file says.
+#[derive(Debug)]
+pub struct Spec {
+    pub name: String,
+    /// Where the runs go.
+    pub out: PathBuf,
+    /// Settings of all runs, by dotted key.
+    pub base: BTreeMap<String, Value>,
+    /// What varies, outermost first: `method`, then by name, `seed` last.
+    pub grid: Vec<(String, Vec<Value>)>,
+    pub columns: Vec<Column>,
+}
+
+const TOP: &[&str] = &["name", "out", "base", "grid", "table"];
+const TABLE: &[&str] = &["columns"];
+
+impl Spec {
+    /// Parses a sweep file.
+    ///
+    /// # Errors
+    /// All faults together, one line each.
+    pub fn parse(text: &str) -> Result<Self> {
+        let file: Table = text.parse()?;
+        let mut faults = Vec::new();
+        unknown(&file, TOP, "", &mut faults);
+        let name = name(&file, &mut faults);
+        let out = match file.get("out") {
+            None => PathBuf::from("runs").join(&name),
+            Some(Value::String(out)) => PathBuf::from(out),
+            Some(other) => {
+                faults.push(format!("out must be a path, not {other}"));
+                PathBuf::new()
+            }
+        };
+        let base = settings(&file, "base", &mut faults);
+        let mut grid = Vec::new();
+        for (key, value) in settings(&file, "grid", &mut faults) {
+            if base.contains_key(&key) {
+                faults.push(format!("{key} is in [base] and in [grid]: keep one"));
+            }
+            grid.extend(list(&key, value, &mut faults).map(|values| (key, values)));
+        }
+        for value in base
+            .get("seed")
+            .into_iter()
+            .chain(grid.iter().filter(|(key, _)| key == "seed").flat_map(|(_, seeds)| seeds))
+        {
+            if value.as_integer().is_none_or(|seed| seed < 0) {
+                faults.push(format!("seed must be a whole number from 0 up, not {value}"));
+            }
+        }
+        grid.sort_by_key(|(key, _)| (key == "seed", key != "method", key.clone()));
+        let columns = columns(&file, &mut faults);
+        if faults.is_empty() { Ok(Self { name, out, base, grid, columns }) } else { bail!("{}", faults.join("\n")) }
+    }
+}
+
+/// ", did you mean X?" if a known word is near.
+pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    // Below 0.7 suggestions are noise: "base" and "name" are 0.67 alike.
+    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(word, known), known));
+    let best = scored.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
+    best.map_or_else(String::new, |(_, known)| format!(", did you mean {known}?"))
+}
+
+fn unknown(table: &Table, known: &[&str], prefix: &str, faults: &mut Vec<String>) {
+    for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
+        let hint = suggestion(key, known.iter().copied());
+        let hint = if hint.is_empty() { format!("; known are {}", known.join(", ")) } else { hint };
+        faults.push(format!("unknown key {prefix}{key}{hint}"));
+    }
+}
+
+fn name(file: &Table, faults: &mut Vec<String>) -> String {
+    match file.get("name") {
+        Some(Value::String(name))
+            if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) =>
+        {
+            name.clone()
+        }
+        Some(other) => {
+            faults.push(format!("name = {other}: use letters, digits, - _ and . only"));
+            String::new()
+        }
+        None => {
+            faults.push("name is missing: add name = \"…\", which also names the folder of the runs".into());
+            String::new()
+        }
+    }
+}
+
+/// The section `name` by dotted keys, whether they are written dotted, quoted or nested.
+fn settings(file: &Table, name: &str, faults: &mut Vec<String>) -> BTreeMap<String, Value> {
+    let mut settings = BTreeMap::new();
+    match file.get(name) {
+        None => {}
+        Some(Value::Table(table)) => flatten(table, "", &mut settings, faults),
+        Some(other) => faults.push(format!("{name} must be a section, [{name}], not {other}")),
+    }
+    settings
+}
+
+fn flatten(table: &Table, prefix: &str, settings: &mut BTreeMap<String, Value>, faults: &mut Vec<String>) {
+    for (key, value) in table {
+        let key = format!("{prefix}{key}");
+        if let Value::Table(inner) = value {
+            flatten(inner, &format!("{key}."), settings, faults);
+        } else if settings.insert(key.clone(), value.clone()).is_some() {
+            faults.push(format!("{key} is there twice, once quoted and once nested: keep one"));
+        }
+    }
+}
+
+fn list(key: &str, value: Value, faults: &mut Vec<String>) -> Option<Vec<Value>> {
+    let Value::Array(values) = value else {
+        faults.push(format!("grid.{key} must be a list: write {key} = [{value}], or move it to [base]"));
+        return None;
+    };
+    if values.is_empty() {
+        faults.push(format!("grid.{key} is an empty list: nothing would run"));
+    }
+    for (index, value) in values.iter().enumerate() {
+        if values[..index].contains(value) {
+            faults.push(format!("grid.{key} has {value} twice"));
+        }
+    }
+    Some(values)
+}
+
+fn columns(file: &Table, faults: &mut Vec<String>) -> Vec<Column> {
+    let texts: Vec<String> = match file.get("table") {
+        None => column::DEFAULT.map(str::to_owned).to_vec(),
+        Some(Value::Table(table)) => {
+            unknown(table, TABLE, "table.", faults);
+            match table.get("columns").map(|columns| columns.clone().try_into::<Vec<String>>()) {
+                None => column::DEFAULT.map(str::to_owned).to_vec(),
+                Some(Ok(columns)) => columns,
+                Some(Err(_)) => {
+                    faults.push("table.columns must be a list of strings".into());
+                    Vec::new()
+                }
+            }
+        }
+        Some(other) => {
+            faults.push(format!("table must be a section, [table], not {other}"));
+            Vec::new()
+        }
+    };
+    let mut columns = Vec::new();
+    for text in texts {
+        match Column::parse(&text) {
+            Ok(column) => columns.push(column),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nested_dotted_and_quoted_keys_are_one() {
+        let spec = Spec::parse(
+            "name = \"a\"\n[base]\ndata = \"synthetic\"\ntrain.rate = 0.1\n\"train.decay\" = 0\n[base.model]\nwidth = 8\n\
+             [grid]\nseed = [0, 1]\n\"train.epochs\" = [8]\nmethod = [\"jt\"]\n[grid.attack]\nsteps = [1, 2]\n",
+        )
+        .expect("a good file");
+        assert_eq!(spec.base.keys().collect::<Vec<_>>(), ["data", "model.width", "train.decay", "train.rate"]);
+        let grid: Vec<&str> = spec.grid.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(grid, ["method", "attack.steps", "train.epochs", "seed"], "method first, seed last");
+        assert_eq!(spec.out, PathBuf::from("runs/a"));
+        assert_eq!(spec.columns.len(), column::DEFAULT.len());
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let text = "nmae = \"x\"\nout = 3\n[base]\nrho = 1\nmethod = \"jt\"\n[grid]\nmethod = [\"jt\"]\nseed = [0, -1, 0]\nrate = 0.1\n\
+                    steps = []\n[grids]\n[table]\ncolumn = []\n";
+        let faults = Spec::parse(text).expect_err("nothing is right").to_string();
+        for says in [
+            "unknown key nmae, did you mean name?",
+            "name is missing",
+            "out must be a path, not 3",
+            "method is in [base] and in [grid]",
+            "seed must be a whole number from 0 up, not -1",
+            "grid.seed has 0 twice",
+            "grid.rate must be a list: write rate = [0.1]",
+            "grid.steps is an empty list",
+            "unknown key grids, did you mean grid?",
+            "unknown key table.column, did you mean columns?",
+        ] {
+            assert!(faults.contains(says), "{says}: {faults}");
+        }
+        assert_eq!(faults.lines().count(), 10, "{faults}");
+    }
+
+    #[test]
+    fn sections_and_names_have_their_form() {
+        for (text, says) in [
+            ("name = \"a/b\"", "name = \"a/b\": use letters"),
+            ("name = \"a\"\ngrid = 1", "grid must be a section"),
+            ("name = \"a\"\n[base]\n\"x.y\" = 1\n[base.x]\ny = 2", "x.y is there twice"),
+            ("name = \"a\"\n[table]\ncolumns = [\"acuracy.clean\"]", "did you mean accuracy?"),
+            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, grid, table"),
+            ("name = ", "TOML parse error"),
+        ] {
+            let fault = format!("{:#}", Spec::parse(text).expect_err(text));
+            assert!(fault.contains(says), "{says}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `cargo xtask sweep` as a program: what it runs, keeps, skips and says. A shell script stands in
+//! for the driver, since only the handling of processes and files is judged here; that the real
+//! driver and the sweep understand each other is tested with the driver.
+#![cfg(unix)]
+
+use assert_cmd::Command;
+use predicates::str::contains;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Committed rather than written by the tests: a program that any process still holds open for
+/// writing can't be started, and a fork in another test's thread may hold it.
+const DRIVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sweep/driver.sh");
+
+const SWEEP: &str = "name = \"t\"\n[base]\ndata = \"synthetic\"\ntrain.epochs = 2\n[grid]\nmethod = [\"jt\"]\nseed = [0, 1, 2]\n\
+    [table]\ncolumns = [\"accuracy.clean\"]\n";
+
+struct Scratch(TempDir);
+
+impl Scratch {
+    fn new(sweep: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let scratch = Self(folder);
+        scratch.write("sweep.toml", sweep);
+        scratch
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).expect("a writable scratch folder");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path().join(name)).unwrap_or_default()
+    }
+
+    /// Calls of the driver so far, sorted, as `method seed`.
+    fn calls(&self) -> Vec<String> {
+        let mut calls: Vec<String> = self.read("calls").lines().map(str::to_owned).collect();
+        calls.sort();
+        calls
+    }
+
+    fn sweep(&self, arguments: &[&str]) -> assert_cmd::assert::Assert {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.current_dir(self.path()).args(["sweep", "sweep.toml", "--driver", DRIVER]).args(arguments);
+        command.env_remove("RAYON_NUM_THREADS").assert()
+    }
+
+    /// The run folders and logs of the sweep `t` whose names begin with `start`.
+    fn results(&self, start: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path().join("runs/t")).into_iter().flatten();
+        let paths = entries.map(|entry| entry.expect("a readable folder").path());
+        paths.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))).collect()
+    }
+}
+
+#[test]
+fn a_grid_is_run_and_tabled_once() {
+    let scratch = Scratch::new(SWEEP);
+    scratch.sweep(&["--dry-run"]).success().stdout(contains("to do").count(3)).stdout(contains("--seed 2"));
+    assert_eq!(scratch.calls(), [""; 0], "a dry run runs nothing");
+    assert!(!scratch.path().join("runs").exists(), "and writes nothing");
+
+    // 0.5, 0.6, 0.7: mean 0.6, sample standard deviation 0.1.
+    scratch.sweep(&["--jobs", "2"]).success().stdout(contains("60.0 ± 10.0")).stderr(contains("[3/3] ok"));
+    assert_eq!(scratch.calls(), ["jt 0", "jt 1", "jt 2"]);
+    assert!(scratch.read("runs/t/table.md").contains("| jt | 3 | 60.0 ± 10.0 |"));
+    assert!(scratch.read("runs/t/table.csv").lines().nth(1).is_some_and(|line| line.starts_with("jt,3,3,0.6")));
+    let log = scratch.results("jt_seed-0").into_iter().find(|path| path.extension().is_some_and(|end| end == "log"));
+    let log = fs::read_to_string(log.expect("a log")).expect("a readable log");
+    assert!(
+        log.contains("told: train --data synthetic --method jt --seed 0 --set train.epochs=2 --out runs/t/jt_seed-0_"),
+        "{log}"
+    );
+    assert!(!log.contains("with  threads"), "each run is told its share of the cores: {log}");
+
+    scratch.sweep(&[]).success().stdout(contains("3 finished earlier")).stdout(contains("60.0 ± 10.0"));
+    scratch.write("sweep.toml", &SWEEP.replace("[0, 1, 2]", "[0, 1, 2, 3]"));
+    scratch.sweep(&[]).success().stdout(contains("65.0 ± 12.9"));
+    assert_eq!(scratch.calls(), ["jt 0", "jt 1", "jt 2", "jt 3"], "finished runs are not run again");
+}
+
+#[test]
+fn a_changed_setting_is_run_anew_beside_the_old() {
+    let scratch = Scratch::new(SWEEP);
+    scratch.sweep(&[]).success();
+    scratch.write("sweep.toml", &SWEEP.replace("epochs = 2", "epochs = 3").replace("[0, 1, 2]", "[0]"));
+    scratch.sweep(&[]).success().stdout(contains("jt      1            50.0"));
+    assert_eq!(scratch.calls(), ["jt 0", "jt 0", "jt 1", "jt 2"]);
+    assert_eq!(scratch.results("jt_seed-0").len(), 4, "two folders and two logs");
+}
+
+#[test]
+fn a_failure_is_shown_and_the_others_are_kept() {
+    let scratch = Scratch::new(&SWEEP.replace("[\"jt\"]", "[\"broken\", \"jt\"]").replace("[0, 1, 2]", "[0, 1]"));
+    let stopped = scratch.sweep(&["--jobs", "1"]).failure().code(1);
+    stopped
+        .stderr(contains("failed: broken_seed-0"))
+        .stderr(contains("shapes differ"))
+        .stderr(contains("exit status: 3"));
+    assert_eq!(scratch.calls(), ["broken 0"], "the first failure stops the sweep");
+
+    let all = scratch.sweep(&["--keep-going"]).failure().code(1);
+    all.stderr(contains("2 runs failed")).stdout(contains("broken  0/2")).stdout(contains("55.0 ± 7.1"));
+    assert_eq!(scratch.calls(), ["broken 0", "broken 0", "broken 1", "jt 0", "jt 1"]);
+
+    scratch.write("mended", "");
+    scratch.sweep(&[]).success().stdout(contains("2 finished earlier")).stdout(contains("broken  2"));
+}
+
+#[test]
+fn an_interrupt_leaves_finished_runs_intact() {
+    let scratch = Scratch::new(&SWEEP.replace("[\"jt\"]", "[\"jt\", \"slow\"]").replace("[0, 1, 2]", "[0]"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.current_dir(scratch.path()).args(["sweep", "sweep.toml", "--driver", DRIVER, "--jobs", "1"]);
+    // A group of its own, as a terminal makes for the command it runs and interrupts.
+    let mut child = command.process_group(0).spawn().expect("xtask starts");
+    let start = Instant::now();
+    while scratch.calls().len() < 2 {
+        assert!(start.elapsed() < Duration::from_secs(20), "two short processes start within 20 s on any machine");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let group = format!("-{}", child.id());
+    assert!(std::process::Command::new("kill").args(["-INT", "--", &group]).status().expect("kill").success());
+    assert!(!child.wait().expect("xtask ends").success());
+    // Well under the 30 s that the interrupted run would have taken.
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
+
+    scratch.write("mended", "");
+    scratch.sweep(&[]).success().stdout(contains("1 finished earlier"));
+    assert_eq!(scratch.calls(), ["jt 0", "slow 0", "slow 0"]);
+}
+
+#[test]
+fn mistakes_are_told_before_anything_runs() {
+    let scratch = Scratch::new(&SWEEP.replace("[grid]", "[gird]").replace("columns", "colums"));
+    let faults = scratch.sweep(&[]).failure();
+    faults.stderr(contains("unknown key gird, did you mean grid?")).stderr(contains("did you mean columns?"));
+    scratch.write("sweep.toml", SWEEP);
+    let absent = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .current_dir(scratch.path())
+        .args(["sweep", "sweep.toml", "--driver", "nowhere"])
+        .assert();
+    absent.failure().stderr(contains("--driver nowhere: no such file"));
+    assert_eq!(scratch.calls(), [""; 0]);
+}
+
+#[test]
+fn two_sweeps_do_not_share_a_folder() {
+    let scratch = Scratch::new(SWEEP);
+    fs::create_dir_all(scratch.path().join("runs/t")).expect("a folder");
+    let lock = fs::File::create(scratch.path().join("runs/t/sweep.lock")).expect("a file");
+    lock.lock().expect("nobody else has it");
+    scratch.sweep(&[]).failure().stderr(contains("another sweep is writing to runs/t"));
+}
