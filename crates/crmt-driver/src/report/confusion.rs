@@ -9,15 +9,17 @@ const LARGEST: usize = 15;
 
 /// The section.
 pub fn confusion(runs: &[RunRecord]) -> String {
+    // One scale for all runs, so that equal colours mean equal counts.
+    let worst = runs.iter().filter_map(|run| mistakes(run).first().map(|m| m.0)).max().unwrap_or(1);
     let shown = runs.iter().filter(|run| run.summary.confusion.iter().flatten().any(|n| *n > 0));
     let figures: String = shown
         .map(|run| {
             let size = run.summary.confusion.len().max(run.summary.confusion.iter().map(Vec::len).max().unwrap_or(0));
-            let body = if size <= MATRIX { matrix(run, size) } else { largest(run) };
+            let body = if size <= MATRIX { matrix(run, size, worst as f64) } else { largest(run) };
             figure(&format!("<b>{}</b>: {}", escape(&run.title), outline(run)), &body)
         })
         .collect();
-    let content = if figures.is_empty() { figures } else { format!("<div class=\"grid wide\">{figures}</div>\n") };
+    let content = if figures.is_empty() { figures } else { format!("<div class=\"row\">{figures}</div>\n") };
     section("Which classes are confused", "Without an attacker, on the whole report split. Rows: true class; columns: prediction.", &content)
 }
 
@@ -50,9 +52,8 @@ fn outline(run: &RunRecord) -> String {
     }
 }
 
-fn matrix(run: &RunRecord, size: usize) -> String {
+fn matrix(run: &RunRecord, size: usize, worst: f64) -> String {
     let at = |y: usize, p: usize| run.summary.confusion.get(y).and_then(|row| row.get(p)).copied().unwrap_or(0);
-    let worst = mistakes(run).first().map_or(1, |m| m.0) as f64;
     let most = (0..size).map(|k| at(k, k)).max().unwrap_or(1).max(1) as f64;
     let upright = if (0..size).any(|k| name(run, k).chars().count() > 3) { " class=\"upright\"" } else { "" };
     let head: String =
@@ -61,7 +62,7 @@ fn matrix(run: &RunRecord, size: usize) -> String {
         0 => "<td class=\"none\">·</td>".into(),
         // Square root: a single mistake stays visible beside the largest.
         n if y == p => format!("<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>", 20.0 + 40.0 * (n as f64 / most).sqrt()),
-        n => format!("<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>", 18.0 + 62.0 * (n as f64 / worst).sqrt()),
+        n => format!("<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>", 15.0 + 45.0 * (n as f64 / worst).sqrt()),
     };
     let rows: String = (0..size)
         .map(|y| {
@@ -70,7 +71,7 @@ fn matrix(run: &RunRecord, size: usize) -> String {
         })
         .collect();
     format!(
-        "<div class=\"scroll\"><table class=\"heat\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        "<div class=\"scroll\" tabindex=\"0\"><table class=\"heat\"><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 }
 
@@ -94,7 +95,7 @@ fn largest(run: &RunRecord) -> String {
         })
         .collect();
     format!(
-        "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">true class</th><th scope=\"col\" class=\"word\">taken for</th>\
+        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">true class</th><th scope=\"col\" class=\"word\">taken for</th>\
          <th scope=\"col\">times</th><th scope=\"col\">% of the class</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 }

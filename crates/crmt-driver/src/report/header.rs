@@ -1,7 +1,7 @@
 //! The top of the page: who was compared on what, the verdict in words, and what a reader must know before trusting it.
 //! Knows no threshold of success: it states numbers and their sampling error.
 use super::RunRecord;
-use super::html::{budget, count, distance, escape, listed, percent};
+use super::html::{budget, count, escape, listed, percent};
 use super::sandwich::{Cell, Threat, cells, same_budget, threats};
 
 /// The header of the page.
@@ -87,7 +87,9 @@ fn verdict(runs: &[RunRecord]) -> String {
     if let Some(((best, value), rest)) = ranked.split_first() {
         text = format!("<b>{best} keeps {} % of samples</b> under {who} of ε = {eps}", percent(*value));
         if !rest.is_empty() {
-            let rest: Vec<String> = rest.iter().map(|(t, v)| format!("{t} keeps {} %", percent(*v))).collect();
+            let keeps = |i| if i == 0 { " keeps" } else { "" };
+            let rest: Vec<String> =
+                rest.iter().enumerate().map(|(i, (t, v))| format!("{t}{} {} %", keeps(i), percent(*v))).collect();
             text.push_str(&format!(" where {}", listed(&rest)));
         }
         text.push_str(". ");
@@ -103,17 +105,25 @@ fn verdict(runs: &[RunRecord]) -> String {
         format!("{} at ε = {eps}: no perturbation of that size, known or not, can change those.", listed(&proofs))
     });
     // Two standard errors of a fraction near one half, the widest case.
-    let error = 100.0 / (cells.iter().map(|c| c.samples).min().unwrap_or(1).max(1) as f64).sqrt();
+    let error = 1.0 / (cells.iter().map(|c| c.samples).min().unwrap_or(1).max(1) as f64).sqrt();
     format!(
         "<p class=\"verdict\">{text}</p>\n{}<p class=\"fine\">Sampling error of these fractions: up to ±{} points \
          ({} samples); the spread between training seeds comes on top.</p>\n",
         partition(runs, &cells),
-        distance(error),
+        percent(error),
         count(cells.iter().map(|c| c.samples).min().unwrap_or(0))
     )
 }
 
-/// All samples of each run in one bar: certified, unbroken, broken, wrong anyway.
+/// CSS classes and names of what can become of a sample.
+const PARTS: [(&str, &str); 4] = [
+    ("certified", "certified"),
+    ("unbroken", "not broken, not proved"),
+    ("attacked", "broken by the attack"),
+    ("wrong", "wrong without an attack"),
+];
+
+/// All samples of each run in one bar.
 fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
     let rows: String = runs
         .iter()
@@ -122,23 +132,18 @@ fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
             let clean = finite(cell.clean);
             let kept = finite(cell.attacked.unwrap_or(clean)).min(clean);
             let proved = finite(cell.certified().filter(|_| cell.same).unwrap_or(0.0)).min(kept);
-            let parts = [
-                ("certified", "certified", proved),
-                ("unbroken", "unbroken, unproved", kept - proved),
-                ("attacked", "broken by the attack", clean - kept),
-                ("wrong", "wrong without an attack", 1.0 - clean),
-            ];
+            let parts: Vec<((&str, &str), f64)> =
+                PARTS.into_iter().zip([proved, kept - proved, clean - kept, 1.0 - clean]).filter(|(_, s)| *s > 0.0).collect();
             let bars: String = parts
                 .iter()
-                .filter(|p| p.2 > 0.0)
-                .map(|(class, name, share)| {
+                .map(|((class, name), share)| {
                     // Narrower than this, the number would not fit.
                     let text = if *share >= 0.07 { percent(*share) } else { String::new() };
                     let share = share * 100.0;
                     format!("<i class=\"{class}\" style=\"width:{share:.1}%\" title=\"{name}: {share:.1} %\">{text}</i>")
                 })
                 .collect();
-            let spoken: Vec<String> = parts.iter().map(|(_, n, s)| format!("{n} {} %", percent(*s))).collect();
+            let spoken: Vec<String> = parts.iter().map(|((_, n), s)| format!("{n} {} %", percent(*s))).collect();
             format!(
                 "<div class=\"share\"><span>{}</span><div role=\"img\" aria-label=\"{}\">{bars}</div></div>",
                 escape(&run.title),
@@ -146,12 +151,12 @@ fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
             )
         })
         .collect();
-    format!(
-        "<div class=\"shares\">{rows}<p class=\"key\">at ε = {}, % of samples: <span class=\"swatch box certified\"></span>certified \
-         <span class=\"swatch box unbroken\"></span>not broken, not proved <span class=\"swatch box attacked\"></span>broken \
-         <span class=\"swatch box wrong\"></span>wrong without an attack</p></div>\n",
-        budget(cells[0].eps)
-    )
+    let key: String = PARTS
+        .iter()
+        .filter(|(class, _)| rows.contains(&format!("<i class=\"{class}\"")))
+        .map(|(class, name)| format!("<span><span class=\"swatch box {class}\"></span>{name}</span> "))
+        .collect();
+    format!("<div class=\"shares\">{rows}<p class=\"key\">% of samples at ε = {}: {key}</p></div>\n", budget(cells[0].eps))
 }
 
 fn finite(fraction: f64) -> f64 {
@@ -159,10 +164,18 @@ fn finite(fraction: f64) -> f64 {
 }
 
 fn violations(runs: &[RunRecord]) -> String {
+    // The counts are checked against the table: more certified than stand under attack is a violation too.
+    let crossed = |run: &RunRecord| {
+        let mut cells = threats(runs).into_iter().flat_map(|threat| cells(run, &threat));
+        cells.any(|c| c.certified().is_some_and(|claim| c.beats(claim)))
+    };
     let broken: Vec<String> = runs
         .iter()
-        .filter(|run| run.summary.violations > 0)
-        .map(|run| format!("{} of {}", count(run.summary.violations), escape(&run.title)))
+        .filter_map(|run| match run.summary.violations {
+            0 if crossed(run) => Some(format!("{} has more samples certified than standing", escape(&run.title))),
+            0 => None,
+            n => Some(format!("{} in {}", count(n), escape(&run.title))),
+        })
         .collect();
     if !broken.is_empty() {
         return format!(

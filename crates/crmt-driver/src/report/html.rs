@@ -32,14 +32,15 @@ pub fn percent(fraction: f64) -> String {
     if fraction.is_finite() { format!("{:.1}", fraction * 100.0) } else { "–".into() }
 }
 
-/// A distance to three significant digits at most three decimals: `1.94`, `0.039`, `∞`.
+/// A distance with the decimals a reader needs: `1.94`, `0.039`, `0.0007`, `∞`.
 pub fn distance(value: f64) -> String {
     match value {
         v if v.is_nan() => "–".into(),
         v if v.is_infinite() => if v > 0.0 { "∞" } else { "−∞" }.into(),
         v if v.abs() >= 100.0 => format!("{v:.0}"),
         v if v.abs() >= 0.1 || v == 0.0 => format!("{v:.2}"),
-        v if v.abs() >= 0.001 => format!("{v:.4}"),
+        v if v.abs() >= 0.01 => format!("{v:.3}"),
+        v if v.abs() >= 0.0001 => format!("{v:.4}"),
         v => format!("{v:.1e}"),
     }
 }
@@ -84,8 +85,19 @@ pub fn section(title: &str, lead: &str, content: &str) -> String {
 }
 
 /// A captioned chart.
-pub fn figure(caption: &str, svg: &str) -> String {
-    format!("<figure><figcaption>{caption}</figcaption>{svg}</figure>\n")
+pub fn figure(caption: &str, content: &str) -> String {
+    format!("<figure><figcaption>{caption}</figcaption>{content}</figure>\n")
+}
+
+/// A captioned table from its parts; where it is wider than the page it scrolls by itself.
+pub fn table(class: &str, caption: &str, head: &str, bodies: &str) -> String {
+    let table = format!("<table class=\"{class}\"><thead><tr>{head}</tr></thead>{bodies}</table>");
+    figure(caption, &format!("<div class=\"scroll\" tabindex=\"0\">{table}</div>"))
+}
+
+/// Rows of a table under a heading of their own, over `columns` columns.
+pub fn group(heading: &str, columns: usize, rows: &str) -> String {
+    format!("<tbody><tr><th scope=\"rowgroup\" colspan=\"{columns}\">{heading}</th></tr>{rows}</tbody>\n")
 }
 
 #[cfg(test)]

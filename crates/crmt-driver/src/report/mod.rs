@@ -87,7 +87,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let title = format!("{} on {}", names.join(" / "), html::escape(&first.summary.data));
     let style = include_str!("style.css");
     let sections = [
-        sandwich::table(runs),
+        sandwich::tables(runs),
         sandwich::curves(runs),
         modalities::modalities(runs),
         training::training(runs),

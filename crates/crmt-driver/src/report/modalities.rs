@@ -1,7 +1,7 @@
 //! The modalities one by one: without each, alone, their radii, and who is preferred and who is vulnerable.
 //! Knows no modality by name.
 use super::RunRecord;
-use super::html::{distance, escape, listed, percent, section, shorten};
+use super::html::{distance, escape, group, listed, percent, section, shorten, table};
 use super::sandwich::evidence;
 use crate::record::RadiusResult;
 use std::collections::BTreeMap;
@@ -29,7 +29,8 @@ fn presence(runs: &[RunRecord]) -> String {
                 keys.push(key.clone());
             }
         }
-        keys.sort_by_key(|key| key.matches('+').count());
+        // Fewer names first, then the model's own order, which the first name decides.
+        keys.sort_by_key(|key| (key.matches('+').count(), runs.iter().map(|run| order(run, key)).min()));
         keys
     };
     let (missing, solo) = (keys(&|r| &r.summary.accuracy.missing), keys(&|r| &r.summary.accuracy.solo));
@@ -41,7 +42,7 @@ fn presence(runs: &[RunRecord]) -> String {
             .iter()
             .map(|run| match value(run) {
                 Some(v) if v.is_finite() => {
-                    format!("<td class=\"bar plain\" style=\"--v:{:.1}%\">{}</td>", v.clamp(0.0, 1.0) * 100.0, percent(v))
+                    format!("<td class=\"bar plain\" style=\"--v:{:.3}\">{}</td>", v.clamp(0.0, 1.0), percent(v))
                 }
                 _ => "<td>–</td>".into(),
             })
@@ -59,10 +60,8 @@ fn presence(runs: &[RunRecord]) -> String {
     let left = missing.len().saturating_sub(COMBINATIONS);
     let more = if left > 0 { format!("<p class=\"fine\">{left} further combinations are in summary.json.</p>") } else { String::new() };
     let head: String = runs.iter().map(|run| format!("<th scope=\"col\">{}</th>", escape(&run.title))).collect();
-    format!(
-        "<div class=\"scroll\"><table><caption>Clean accuracy, %</caption><thead><tr><th scope=\"col\">modalities</th>{head}</tr>\
-         </thead><tbody>{rows}</tbody></table></div>\n{more}\n"
-    )
+    let head = format!("<th scope=\"col\">modalities</th>{head}");
+    table("", "<b>Clean accuracy, %</b>", &head, &format!("<tbody>{rows}</tbody>")) + &more
 }
 
 /// Vulnerability shares as one bar per run, each with its sentence.
@@ -80,7 +79,7 @@ fn shares(runs: &[RunRecord]) -> String {
             .iter()
             .filter(|_| total > 0.0)
             .map(|(r, share)| {
-                let (share, index) = (share / total * 100.0, place(run, &r.threat));
+                let (share, index) = (share / total * 100.0, order(run, &r.threat) % 6);
                 let text = if share >= 14.0 { format!("{} {share:.0} %", escape(&shorten(&r.threat, 14))) } else { String::new() };
                 format!("<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.0} %\">{text}</i>", escape(&r.threat))
             })
@@ -127,9 +126,10 @@ fn leaning(run: &RunRecord, shares: &[(&RadiusResult, f64)]) -> Option<String> {
     }
 }
 
-/// Colour of a modality: its place in the model's order.
-fn place(run: &RunRecord, name: &str) -> usize {
-    run.summary.modalities.iter().position(|m| m == name).unwrap_or(0) % 6
+/// Place in the model's order, last when unknown.
+fn order(run: &RunRecord, names: &str) -> usize {
+    let first = names.split('+').next();
+    run.summary.modalities.iter().position(|m| Some(m.as_str()) == first).unwrap_or(usize::MAX)
 }
 
 /// Box plots of the radii, all on one scale.
@@ -139,25 +139,21 @@ fn radii(runs: &[RunRecord]) -> String {
     let reach = if reach > 0.0 { reach * 1.02 } else { 1.0 };
     let mut bodies = String::new();
     for run in runs.iter().filter(|run| !run.summary.radii.is_empty()) {
-        let rows: Vec<String> = run.summary.radii.iter().map(|radius| radius_row(radius, reach)).collect();
-        bodies.push_str(&format!(
-            "<tbody><tr><th scope=\"rowgroup\" rowspan=\"{}\">{}</th>{}</tbody>\n",
-            rows.len(),
-            escape(&run.title),
-            rows.join("<tr>")
-        ));
+        let rows: String = run.summary.radii.iter().map(|radius| radius_row(radius, reach)).collect();
+        bodies.push_str(&group(&escape(&run.title), 6, &rows));
     }
     if bodies.is_empty() {
         return bodies;
     }
-    format!(
-        "<div class=\"scroll\"><table class=\"radii\"><caption>How far a sample may be moved: radii over the report split, \
-         in declared units</caption><thead><tr><th scope=\"col\">method</th><th scope=\"col\">attacked</th>\
-         <th scope=\"col\">evidence</th><th scope=\"col\">from 0 to {}</th><th scope=\"col\">5 %</th>\
-         <th scope=\"col\">median</th><th scope=\"col\">95 %</th><th scope=\"col\">mean</th></tr></thead>{bodies}</table></div>\n\
-         <p class=\"fine\">Box: middle half of the samples, with the median; whiskers: 5 % to 95 %; a misclassified sample \
-         has radius 0. Dashed: estimated.</p>\n",
+    let head = format!(
+        "<th scope=\"col\">attacked</th><th scope=\"col\" class=\"word\">from 0 to {}</th><th scope=\"col\">5 %</th>\
+         <th scope=\"col\">median</th><th scope=\"col\">95 %</th><th scope=\"col\">mean</th>",
         distance(reach)
+    );
+    format!(
+        "{}<p class=\"fine\">Box: middle half of the samples, with the median; whiskers: 5 % to 95 %; a misclassified sample \
+         has radius 0. Dashed: estimated.</p>\n",
+        table("", "<b>How far a sample may be moved</b>: radii over the report split, in declared units", &head, &bodies)
     )
 }
 
@@ -168,7 +164,7 @@ fn radius_row(radius: &RadiusResult, reach: f64) -> String {
         .map(|v| format!("<td>{}</td>", v.map_or("–".into(), distance)))
         .collect();
     format!(
-        "<th scope=\"row\">{}</th><td class=\"word {class}\">{word}</td><td class=\"box\">{}</td>{cells}</tr>",
+        "<tr><th scope=\"row\">{} <small class=\"{class}\">{word}</small></th><td class=\"box\">{}</td>{cells}</tr>",
         escape(&radius.threat),
         box_plot(radius, class, reach)
     )

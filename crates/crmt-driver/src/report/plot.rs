@@ -33,7 +33,7 @@ impl Axis {
     fn texts(&self, about: usize) -> Vec<(f64, String)> {
         let scale = if self.percent { 100.0 } else { 1.0 };
         let (ticks, decimals) = ticks(self.low * scale, self.high * scale, about);
-        ticks.into_iter().map(|t| (t / scale, format!("{t:.decimals$}"))).collect()
+        ticks.into_iter().map(|t| (t / scale, format!("{t:.decimals$}").replace('-', "−"))).collect()
     }
 }
 
@@ -149,7 +149,7 @@ impl Plot {
         for (value, text) in self.y.texts(5) {
             let y = self.place(self.x.low, value).1;
             frame.push_str(&format!(
-                "<path class=\"grid\" d=\"M{left:.1} {y:.1}H{right:.1}\"/>\
+                "<path class=\"rule\" d=\"M{left:.1} {y:.1}H{right:.1}\"/>\
                  <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>",
                 left - 6.0,
                 y + 4.0

@@ -1,6 +1,6 @@
 //! Ten samples to look at: the most fragile and the most robust among those classified correctly.
 //! Knows no pixel and no sound; the index leads to them.
-use super::html::{budget, distance, escape, section};
+use super::html::{budget, distance, escape, group, section, table};
 use super::sandwich::evidence;
 use super::{RunRecord, SampleRow};
 
@@ -8,22 +8,34 @@ const EACH: usize = 5;
 
 /// The section; runs without sample rows or radii are left out.
 pub fn samples(runs: &[RunRecord]) -> String {
+    let mut tables = String::new();
+    for (run, table) in runs.iter().map(|run| (run, ten(run))).filter(|(_, table)| !table.is_empty()) {
+        tables.push_str(&match tables.is_empty() {
+            true => table,
+            // The first run shows the form; the others are one click away.
+            false => format!("<details><summary>Samples of {}</summary>{table}</details>\n", escape(&run.title)),
+        });
+    }
     section(
         "Samples worth looking at",
         "Classified correctly and closest to being wrong, by the smallest radius; and the farthest from it. \
          The last columns say at which tested budget the strongest attack got through.",
-        &runs.iter().map(table).collect::<String>(),
+        &tables,
     )
 }
 
-fn table(run: &RunRecord) -> String {
+fn ten(run: &RunRecord) -> String {
+    let order = |t: &str| run.summary.modalities.iter().position(|m| m == t);
     let mut threats: Vec<&String> = run.samples.iter().flat_map(|s| s.radii.keys()).collect();
-    threats.sort_by_key(|t| (*t != "joint", run.summary.modalities.iter().position(|m| m == *t), *t));
+    threats.sort_by_key(|t| (*t != "joint", order(t), *t));
     threats.dedup();
     let Some(main) = threats.first() else { return String::new() };
     let radius = |s: &SampleRow| s.radii.get(*main).copied().filter(|r| !r.is_nan()).unwrap_or(0.0);
     let mut right: Vec<&SampleRow> =
         run.samples.iter().filter(|s| s.label == s.prediction && s.radii.contains_key(*main)).collect();
+    // Attacked samples tell more; they are a fixed subset, not a choice by outcome.
+    let told: Vec<&SampleRow> = right.iter().filter(|s| !s.outcomes.is_empty()).copied().collect();
+    let among = if told.len() >= 2 * EACH { right = told; "the attacked samples" } else { "the report samples" };
     right.sort_by(|a, b| radius(a).total_cmp(&radius(b)).then(a.index.cmp(&b.index)));
     let (fragile, rest) = right.split_at(right.len().min(EACH));
     let robust: Vec<&SampleRow> = rest.iter().rev().take(EACH).copied().collect();
@@ -32,7 +44,7 @@ fn table(run: &RunRecord) -> String {
     }
     let mut attacked: Vec<(&str, &str)> =
         run.samples.iter().flat_map(|s| s.outcomes.iter().map(|o| (o.threat.as_str(), o.norm.as_str()))).collect();
-    attacked.sort_by_key(|(t, n)| (*n != "l2", *t != "joint", *t, *n));
+    attacked.sort_by_key(|(t, n)| (*n != "l2", *t != "joint", order(t), *t, *n));
     attacked.dedup();
     let heads: String = threats
         .iter()
@@ -46,20 +58,16 @@ fn table(run: &RunRecord) -> String {
             format!("<th scope=\"col\">{} attack<small>{norm}</small></th>", escape(t))
         }))
         .collect();
-    let columns = 3 + threats.len() + attacked.len();
-    let group = |title: &str, rows: &[&SampleRow]| {
-        if rows.is_empty() {
-            return String::new();
-        }
-        let rows: String = rows.iter().map(|s| row(run, s, &threats, &attacked)).collect();
-        format!("<tbody><tr><th scope=\"rowgroup\" class=\"group\" colspan=\"{columns}\">{title}</th></tr>{rows}</tbody>")
+    let columns = 2 + threats.len() + attacked.len();
+    let part = |title: &str, rows: &[&SampleRow]| match rows {
+        [] => String::new(),
+        rows => group(title, columns, &rows.iter().map(|s| row(run, s, &threats, &attacked)).collect::<String>()),
     };
-    format!(
-        "<div class=\"scroll\"><table><caption>{}</caption><thead><tr><th scope=\"col\">sample</th>\
-         <th scope=\"col\" class=\"word\">label</th>{heads}</tr></thead>{}{}</table></div>\n",
-        escape(&run.title),
-        group("most fragile", fragile),
-        group("most robust", &robust)
+    table(
+        "",
+        &format!("<b>{}</b>, among {among}", escape(&run.title)),
+        &format!("<th scope=\"col\">sample</th><th scope=\"col\" class=\"word\">label</th>{heads}"),
+        &[part("most fragile", fragile), part("most robust", &robust)].concat(),
     )
 }
 
@@ -80,7 +88,7 @@ fn outcome(sample: &SampleRow, threat: &str, norm: &str) -> String {
     let tested = ours().map(|o| o.eps).max_by(f64::total_cmp);
     match (broken, tested) {
         (Some(eps), _) => format!("<span class=\"fell\">falls at {}</span>", budget(eps)),
-        (None, Some(eps)) => format!("<span class=\"stood\">stands {}</span>", budget(eps)),
+        (None, Some(eps)) => format!("<span class=\"stood\">stands at {}</span>", budget(eps)),
         (None, None) => "–".into(),
     }
 }

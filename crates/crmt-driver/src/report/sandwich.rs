@@ -1,6 +1,6 @@
 //! The sandwich: at every budget clean ≥ strongest attack ≥ certified, as tables and as curves, on the same samples.
 //! Knows no attack and no certificate, only their results; what is estimated is never called certified.
-use super::html::{budget, count, escape, figure, percent, section};
+use super::html::{budget, count, escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
 use super::{RunRecord, SampleRow};
 
@@ -84,6 +84,12 @@ impl Cell {
     pub fn certified(&self) -> Option<f64> {
         self.claims.iter().find(|(e, _)| evidence(e).1 == "certified").map(|(_, v)| *v)
     }
+
+    /// The attack left fewer of the same samples standing than the claim allows, so the claim is wrong.
+    pub fn beats(&self, claim: f64) -> bool {
+        // Both are counts over the same number of samples; the slack is for their division, far below one sample.
+        self.same && self.attacked.is_some_and(|attacked| attacked < claim - 1e-9)
+    }
 }
 
 /// Equal up to how a budget is written.
@@ -126,8 +132,9 @@ pub fn cells(run: &RunRecord, threat: &Threat) -> Vec<Cell> {
 }
 
 /// The tables, one per threat.
-pub fn table(runs: &[RunRecord]) -> String {
+pub fn tables(runs: &[RunRecord]) -> String {
     let tables: String = threats(runs).iter().map(|threat| threat_table(runs, threat)).collect();
+    let tables = if tables.is_empty() { tables } else { format!("<div class=\"row\">{tables}</div>\n") };
     section(
         "The sandwich",
         "Accuracy in % on the same samples, from the mildest question to the hardest. \
@@ -144,14 +151,11 @@ fn threat_table(runs: &[RunRecord], threat: &Threat) -> String {
     let mut budgets: Vec<f64> = rows.iter().flat_map(|(_, cells)| cells.iter().map(|c| c.eps)).collect();
     budgets.sort_by(f64::total_cmp);
     budgets.dedup_by(|a, b| same_budget(*a, *b));
-    let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">ε = {}</th>", budget(*e))).collect();
+    let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">{}</th>", budget(*e))).collect();
     let bodies: String =
         rows.iter().filter(|(_, cells)| !cells.is_empty()).map(|(run, cells)| body(run, cells, &budgets)).collect();
-    format!(
-        "<div class=\"scroll\"><table class=\"sandwich\"><caption>{}</caption>\
-         <thead><tr><th scope=\"col\">method</th><th scope=\"col\">accuracy, %</th>{head}</tr></thead>{bodies}</table></div>\n",
-        threat.title()
-    )
+    let head = format!("<th scope=\"col\">% at ε =</th>{head}");
+    table("sandwich", &format!("<b>{}</b>", threat.title()), &head, &bodies)
 }
 
 fn body(run: &RunRecord, cells: &[Cell], budgets: &[f64]) -> String {
@@ -166,7 +170,7 @@ fn body(run: &RunRecord, cells: &[Cell], budgets: &[f64]) -> String {
                 }
             })
             .collect();
-        format!("<th scope=\"row\" class=\"{class}\">{word}</th>{columns}</tr>")
+        format!("<tr><th scope=\"row\" class=\"{class}\">{word}</th>{columns}</tr>")
     };
     let mut kinds: Vec<&str> = Vec::new();
     for (kind, _) in cells.iter().flat_map(|c| &c.claims) {
@@ -188,24 +192,18 @@ fn body(run: &RunRecord, cells: &[Cell], budgets: &[f64]) -> String {
     } else {
         format!(", radii on all {}", count(run.summary.accuracy.samples))
     };
-    format!(
-        "<tbody><tr><th scope=\"rowgroup\" rowspan=\"{}\">{}<small>{} samples{elsewhere}</small></th>{}</tbody>\n",
-        layers.len(),
-        escape(&run.title),
-        count(samples),
-        layers.join("<tr>")
-    )
+    let heading = format!("{} <small>{} samples{elsewhere}</small>", escape(&run.title), count(samples));
+    group(&heading, budgets.len() + 1, &layers.concat())
 }
 
 fn number(class: &str, value: f64, cell: &Cell) -> String {
-    let share = if value.is_finite() { value.clamp(0.0, 1.0) * 100.0 } else { 0.0 };
-    let beaten = matches!(class, "certified" | "estimated") && cell.same && cell.attacked.is_some_and(|a| a < value);
-    let (mark, tag) = match (beaten, class) {
+    let share = if value.is_finite() { value.clamp(0.0, 1.0) } else { 0.0 };
+    let (mark, tag) = match (matches!(class, "certified" | "estimated") && cell.beats(value), class) {
         (false, _) => ("", ""),
         (true, "certified") => (" broken", "<small>broken</small>"),
         (true, _) => (" broken", "<small>disproved</small>"),
     };
-    format!("<td class=\"bar {class}{mark}\" style=\"--v:{share:.1}%\">{}{tag}</td>", percent(value))
+    format!("<td class=\"bar {class}{mark}\" style=\"--v:{share:.3}\">{}{tag}</td>", percent(value))
 }
 
 /// The curves: one row of charts per run, one chart per threat, equal axes under equal norms.
@@ -226,20 +224,60 @@ pub fn curves(runs: &[RunRecord]) -> String {
             })
             .collect();
         if !charts.is_empty() {
-            content.push_str(&format!("<h3>{}</h3>\n<div class=\"grid\">{charts}</div>\n", escape(&run.title)));
+            content.push_str(&format!("<h4>{}</h4>\n<div class=\"grid\">{charts}</div>\n", escape(&run.title)));
         }
     }
-    let key = "<p class=\"key\"><span class=\"swatch clean\"></span>clean \
-               <span class=\"swatch attacked\"></span>strongest attack \
-               <span class=\"swatch certified\"></span>certified, filled \
-               <span class=\"swatch estimated\"></span>estimated, dashed</p>\n";
-    let content = if content.is_empty() { content } else { format!("{key}{content}") };
+    let kinds =
+        [("clean", "clean"), ("attacked", "strongest attack"), ("certified", "certified, filled"), ("estimated", "estimated, dashed")];
+    let key: String = kinds
+        .iter()
+        .filter(|(class, _)| content.contains(&format!("class=\"line {class}\"")))
+        .map(|(class, text)| format!("<span><span class=\"swatch {class}\"></span>{text}</span> "))
+        .collect();
+    if !content.is_empty() {
+        let compared: String = threats.iter().map(|threat| compared(runs, threat)).collect();
+        let compared = match compared.is_empty() {
+            true => compared,
+            false => format!("<h3>Side by side, under the strongest attack</h3>\n<div class=\"grid wide\">{compared}</div>\n<h3>Run by run</h3>\n"),
+        };
+        content = format!("{compared}<p class=\"key\">{key}</p>\n{content}");
+    }
     section(
         "Accuracy against the budget",
         "How fast accuracy falls as the attacker's budget ε grows. The truth for the best possible attack lies between \
          the attacked line and the certified region; the narrower the gap, the better both are.",
         &content,
     )
+}
+
+/// All runs in one chart: what stands under the strongest attack; nothing unless there are two.
+fn compared(runs: &[RunRecord], threat: &Threat) -> String {
+    let lines: Vec<(String, &str, Vec<(f64, f64)>)> = runs
+        .iter()
+        .enumerate()
+        .map(|(i, run)| (format!("s{}", i % 6), run.title.as_str(), attacked_curve(&cells(run, threat))))
+        .filter(|(.., points)| points.len() > 1)
+        .collect();
+    if lines.len() < 2 {
+        return String::new();
+    }
+    let reach = lines.iter().flat_map(|l| &l.2).fold(0.0, |m: f64, p| m.max(p.0)) * 1.02;
+    let ends = lines.iter().map(|(class, title, points)| (points[points.len() - 1].1, class.clone(), title.to_string()));
+    let mut plot = Plot::new(
+        &format!("Accuracy of every run under the strongest attack, against the budget: {}", threat.name),
+        (440.0, 240.0),
+        Axis::plain(0.0, reach, "budget ε"),
+        Axis::percent(0.0, 1.0, "accuracy, %"),
+    )
+    .labels(ends);
+    lines.iter().for_each(|(class, _, points)| plot.line(points, class, true));
+    figure(&threat.title(), &plot.svg())
+}
+
+/// From the clean accuracy at 0 on; one point when nothing was attacked.
+fn attacked_curve(cells: &[Cell]) -> Vec<(f64, f64)> {
+    let attacked = cells.iter().filter_map(|c| Some((c.eps, c.attacked?)));
+    cells.first().map(|c| (0.0, c.clean)).into_iter().chain(attacked).collect()
 }
 
 fn chart(run: &RunRecord, threat: &Threat, reach: f64) -> String {
@@ -259,8 +297,7 @@ fn chart(run: &RunRecord, threat: &Threat, reach: f64) -> String {
         plot.line(&steps, class, false);
     }
     plot.line(&[(0.0, clean), (reach, clean)], "clean", false);
-    let attacked: Vec<_> =
-        [(0.0, clean)].into_iter().chain(cells.iter().filter_map(|c| Some((c.eps, c.attacked?)))).collect();
+    let attacked = attacked_curve(&cells);
     if attacked.len() > 1 {
         plot.line(&attacked, "attacked", true);
     }

@@ -3,12 +3,15 @@
 use super::RunRecord;
 use super::html::{escape, figure, section};
 use super::plot::{Axis, Plot, range};
+use crate::record::EpochMetrics;
 use std::collections::BTreeSet;
 
-const SIZE: (f64, f64) = (500.0, 240.0);
+const SIZE: (f64, f64) = (440.0, 230.0);
 
 /// The section; runs without epochs (attacked or certified only) are left out.
 pub fn training(runs: &[RunRecord]) -> String {
+    // One colour per name on the whole page.
+    let names: BTreeSet<&String> = runs.iter().flat_map(|run| &run.metrics).flat_map(|m| m.parts.keys()).collect();
     let content: String = runs
         .iter()
         .filter(|run| !run.metrics.is_empty())
@@ -16,7 +19,7 @@ pub fn training(runs: &[RunRecord]) -> String {
             format!(
                 "<h3>{}</h3>\n<div class=\"grid wide\">{}{}</div>\n",
                 escape(&run.title),
-                figure("Training loss and its parts", &losses(run)),
+                figure("Training loss and its parts", &losses(run, &names)),
                 figure("Accuracy on the selection split", &accuracy(run))
             )
         })
@@ -29,9 +32,17 @@ pub fn training(runs: &[RunRecord]) -> String {
     )
 }
 
-/// Epochs in order of training, so that the phases follow one another.
-fn series(run: &RunRecord, value: impl Fn(&crate::record::EpochMetrics) -> f64) -> Vec<(f64, f64)> {
-    run.metrics.iter().enumerate().map(|(i, m)| (i as f64 + 1.0, value(m))).collect()
+/// Epochs in order of training, so that the phases follow one another. Where `parted`, a gap separates phases, whose
+/// values measure different things.
+fn series(run: &RunRecord, parted: bool, value: impl Fn(&EpochMetrics) -> f64) -> Vec<(f64, f64)> {
+    let mut points = Vec::new();
+    for (i, metrics) in run.metrics.iter().enumerate() {
+        if parted && i > 0 && run.metrics[i - 1].phase != metrics.phase {
+            points.push((i as f64 + 0.5, f64::NAN));
+        }
+        points.push((i as f64 + 1.0, value(metrics)));
+    }
+    points
 }
 
 /// Value of the last epoch that has one.
@@ -52,17 +63,17 @@ fn phases(run: &RunRecord, plot: &mut Plot) {
     }
 }
 
-fn losses(run: &RunRecord) -> String {
-    let names: BTreeSet<&String> = run.metrics.iter().flat_map(|m| m.parts.keys()).collect();
+fn losses(run: &RunRecord, names: &BTreeSet<&String>) -> String {
     let mut lines: Vec<(String, String, Vec<(f64, f64)>)> = names
-        .into_iter()
+        .iter()
         .enumerate()
+        .filter(|(_, name)| run.metrics.iter().any(|m| m.parts.contains_key(**name)))
         .map(|(i, name)| {
-            let points = series(run, |m| m.parts.get(name).copied().unwrap_or(f64::NAN));
+            let points = series(run, true, |m| m.parts.get(*name).copied().unwrap_or(f64::NAN));
             (format!("s{}", i % 6), name.replace('_', " "), points)
         })
         .collect();
-    lines.push(("total".into(), "loss".into(), series(run, |m| m.loss)));
+    lines.push(("total".into(), "loss".into(), series(run, true, |m| m.loss)));
     let (low, high) = range(lines.iter().flat_map(|l| l.2.iter().map(|p| p.1)), 1e-3);
     let labels = lines.iter().map(|(class, name, points)| (end(points), class.clone(), name.clone()));
     let title = format!("Training loss of {} by epoch", run.title);
@@ -73,7 +84,7 @@ fn losses(run: &RunRecord) -> String {
 }
 
 fn accuracy(run: &RunRecord) -> String {
-    let points = series(run, |m| m.select_accuracy);
+    let points = series(run, false, |m| m.select_accuracy);
     let (low, high) = range(points.iter().map(|p| p.1), 0.02);
     let title = format!("Selection accuracy of {} by epoch", run.title);
     let axis = Axis::percent(low.max(0.0), high.min(1.0), "accuracy, %");
