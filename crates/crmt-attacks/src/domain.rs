@@ -1,0 +1,68 @@
+//! Keeps inputs within what their modality can produce.
+//! Does not know budgets.
+use crate::{AttackError, Result};
+use candle_core::{DType, Tensor};
+use crmt_core::{Domain, Modality};
+
+/// How far outside its domain a clean input may be, relative to the domain's width: rounding of a normalisation in
+/// `f32` (an ulp is 6e-8) is no reason to refuse.
+const TOLERANCE: f64 = 1e-6;
+
+/// The nearest values inside the domain.
+pub(crate) fn clamp(x: &Tensor, modality: &Modality) -> Result<Tensor> {
+    Ok(match &modality.domain {
+        Domain::Unbounded => x.clone(),
+        Domain::Interval { lo, hi } => x.clamp(*lo, *hi)?,
+        Domain::Channels { lo, hi } => {
+            let bound = |b: &[f64]| -> Result<Tensor> {
+                let mut shape = vec![1; x.rank()];
+                shape[1] = b.len();
+                Ok(Tensor::from_slice(b, shape, x.device())?.to_dtype(x.dtype())?)
+            };
+            x.broadcast_maximum(&bound(lo)?)?.broadcast_minimum(&bound(hi)?)?
+        }
+    })
+}
+
+/// Checks that a clean input is finite and inside its domain, so that clamping towards it never leaves a budget.
+pub(crate) fn check(x: &Tensor, modality: &Modality) -> Result<()> {
+    modality.check(x)?;
+    if x.elem_count() == 0 {
+        return Ok(());
+    }
+    let range = |x: &Tensor| -> Result<(f64, f64)> {
+        let x = x.flatten_all()?;
+        let scalar = |x: Tensor| x.to_dtype(DType::F64)?.to_scalar::<f64>();
+        Ok((scalar(x.min(0)?)?, scalar(x.max(0)?)?))
+    };
+    // A sum is finite only if every term is; extremes may skip a NaN.
+    if !x.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
+        let rows = x.to_dtype(DType::F64)?.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?;
+        let sample = rows.iter().position(|s| !s.is_finite()).unwrap_or(0);
+        return Err(AttackError::NotFinite { modality: modality.name.clone(), what: "the clean input".into(), sample });
+    }
+    let inside = |x: &Tensor, lo: f64, hi: f64| -> Result<()> {
+        let (least, most) = range(x)?;
+        let slack = TOLERANCE * (hi - lo);
+        let value = if least < lo - slack {
+            least
+        } else if most > hi + slack {
+            most
+        } else {
+            return Ok(());
+        };
+        Err(AttackError::OutOfDomain { modality: modality.name.clone(), value, domain: format!("{lo}..={hi}") })
+    };
+    match &modality.domain {
+        Domain::Unbounded => Ok(()),
+        Domain::Interval { lo, hi } => inside(x, *lo, *hi),
+        Domain::Channels { lo, hi } => {
+            if modality.shape.first() != Some(&lo.len()) || lo.len() != hi.len() {
+                let got = vec![lo.len()];
+                let expected = modality.shape.iter().take(1).copied().collect();
+                return Err(crmt_core::Error::Shape { modality: modality.name.clone(), expected, got }.into());
+            }
+            lo.iter().zip(hi).enumerate().try_for_each(|(c, (lo, hi))| inside(&x.narrow(1, c, 1)?, *lo, *hi))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What can go wrong in an attack. Does not know how to recover.
+
+/// An attack that could not be run as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttackError {
+    /// A radius is negative or not finite.
+    #[error("{what}: expected a finite radius of at least 0, got {radius}")]
+    Radius {
+        /// Which budget, by modality where it has one.
+        what: String,
+        /// As given.
+        radius: f64,
+    },
+    /// A collection does not have one entry for each sample.
+    #[error("{what}: expected one for each of {expected} samples, got {got}")]
+    Samples {
+        /// Which collection.
+        what: &'static str,
+        /// Samples of the batch.
+        expected: usize,
+        /// As given.
+        got: usize,
+    },
+    /// A class index beyond the number of classes.
+    #[error("sample {sample}: class {class} does not exist, the model has {classes}")]
+    Class {
+        /// Row in the batch.
+        sample: usize,
+        /// As given.
+        class: u32,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// Nothing to be confused with.
+    #[error("the model has {0} classes: an attack needs at least 2")]
+    Classes(usize),
+    /// A clean input is outside the domain that its modality declares.
+    #[error(
+        "modality `{modality}`: clean inputs reach {value}, outside their domain {domain}; declare the domain in the \
+         units the encoder sees"
+    )]
+    OutOfDomain {
+        /// Name of the modality.
+        modality: String,
+        /// The offending value.
+        value: f64,
+        /// As declared.
+        domain: String,
+    },
+    /// A clean input or a proposal holds a NaN or an infinity.
+    #[error("modality `{modality}`: {what} is not finite at sample {sample}")]
+    NotFinite {
+        /// Name of the modality.
+        modality: String,
+        /// Clean input, or which attack's proposal.
+        what: String,
+        /// Row in the batch.
+        sample: usize,
+    },
+    /// The logits do not depend on an attacked modality.
+    #[error(
+        "modality `{modality}` has no gradient: the classifier does not depend on it differentiably; if that is meant, \
+         give it a radius of 0"
+    )]
+    NoGradient {
+        /// Name of the modality.
+        modality: String,
+    },
+    /// A proposal of the wrong shape.
+    #[error("modality `{modality}`: attack `{attack}` proposed shape {got:?} for inputs of shape {expected:?}")]
+    Proposal {
+        /// Name of the modality.
+        modality: String,
+        /// Name of the attack.
+        attack: String,
+        /// Shape of the clean input.
+        expected: Vec<usize>,
+        /// Shape of the proposal.
+        got: Vec<usize>,
+    },
+    /// Budgets of a curve that do not grow.
+    #[error("attack {0} of the curve has a smaller budget than the one before it: order them by strength")]
+    NotAscending(usize),
+    /// A setting with no meaning.
+    #[error("{0}")]
+    Setting(&'static str),
+    /// The vocabulary refused.
+    #[error(transparent)]
+    Core(#[from] crmt_core::Error),
+}
+
+impl From<candle_core::Error> for AttackError {
+    fn from(e: candle_core::Error) -> Self {
+        Self::Core(e.into())
+    }
+}
+
+/// Result in this crate.
+pub type Result<T, E = AttackError> = std::result::Result<T, E>;

@@ -1,0 +1,150 @@
+//! What counts as success, and what an attack climbs to get there.
+//! Does not know inputs, only logits.
+use crate::{AttackError, Result};
+use candle_core::{D, DType, Tensor};
+
+/// What counts as success, per sample. Labels: `[batch]`, `u32`.
+#[derive(Debug, Clone)]
+pub enum Goal {
+    /// Any prediction but these. A tie counts: the label's logit must exceed every other to stand.
+    Avoid(Tensor),
+    /// Exactly these predictions, by a logit that exceeds every other.
+    Reach(Tensor),
+}
+
+impl Goal {
+    /// The classes to avoid or to reach, `[batch]`.
+    pub fn labels(&self) -> &Tensor {
+        match self {
+            Self::Avoid(labels) | Self::Reach(labels) => labels,
+        }
+    }
+
+    pub(crate) fn with(&self, labels: Tensor) -> Self {
+        match self {
+            Self::Avoid(_) => Self::Avoid(labels),
+            Self::Reach(_) => Self::Reach(labels),
+        }
+    }
+
+    /// 1 if the label's margin must fall, -1 if it must rise.
+    pub(crate) fn sign(&self) -> f64 {
+        match self {
+            Self::Avoid(_) => 1.,
+            Self::Reach(_) => -1.,
+        }
+    }
+}
+
+/// What an attack climbs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Cross-entropy, as the log-odds `log sum_{j != y} exp(h_j) - h_y = log(exp(CE) - 1)`: an increasing function of
+    /// the cross-entropy, so each sample's gradient has the same direction, but its size does not vanish with
+    /// confidence (in `f32` the gradient of the cross-entropy itself is exactly 0 beyond a margin of about 17).
+    CrossEntropy,
+    /// Best rival minus own: `max_{j != y} h_j - h_y`.
+    Margin,
+}
+
+impl Loss {
+    /// `[batch]`; larger is closer to `goal`. `logits`: `[batch, classes]`, two classes or more.
+    pub fn value(self, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
+        let labels = goal.labels().unsqueeze(1)?;
+        let own = logits.gather(&labels, 1)?;
+        let rivals = logits.broadcast_add(&own_class(goal.labels(), logits, f64::from(f32::MIN) / 4.)?)?;
+        let best = rivals.max_keepdim(D::Minus1)?;
+        let rival = match self {
+            Self::Margin => best,
+            Self::CrossEntropy => {
+                // The shift cancels in the value and its derivative: treating it as a constant is exact.
+                let shift = best.detach();
+                (rivals.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?.log()? + shift)?
+            }
+        };
+        Ok(((rival - own)?.squeeze(1)? * goal.sign())?)
+    }
+}
+
+/// `value` at each sample's own class, 0 elsewhere, `[batch, classes]`.
+fn own_class(labels: &Tensor, like: &Tensor, value: f64) -> Result<Tensor> {
+    let eye = Tensor::eye(like.dim(1)?, like.dtype(), like.device())?.affine(value, 0.)?;
+    Ok(eye.index_select(labels, 0)?)
+}
+
+/// Per sample: does the label's logit exceed every other? A tie is not correct (nor is NaN), as for a certificate.
+///
+/// `logits`: `[batch, classes]`; `labels`: `[batch]` `u32`.
+///
+/// # Errors
+/// [`AttackError::Samples`] or [`AttackError::Class`] when labels do not fit.
+pub fn correct(logits: &Tensor, labels: &Tensor) -> Result<Vec<bool>> {
+    correct_rows(logits, &labels.to_vec1::<u32>()?)
+}
+
+/// Fraction of samples that are [`correct`]; NaN for no samples.
+///
+/// # Errors
+/// As [`correct`].
+pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
+    let hits = correct(logits, labels)?;
+    Ok(hits.iter().filter(|hit| **hit).count() as f64 / hits.len() as f64)
+}
+
+pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
+    let (samples, classes) = logits.dims2()?;
+    if labels.len() != samples {
+        return Err(AttackError::Samples { what: "labels", expected: samples, got: labels.len() });
+    }
+    check_labels(labels, classes)?;
+    // In `f64`, so that no two different logits become equal.
+    let values = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    let stands = |row: &[f64], y: usize| row.iter().enumerate().all(|(j, h)| j == y || row[y] > *h);
+    Ok(values.chunks(classes.max(1)).zip(labels).map(|(row, y)| stands(row, *y as usize)).collect())
+}
+
+pub(crate) fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
+    match labels.iter().position(|y| *y as usize >= classes) {
+        Some(sample) => Err(AttackError::Class { sample, class: labels[sample], classes }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn log_odds_climb_like_cross_entropy_and_never_vanish() -> Result<()> {
+        let labels = Tensor::new(&[0u32], &Device::Cpu)?;
+        let h = Var::new(&[[2f64, 0.5, -1.]], &Device::Cpu)?;
+        let value = Loss::CrossEntropy.value(&h, &Goal::Avoid(labels.clone()))?;
+        let direct = (0.5f64.exp() + (-1f64).exp()).ln() - 2.;
+        // A few roundings.
+        assert!((value.to_vec1::<f64>()?[0] - direct).abs() < 1e-14);
+        let g = value.sum_all()?.backward()?;
+        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f64>()?;
+        let rest = 0.5f64.exp() + (-1f64).exp();
+        for (g, want) in g.iter().zip([-1., 0.5f64.exp() / rest, (-1f64).exp() / rest]) {
+            assert!((g - want).abs() < 1e-14, "{g} for {want}");
+        }
+        // A margin of 200 in f32: the gradient of the cross-entropy itself would be 0.
+        let h = Var::new(&[[200f32, 0., -1.]], &Device::Cpu)?;
+        let g = Loss::CrossEntropy.value(&h, &Goal::Avoid(labels))?.sum_all()?.backward()?;
+        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f32>()?;
+        assert!(g.iter().all(|g| g.is_finite()) && (g[0] + 1.).abs() < 1e-6, "{g:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn ties_and_nan_are_not_correct() -> Result<()> {
+        let labels = Tensor::new(&[0u32, 1, 1], &Device::Cpu)?;
+        let logits = Tensor::new(&[[1f32, 1.], [0., 1.], [0., f32::NAN]], &Device::Cpu)?;
+        assert_eq!(correct(&logits, &labels)?, [false, true, false]);
+        assert!((accuracy(&logits, &labels)? - 1. / 3.).abs() < 1e-15);
+        let e = correct(&logits, &Tensor::new(&[0u32, 1, 2], &Device::Cpu)?).unwrap_err();
+        assert!(matches!(e, AttackError::Class { sample: 2, class: 2, classes: 2 }), "{e}");
+        Ok(())
+    }
+}

@@ -1,0 +1,222 @@
+//! Projected gradient ascent with restarts (Madry et al. 2018), over several inputs at once.
+//! Does not judge its own success beyond dropping samples that need no more work.
+use crate::{Attack, AttackError, Budget, Loss, Problem, Result, problem::select_rows};
+use candle_core::Tensor;
+use crmt_core::PerModality;
+
+/// Length of step `k` of `n`, relative to the radius.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Steps {
+    /// The same every time.
+    Constant(f64),
+    /// `0.5 (1 - k / n) + 0.02`: crosses the ball at first, settles at the end.
+    Decaying,
+}
+
+impl Steps {
+    fn relative(self, k: usize, n: usize) -> f64 {
+        match self {
+            Self::Constant(relative) => relative,
+            Self::Decaying => 0.5 * (1. - k as f64 / n as f64) + 0.02,
+        }
+    }
+}
+
+/// Where a restart begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the clean input.
+    Clean,
+    /// 0.7 radii away in a random direction (linf: uniform in the box).
+    Random,
+}
+
+/// One run from one start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart {
+    /// Where it begins.
+    pub from: Start,
+    /// What it climbs.
+    pub loss: Loss,
+}
+
+/// Projected gradient ascent: every step moves each sample along its normalised gradient (l2: joint or per modality;
+/// linf: signs), then back into budget and domain.
+///
+/// Success is checked at every iterate, and a sample that has succeeded is worked on no more (unless
+/// [`to_the_end`](Self::to_the_end)). A sample that never succeeds ends at the last iterate of the last restart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pgd {
+    /// How far to go.
+    pub budget: Budget,
+    /// Steps of each restart, at least 1.
+    pub steps: usize,
+    /// Their lengths.
+    pub schedule: Steps,
+    /// Tried in order on whoever still stands; at least one.
+    pub restarts: Vec<Restart>,
+    /// Every sample takes every step of every restart: for training, which wants the worst point, not the first.
+    pub to_the_end: bool,
+}
+
+impl Pgd {
+    /// The evaluation attack of the digits protocol: 40 decaying steps; restarts margin from the clean input,
+    /// cross-entropy from a random one and, unless a single modality is attacked, margin from a random one.
+    pub fn strong(budget: Budget) -> Self {
+        let mut restarts = vec![
+            Restart { from: Start::Clean, loss: Loss::Margin },
+            Restart { from: Start::Random, loss: Loss::CrossEntropy },
+        ];
+        let unimodal = match &budget {
+            Budget::Joint(_) => false,
+            Budget::Each { radii, .. } => radii.iter().filter(|r| **r > 0.).count() == 1,
+        };
+        if !unimodal {
+            restarts.push(Restart { from: Start::Random, loss: Loss::Margin });
+        }
+        Self { budget, steps: 40, schedule: Steps::Decaying, restarts, to_the_end: false }
+    }
+
+    /// Adversarial training: cross-entropy from a random start, constant steps, all of them taken.
+    pub fn training(budget: Budget, steps: usize, relative_step: f64) -> Self {
+        let restarts = vec![Restart { from: Start::Random, loss: Loss::CrossEntropy }];
+        Self { budget, steps, schedule: Steps::Constant(relative_step), restarts, to_the_end: true }
+    }
+
+    fn restart(&self, number: usize, problem: &Problem<'_>, best: &mut Found) -> Result<()> {
+        let Restart { from, loss } = self.restarts[number];
+        let rows: Vec<u32> = best.standing();
+        let narrowed = (rows.len() < problem.samples()).then(|| problem.select(&rows)).transpose()?;
+        let mut active = Active { problem: narrowed, rows };
+        let mut x = match from {
+            Start::Clean => active.problem(problem).clean().clone(),
+            Start::Random => {
+                let purpose = format!("attack.{}.{number}", self.name());
+                active.problem(problem).random_start(&self.budget, &purpose, if self.linf() { 1. } else { 0.7 })?
+            }
+        };
+        for k in 0..self.steps {
+            let (mut gradients, logits) = active.problem(problem).gradients(&self.budget, &x, loss)?;
+            // The clean input was judged before the search began.
+            if !self.to_the_end && (k > 0 || from == Start::Random) {
+                let met = active.problem(problem).met(&logits)?;
+                if met.contains(&true) {
+                    let rows_where = |want: bool| -> Vec<u32> {
+                        (0..met.len() as u32).filter(|i| met[*i as usize] == want).collect()
+                    };
+                    let (done, keep) = (rows_where(true), rows_where(false));
+                    best.record(done.iter().map(|i| active.rows[*i as usize]), select_rows(&x, &done)?, true);
+                    if keep.is_empty() {
+                        return Ok(());
+                    }
+                    x = select_rows(&x, &keep)?;
+                    gradients = gradients.try_map(|g| -> Result<_> {
+                        let Some(g) = g else { return Ok(None) };
+                        Ok(Some(g.index_select(&Tensor::new(keep.as_slice(), g.device())?, 0)?))
+                    })?;
+                    active.keep(problem, &keep)?;
+                }
+            }
+            let relative = self.schedule.relative(k, self.steps);
+            x = active.problem(problem).step(&self.budget, &x, &gradients, relative)?;
+        }
+        // The last iterate is judged only when it decides who needs another restart.
+        let last = number + 1 == self.restarts.len();
+        if self.to_the_end || last {
+            best.record(active.rows.into_iter(), x, false);
+            return Ok(());
+        }
+        let met = active.problem(problem).met(&active.problem(problem).logits(&x)?)?;
+        let done: Vec<u32> = (0..met.len() as u32).filter(|i| met[*i as usize]).collect();
+        if !done.is_empty() {
+            best.record(done.iter().map(|i| active.rows[*i as usize]), select_rows(&x, &done)?, true);
+        }
+        Ok(())
+    }
+
+    fn linf(&self) -> bool {
+        matches!(self.budget, Budget::Each { norm: crate::Norm::Linf, .. })
+    }
+}
+
+impl Attack for Pgd {
+    fn name(&self) -> &str {
+        "pgd"
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
+        if self.steps == 0 || self.restarts.is_empty() {
+            return Err(AttackError::Setting("pgd needs at least one step and one restart"));
+        }
+        let mut best = Found::new(problem.samples());
+        for number in 0..self.restarts.len() {
+            if best.standing().is_empty() {
+                break;
+            }
+            self.restart(number, problem, &mut best)?;
+        }
+        best.assemble()
+    }
+}
+
+/// The samples still worked on: their rows in the whole problem, and the problem narrowed to them.
+struct Active<'a> {
+    problem: Option<Problem<'a>>,
+    rows: Vec<u32>,
+}
+
+impl<'a> Active<'a> {
+    fn problem<'b>(&'b self, whole: &'b Problem<'a>) -> &'b Problem<'a> {
+        self.problem.as_ref().unwrap_or(whole)
+    }
+
+    fn keep(&mut self, whole: &Problem<'a>, keep: &[u32]) -> Result<()> {
+        self.problem = Some(self.problem(whole).select(keep)?);
+        self.rows = keep.iter().map(|i| self.rows[*i as usize]).collect();
+        Ok(())
+    }
+}
+
+/// The best point of each sample, kept in the pieces it was found in.
+struct Found {
+    /// Row of the concatenated pieces that holds each sample.
+    place: Vec<u32>,
+    done: Vec<bool>,
+    pieces: Vec<PerModality<Tensor>>,
+    stored: u32,
+}
+
+impl Found {
+    fn new(samples: usize) -> Self {
+        Self { place: vec![0; samples], done: vec![false; samples], pieces: vec![], stored: 0 }
+    }
+
+    fn standing(&self) -> Vec<u32> {
+        (0..self.done.len() as u32).filter(|i| !self.done[*i as usize]).collect()
+    }
+
+    fn record(&mut self, rows: impl Iterator<Item = u32>, points: PerModality<Tensor>, done: bool) {
+        for row in rows {
+            self.place[row as usize] = self.stored;
+            self.done[row as usize] = done;
+            self.stored += 1;
+        }
+        self.pieces.push(points);
+    }
+
+    fn assemble(self) -> Result<PerModality<Tensor>> {
+        let in_order = self.place.iter().copied().eq(0..self.stored);
+        if let ([only], true) = (self.pieces.as_slice(), in_order) {
+            return Ok(only.clone());
+        }
+        let all = self.pieces[0].try_enumerate(|m, _| {
+            let parts: Vec<&Tensor> = self.pieces.iter().map(|p| &p[m]).collect();
+            Tensor::cat(&parts, 0)
+        })?;
+        select_rows(&all, &self.place)
+    }
+}

@@ -1,0 +1,302 @@
+//! What a searching attack works with: a classifier, clean inputs, a goal, randomness, and counted evaluations.
+//! Does not know any attack.
+use crate::{
+    AttackError, Budget, Goal, Loss, Result,
+    budget::Ball,
+    domain,
+    goal::{check_labels, correct_rows},
+};
+use candle_core::Tensor;
+use crmt_core::{Classifier, PerModality, Streams, input_gradients};
+use rand::Rng;
+use rand_distr::StandardNormal;
+use std::cell::Cell;
+
+/// Randomness of a batch: one stream per sample, so that nothing depends on how samples are batched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draws {
+    streams: Streams,
+    ids: Vec<u64>,
+}
+
+impl Draws {
+    /// `ids[i]` identifies sample `i` of the batch; a trainer may fold the epoch in, to draw anew every time.
+    pub fn new(streams: Streams, ids: Vec<u64>) -> Self {
+        Self { streams, ids }
+    }
+
+    /// Samples `first .. first + len` of a data set read in order.
+    pub fn consecutive(streams: Streams, first: u64, len: usize) -> Self {
+        Self { streams, ids: (first..first + len as u64).collect() }
+    }
+
+    /// The generator of sample `i` of the batch for `purpose`.
+    pub fn stream(&self, purpose: &str, i: usize) -> impl Rng + use<> {
+        self.streams.stream(purpose, self.ids[i])
+    }
+
+    /// The same randomness for some of the samples.
+    pub(crate) fn select(&self, keep: &[u32]) -> Self {
+        Self { streams: self.streams, ids: keep.iter().map(|i| self.ids[*i as usize]).collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+/// Evaluations so far, counted per sample.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    pub forwards: Cell<u64>,
+    pub backwards: Cell<u64>,
+}
+
+impl Counter {
+    fn add(cell: &Cell<u64>, samples: usize) {
+        cell.set(cell.get() + samples as u64);
+    }
+}
+
+/// One batch to attack.
+pub struct Problem<'a> {
+    classifier: &'a dyn Classifier,
+    clean: PerModality<Tensor>,
+    goal: Goal,
+    labels: Vec<u32>,
+    draws: Draws,
+    /// `[batch, 1]` multiples of the budget, in the inputs' type.
+    factors: Option<Tensor>,
+    counter: &'a Counter,
+}
+
+impl<'a> Problem<'a> {
+    pub(crate) fn new(
+        classifier: &'a dyn Classifier,
+        clean: &PerModality<Tensor>,
+        goal: &Goal,
+        draws: &Draws,
+        factors: Option<&[f64]>,
+        counter: &'a Counter,
+    ) -> Result<Self> {
+        for (x, modality) in clean.zip(classifier.modalities(), "inputs")?.iter() {
+            domain::check(x, modality)?;
+        }
+        let samples = clean[0].dim(0)?;
+        let labels = goal.labels().to_vec1::<u32>()?;
+        let counts = [("labels", labels.len()), ("random streams", draws.len())];
+        let factor_count = factors.map(|f| ("radii", f.len()));
+        for (what, got) in counts.into_iter().chain(factor_count) {
+            if got != samples {
+                return Err(AttackError::Samples { what, expected: samples, got });
+            }
+        }
+        if let Some(radius) = factors.and_then(|f| f.iter().find(|f| !(f.is_finite() && **f >= 0.))) {
+            return Err(AttackError::Radius { what: "radius of a sample".into(), radius: *radius });
+        }
+        let like = &clean[0];
+        let factors =
+            factors.map(|f| Tensor::from_slice(f, (samples, 1), like.device())?.to_dtype(like.dtype())).transpose()?;
+        // Whatever graph the inputs come from, an attack is not part of it.
+        let clean = clean.map(Tensor::detach);
+        Ok(Self { classifier, clean, goal: goal.clone(), labels, draws: draws.clone(), factors, counter })
+    }
+
+    /// The inputs before any attack, each `[batch, ...]`.
+    pub fn clean(&self) -> &PerModality<Tensor> {
+        &self.clean
+    }
+
+    /// What counts as success.
+    pub fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    /// The model.
+    pub fn classifier(&self) -> &dyn Classifier {
+        self.classifier
+    }
+
+    /// One stream of randomness per sample.
+    pub fn draws(&self) -> &Draws {
+        &self.draws
+    }
+
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Logits at `x`, `[batch, classes]`; counted.
+    pub fn logits(&self, x: &PerModality<Tensor>) -> Result<Tensor> {
+        Counter::add(&self.counter.forwards, x[0].dim(0)?);
+        let logits = self.classifier.logits(x)?;
+        self.check_logits(&logits)?;
+        Ok(logits)
+    }
+
+    /// Gradient of `loss` (larger is closer to the goal), and the logits, at `x`; counted.
+    ///
+    /// Only modalities that `budget` lets move have one: the others are constants, and cost nothing.
+    ///
+    /// # Errors
+    /// [`AttackError::NoGradient`] names a modality that the logits do not depend on.
+    pub fn gradients(
+        &self,
+        budget: &Budget,
+        x: &PerModality<Tensor>,
+        loss: Loss,
+    ) -> Result<(PerModality<Option<Tensor>>, Tensor)> {
+        self.gradients_of(budget, x, |logits| Ok(loss.value(logits, &self.goal)?.sum_all()?))
+    }
+
+    /// As [`gradients`](Self::gradients), of any scalar of the logits.
+    pub fn gradients_of(
+        &self,
+        budget: &Budget,
+        x: &PerModality<Tensor>,
+        scalar: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<(PerModality<Option<Tensor>>, Tensor)> {
+        let moving: Vec<usize> = (0..x.len()).filter(|m| budget.radius(*m) > 0.).collect();
+        let Some(leaves) = PerModality::new(moving.iter().map(|m| x[*m].clone()).collect()) else {
+            return Ok((x.map(|_| None), self.logits(x)?));
+        };
+        let mut failed = None;
+        let result = input_gradients(&leaves, |leaves| {
+            let mut all: Vec<Tensor> = x.iter().cloned().collect();
+            moving.iter().zip(leaves).for_each(|(m, leaf)| all[*m] = leaf.clone());
+            let all = PerModality::new(all).expect("one per modality");
+            let evaluate = || -> Result<(Tensor, Tensor)> {
+                let logits = self.logits(&all)?;
+                Ok((scalar(&logits)?, logits.detach()))
+            };
+            evaluate().map_err(|e| match e {
+                AttackError::Core(e) => e,
+                other => {
+                    failed = Some(other);
+                    crmt_core::Error::NoGradient { modality: 0 }
+                }
+            })
+        });
+        let (gradients, logits) = match (result, failed) {
+            (_, Some(e)) => return Err(e),
+            (Ok(found), None) => found,
+            (Err(crmt_core::Error::NoGradient { modality }), None) => {
+                let modality = self.classifier.modalities()[moving[modality]].name.clone();
+                return Err(AttackError::NoGradient { modality });
+            }
+            (Err(e), None) => return Err(e.into()),
+        };
+        Counter::add(&self.counter.backwards, x[0].dim(0)?);
+        let mut all: Vec<Option<Tensor>> = vec![None; x.len()];
+        moving.iter().zip(gradients).for_each(|(m, g)| all[*m] = Some(g));
+        Ok((PerModality::new(all).expect("one per modality"), logits))
+    }
+
+    /// Per sample: do these logits meet the goal?
+    pub fn met(&self, logits: &Tensor) -> Result<Vec<bool>> {
+        let correct = correct_rows(logits, &self.labels)?;
+        Ok(match self.goal {
+            Goal::Avoid(_) => correct.into_iter().map(|c| !c).collect(),
+            Goal::Reach(_) => correct,
+        })
+    }
+
+    /// Moves `x` by `relative` radii of `budget` in the steepest direction, then back into budget and domain.
+    ///
+    /// Joint l2: one unit direction over all modalities in declared units; per-modality l2: one each; linf: signs. A
+    /// zero gradient moves nothing.
+    pub fn step(
+        &self,
+        budget: &Budget,
+        x: &PerModality<Tensor>,
+        gradients: &PerModality<Option<Tensor>>,
+        relative: f64,
+    ) -> Result<PerModality<Tensor>> {
+        self.confine(budget, &self.ball(budget).step(x, gradients, relative)?)
+    }
+
+    /// `x` projected into the ball of `budget`, then clamped to the domains (towards the clean point, which is inside,
+    /// so no distance grows). Modalities without a radius come back as the clean input, bit for bit.
+    pub fn confine(&self, budget: &Budget, x: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
+        let inside = self.ball(budget).project(&self.clean, x)?;
+        inside.zip(self.classifier.modalities(), "inputs")?.try_enumerate(|m, (x, modality)| {
+            if budget.radius(m) > 0. { domain::clamp(x, modality) } else { Ok((*x).clone()) }
+        })
+    }
+
+    /// A random start: `relative` radii from the clean input in a uniformly random direction (linf: each element
+    /// uniform within `relative` radii), confined. Drawn in `f64` from each sample's own stream of `purpose`.
+    pub fn random_start(&self, budget: &Budget, purpose: &str, relative: f64) -> Result<PerModality<Tensor>> {
+        let linf = matches!(budget, Budget::Each { norm: crate::Norm::Linf, .. });
+        let mut rngs: Vec<_> = (0..self.samples()).map(|i| self.draws.stream(purpose, i)).collect();
+        let noise = self.clean.try_enumerate(|m, x| {
+            if budget.radius(m) <= 0. {
+                return Ok::<_, AttackError>(None);
+            }
+            let len = x.elem_count() / self.samples().max(1);
+            let mut values = Vec::with_capacity(x.elem_count());
+            for rng in &mut rngs {
+                values.extend(
+                    (0..len).map(|_| if linf { rng.random_range(-1f64..1.) } else { rng.sample(StandardNormal) }),
+                );
+            }
+            Ok(Some(Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())?))
+        })?;
+        if !linf {
+            // A normal vector points anywhere with equal chance, in declared units; a step normalises it.
+            let scaled = noise.try_enumerate(|m, n| {
+                let scale = self.classifier.modalities()[m].scale;
+                n.as_ref().map(|n| n / scale).transpose()
+            })?;
+            return self.step(budget, &self.clean, &scaled, relative);
+        }
+        let moved = self.clean.try_enumerate(|m, x| {
+            let Some(noise) = &noise[m] else { return Ok::<_, AttackError>(x.clone()) };
+            let radius = budget.radius(m) * self.classifier.modalities()[m].scale * relative;
+            let mut noise = noise.reshape((self.samples(), ()))?;
+            if let Some(factors) = &self.factors {
+                noise = noise.broadcast_mul(factors)?;
+            }
+            Ok((x + (noise * radius)?.reshape(x.shape())?)?)
+        })?;
+        self.confine(budget, &moved)
+    }
+
+    /// The problem of some of the samples, counted together with this one.
+    pub fn select(&self, keep: &[u32]) -> Result<Problem<'a>> {
+        let index = Tensor::new(keep, self.clean[0].device())?;
+        Ok(Problem {
+            classifier: self.classifier,
+            clean: select_rows(&self.clean, keep)?,
+            goal: self.goal.with(self.goal.labels().index_select(&index, 0)?),
+            labels: keep.iter().map(|i| self.labels[*i as usize]).collect(),
+            draws: self.draws.select(keep),
+            factors: self.factors.as_ref().map(|f| f.index_select(&index, 0)).transpose()?,
+            counter: self.counter,
+        })
+    }
+
+    pub(crate) fn ball<'b>(&'b self, budget: &'b Budget) -> Ball<'b> {
+        Ball { budget, modalities: self.classifier.modalities(), factors: self.factors.as_ref() }
+    }
+
+    fn check_logits(&self, logits: &Tensor) -> Result<()> {
+        let (samples, classes) = logits.dims2()?;
+        if classes < 2 {
+            return Err(AttackError::Classes(classes));
+        }
+        if samples != self.samples() {
+            return Err(AttackError::Samples { what: "logits", expected: self.samples(), got: samples });
+        }
+        check_labels(&self.labels, classes)
+    }
+}
+
+/// Rows `keep` of every modality, in that order.
+pub(crate) fn select_rows(x: &PerModality<Tensor>, keep: &[u32]) -> Result<PerModality<Tensor>> {
+    x.try_map(|x| {
+        let index = Tensor::new(keep, x.device())?;
+        Ok(x.contiguous()?.index_select(&index, 0)?)
+    })
+}
