@@ -13,9 +13,11 @@ use plan::{Run, State};
 use pool::{Event, Job};
 use progress::Progress;
 use spec::Spec;
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use table::{Point, Table};
 
@@ -44,7 +46,8 @@ pub struct Args {
 /// Runs what is missing and prints the table.
 ///
 /// # Errors
-/// If the file is wrong, a run fails, or files can't be written. Finished runs are kept.
+/// If the file is wrong, a run fails or breaks a certificate, or files can't be written. Finished
+/// runs are kept.
 pub fn run(args: &Args) -> Result<()> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
     let spec = Spec::parse(&text).with_context(|| args.file.display().to_string())?;
@@ -70,11 +73,14 @@ pub fn run(args: &Args) -> Result<()> {
     files::write(&spec.out.join("table.csv"), &table.csv()?)?;
     files::write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
     println!("\n{} and table.md have the table", spec.out.join("table.csv").display());
-    if failures.is_empty() {
-        return Ok(());
-    }
     for failure in &failures {
         eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
+    }
+    if table.violations() > 0 {
+        bail!("{} attacks succeeded inside certified regions", table.violations());
+    }
+    if failures.is_empty() {
+        return Ok(());
     }
     let plural = if failures.len() == 1 { "run" } else { "runs" };
     bail!("{} {plural} failed; the same command runs them again and keeps the others", failures.len())
@@ -109,6 +115,7 @@ fn run_missing(args: &Args, spec: &Spec, missing: &[&Run]) -> Result<Vec<Failure
     };
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let workers = args.jobs.map_or(cores / 2, NonZeroUsize::get).clamp(1, missing.len());
+    rehearse(&driver, missing, &spec.out)?;
     let jobs = missing.iter().map(|run| job(&driver, run, &spec.out, cores / workers)).collect::<Result<Vec<Job>>>()?;
 
     let mut failures = Vec::new();
@@ -126,6 +133,25 @@ fn run_missing(args: &Args, spec: &Spec, missing: &[&Run]) -> Result<Vec<Failure
     });
     progress.close();
     Ok(failures)
+}
+
+/// Has the driver check the settings of every run, so that a misspelt one in the last corner of the
+/// grid is told now and not tomorrow.
+fn rehearse(driver: &Path, missing: &[&Run], out: &Path) -> Result<()> {
+    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
+    for run in missing {
+        let mut command = Command::new(driver);
+        let output = command.args(run.arguments(out)).arg("--explain").stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("starting {}", driver.display()))?;
+        if !output.status.success() {
+            *faults.entry(String::from_utf8_lossy(&output.stderr).trim().to_owned()).or_default() += 1;
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let told = faults.iter().map(|(fault, count)| format!("\n{count} of {} runs: {fault}", missing.len()));
+    bail!("the driver refuses the settings:{}", told.collect::<String>())
 }
 
 fn build_driver() -> Result<PathBuf> {

@@ -62,7 +62,7 @@ pub fn run() -> Result<()> {
 }
 
 fn check(tree: &Tree, members: &[Member]) -> Vec<Problem> {
-    let mut problems = arrows::check(members);
+    let mut problems = arrows::check(tree, members);
     problems.extend(dependencies::check(tree, members));
     problems.extend(layout::check(tree, members));
     problems.extend(links::check(tree));

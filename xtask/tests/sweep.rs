@@ -149,6 +149,9 @@ fn mistakes_are_told_before_anything_runs() {
         .args(["sweep", "sweep.toml", "--driver", "nowhere"])
         .assert();
     absent.failure().stderr(contains("--driver nowhere: no such file"));
+
+    scratch.write("sweep.toml", &SWEEP.replace("[\"jt\"]", "[\"jt\", \"jtt\"]"));
+    scratch.sweep(&[]).failure().stderr(contains("3 of 6 runs: error: no method jtt"));
     assert_eq!(scratch.calls(), [""; 0]);
 }
 

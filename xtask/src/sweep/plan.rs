@@ -160,12 +160,19 @@ fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     })
 }
 
-/// Equal as settings: `8` and `8.0` are one number.
-fn equal(a: &Value, b: &Value) -> bool {
+/// Equal as settings: `8` and `8.0` are one number, and the driver takes `1` and `"1,2"` for lists.
+fn equal(used: &Value, wanted: &Value) -> bool {
     let number = |value: &Value| value.as_float().or_else(|| value.as_integer().map(|integer| integer as f64));
-    match (a, b) {
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        _ => a == b || number(a).is_some_and(|a| number(b) == Some(a)),
+    let parse = |part: &str| part.parse().map_or_else(|_| Value::String(part.to_owned()), Value::Float);
+    match (used, wanted) {
+        (Value::Array(used), Value::Array(wanted)) => {
+            used.len() == wanted.len() && used.iter().zip(wanted).all(|(used, wanted)| equal(used, wanted))
+        }
+        (Value::Array(_), Value::String(text)) => {
+            equal(used, &Value::Array(text.split(',').map(|part| parse(part.trim())).collect()))
+        }
+        (Value::Array(items), single) => items.len() == 1 && equal(&items[0], single),
+        _ => used == wanted || number(used).is_some_and(|used| number(wanted) == Some(used)),
     }
 }
 
@@ -241,10 +248,20 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_compared_as_numbers() {
-        assert!(equal(&Value::Integer(8), &Value::Float(8.0)));
-        assert!(equal(&Value::Array(vec![Value::Integer(1)]), &Value::Array(vec![Value::Float(1.0)])));
-        assert!(!equal(&Value::Integer(8), &Value::String("8".into())));
-        assert!(!equal(&Value::Float(0.1), &Value::Float(0.2)));
+    fn settings_are_compared_as_the_driver_reads_them() {
+        let same = |used: &str, wanted: &str| {
+            let table: Table = format!("used = {used}\nwanted = {wanted}").parse().expect("two values");
+            equal(&table["used"], &table["wanted"])
+        };
+        for (used, wanted) in
+            [("8", "8.0"), ("[1.0]", "[1]"), ("[0.5, 1.0]", "\"0.5, 1\""), ("[\"a\"]", "\"a\""), ("[2.0]", "2")]
+        {
+            assert!(same(used, wanted), "{used} {wanted}");
+        }
+        for (used, wanted) in
+            [("8", "\"8\""), ("0.1", "0.2"), ("[1, 2]", "[1]"), ("[1, 2]", "1"), ("[1, 2]", "\"1,3\"")]
+        {
+            assert!(!same(used, wanted), "{used} {wanted}");
+        }
     }
 }

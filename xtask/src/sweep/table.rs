@@ -88,6 +88,11 @@ impl Table {
         Self { points, columns: filled, notes }
     }
 
+    /// Attacks that succeeded where a certificate said they can't, over all runs.
+    pub fn violations(&self) -> u64 {
+        violations(&self.points)
+    }
+
     /// Aligned text for a terminal.
     pub fn text(&self) -> String {
         let upright = self.matrix();
@@ -219,16 +224,20 @@ fn nearest(column: &Column, points: &[Point]) -> String {
     suggestion(&column.text, candidates.iter().map(String::as_str))
 }
 
+fn violations(points: &[Point]) -> u64 {
+    points.iter().flat_map(|point| &point.summaries).filter_map(|summary| summary["violations"].as_u64()).sum()
+}
+
 /// What the runs themselves warn of, and violated certificates above all.
 fn warnings(points: &[Point]) -> Vec<String> {
     let summaries = || points.iter().flat_map(|point| &point.summaries);
-    let violations: u64 = summaries().filter_map(|summary| summary["violations"].as_u64()).sum();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for warning in summaries().filter_map(|summary| summary["warnings"].as_array()).flatten().filter_map(Value::as_str)
     {
         *counts.entry(warning.trim_end_matches('.')).or_default() += 1;
     }
     let mut notes = Vec::new();
+    let violations = violations(points);
     if violations > 0 {
         notes.push(format!(
             "{violations} attacks succeeded inside a certified region: a bug, trust no certificate here"

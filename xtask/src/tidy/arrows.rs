@@ -1,8 +1,12 @@
 //! Which of our crates may depend on which, and what the libraries may take from outside. The table
 //! is docs/architecture.md's; knows manifests only.
 use super::Problem;
-use super::tree::Member;
+use super::tree::{Member, Tree};
 use cargo_metadata::DependencyKind;
+use std::collections::BTreeSet;
+
+/// The map of crates that people read.
+const MAP: &str = "docs/architecture.md";
 
 /// What a library may depend on.
 struct Room {
@@ -42,9 +46,36 @@ pub fn is_library(name: &str) -> bool {
     ROOMS.iter().any(|room| room.name == name)
 }
 
-/// Checks every arrow.
-pub fn check(members: &[Member]) -> Vec<Problem> {
-    members.iter().flat_map(|member| member_problems(member, members)).collect()
+/// Checks every arrow, and that [`MAP`] draws the same ones.
+pub fn check(tree: &Tree, members: &[Member]) -> Vec<Problem> {
+    let mut problems = map_problems(tree.text(MAP));
+    problems.extend(members.iter().flat_map(|member| member_problems(member, members)));
+    problems
+}
+
+/// The rows `| [crmt-x](…) | … | core, kernels | … |` of the map against [`ROOMS`].
+fn map_problems(map: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for room in ROOMS {
+        let row = map.lines().enumerate().find(|(_, line)| line.starts_with(&format!("| [{}]", room.name)));
+        let Some((index, row)) = row else {
+            let fix = "add its row: crate, what it knows, what of ours it depends on";
+            problems.push(Problem::new(MAP, 1, format!("{} is not on the map", room.name), fix));
+            continue;
+        };
+        let drawn: BTreeSet<String> =
+            row.split('|').nth(3).unwrap_or_default().split(',').map(|name| format!("crmt-{}", name.trim())).collect();
+        let ours: BTreeSet<String> = if room.ours.is_empty() {
+            ["crmt-–".to_owned()].into()
+        } else {
+            room.ours.iter().map(|name| (*name).to_owned()).collect()
+        };
+        if drawn != ours {
+            let what = format!("the map draws other arrows from {} than xtask/src/tidy/arrows.rs", room.name);
+            problems.push(Problem::new(MAP, index + 1, what, "make both say the same"));
+        }
+    }
+    problems
 }
 
 fn member_problems(member: &Member, members: &[Member]) -> Vec<Problem> {
@@ -118,7 +149,23 @@ mod tests {
         let mut members: Vec<Member> =
             ROOMS.iter().filter(|room| room.name != name).map(|room| member(room.name, &[])).collect();
         members.push(member(name, dependencies));
-        check(&members).iter().map(ToString::to_string).collect()
+        members.iter().flat_map(|member| member_problems(member, &members)).map(|problem| problem.to_string()).collect()
+    }
+
+    #[test]
+    fn the_map_must_draw_the_same_arrows() {
+        let row = |room: &Room| {
+            let ours: Vec<&str> = room.ours.iter().map(|name| name.trim_start_matches("crmt-")).collect();
+            let ours = if ours.is_empty() { "–".to_owned() } else { ours.join(", ") };
+            format!("| [{}](../crates) | much | {ours} | little |\n", room.name)
+        };
+        let map: String = ROOMS.iter().map(row).collect();
+        assert_eq!(map_problems(&map), []);
+        let wrong = map.replace("core, certify, attacks, kernels", "core, kernels").replace("[crmt-data]", "[data]");
+        let problems: Vec<String> = map_problems(&wrong).iter().map(ToString::to_string).collect();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("crmt-data is not on the map"), "{problems:?}");
+        assert!(problems[1].contains("architecture.md:8: the map draws other arrows from crmt-train"), "{problems:?}");
     }
 
     #[test]

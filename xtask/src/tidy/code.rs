@@ -80,14 +80,15 @@ fn names(source: &Source, add: &mut Add<'_>) {
     for index in source.find("train : bool") {
         add(source.tokens[index].line, "train: bool".into(), "take a crmt_core::Mode");
     }
-    let about_data = package(&source.path) == "crmt-data"
-        || source.path.starts_with("xtask/src/prepare")
-        || source.path.starts_with("crates/crmt-driver/src/config");
-    if about_data {
+    let package = package(&source.path);
+    if package == "crmt-data" || source.path.starts_with("xtask/src/prepare") {
         return;
     }
+    // The driver's configuration has settings of data sets, such as a noise level of one modality.
+    let settings = package == "crmt-driver";
     for (index, token) in source.tokens.iter().enumerate().filter(|(_, token)| !token.test) {
-        let speaks = token.text.split('_').any(|part| matches!(part, "audio" | "visual"));
+        let named = |word: &str| matches!(word, "audio" | "visual");
+        let speaks = named(&token.text) || (!settings && token.text.split('_').any(named));
         let next = (source.near(index, 1), source.near(index, 2));
         // A field or a variable: neither a function, nor a module, nor a step of a path.
         let variable = next.0 != "(" && next != (":", ":") && !matches!(source.near(index, -1), "fn" | "mod");
@@ -192,7 +193,7 @@ mod tests {
         passes(TRAIN, "mod audio; fn audio() { x::visual::y(\"audio\") } // audio");
         passes(TRAIN, "#[cfg(test)] mod tests { fn f() { let audio = 1; } }");
         passes("crates/crmt-data/src/synthetic.rs", "struct S { audio: Tensor }");
-        passes("crates/crmt-driver/src/config.rs", "struct S { audio: usize }");
+        passes("crates/crmt-driver/src/plan.rs", "struct S { audio_snr_db: f64 }");
         passes(TRAIN, "fn f(train: boolean) {}");
     }
 
