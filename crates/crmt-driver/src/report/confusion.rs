@@ -20,7 +20,11 @@ pub fn confusion(runs: &[RunRecord]) -> String {
         })
         .collect();
     let content = if figures.is_empty() { figures } else { format!("<div class=\"row\">{figures}</div>\n") };
-    section("Which classes are confused", "Without an attacker, on the whole report split. Rows: true class; columns: prediction.", &content)
+    section(
+        "Which classes are confused",
+        "Without an attacker, on the whole report split. Rows: true class; columns: prediction.",
+        &content,
+    )
 }
 
 fn name(run: &RunRecord, class: usize) -> String {
@@ -30,8 +34,10 @@ fn name(run: &RunRecord, class: usize) -> String {
 /// Wrong predictions, most frequent first: `(count, label, prediction)`.
 fn mistakes(run: &RunRecord) -> Vec<(u64, usize, usize)> {
     let rows = run.summary.confusion.iter().enumerate();
-    let mut all: Vec<_> =
-        rows.flat_map(|(y, row)| row.iter().enumerate().map(move |(p, n)| (*n, y, p))).filter(|(n, y, p)| *n > 0 && y != p).collect();
+    let mut all: Vec<_> = rows
+        .flat_map(|(y, row)| row.iter().enumerate().map(move |(p, n)| (*n, y, p)))
+        .filter(|(n, y, p)| *n > 0 && y != p)
+        .collect();
     all.sort_by_key(|(n, y, p)| (std::cmp::Reverse(*n), *y, *p));
     all
 }
@@ -61,7 +67,9 @@ fn matrix(run: &RunRecord, size: usize, worst: f64) -> String {
     let cell = |y: usize, p: usize| match at(y, p) {
         0 => "<td class=\"none\">·</td>".into(),
         // Square root: a single mistake stays visible beside the largest.
-        n if y == p => format!("<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>", 20.0 + 40.0 * (n as f64 / most).sqrt()),
+        n if y == p => {
+            format!("<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>", 20.0 + 40.0 * (n as f64 / most).sqrt())
+        }
         n => format!("<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>", 15.0 + 45.0 * (n as f64 / worst).sqrt()),
     };
     let rows: String = (0..size)

@@ -2,7 +2,7 @@
 //! Knows no threshold of success: it states numbers and their sampling error.
 use super::RunRecord;
 use super::html::{budget, count, escape, listed, percent};
-use super::sandwich::{Cell, Threat, cells, same_budget, threats};
+use super::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
 
 /// The header of the page.
 pub fn header(runs: &[RunRecord]) -> String {
@@ -132,15 +132,20 @@ fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
             let clean = finite(cell.clean);
             let kept = finite(cell.attacked.unwrap_or(clean)).min(clean);
             let proved = finite(cell.certified().filter(|_| cell.same).unwrap_or(0.0)).min(kept);
-            let parts: Vec<((&str, &str), f64)> =
-                PARTS.into_iter().zip([proved, kept - proved, clean - kept, 1.0 - clean]).filter(|(_, s)| *s > 0.0).collect();
+            let parts: Vec<((&str, &str), f64)> = PARTS
+                .into_iter()
+                .zip([proved, kept - proved, clean - kept, 1.0 - clean])
+                .filter(|(_, s)| *s > 0.0)
+                .collect();
             let bars: String = parts
                 .iter()
                 .map(|((class, name), share)| {
                     // Narrower than this, the number would not fit.
                     let text = if *share >= 0.07 { percent(*share) } else { String::new() };
                     let share = share * 100.0;
-                    format!("<i class=\"{class}\" style=\"width:{share:.1}%\" title=\"{name}: {share:.1} %\">{text}</i>")
+                    format!(
+                        "<i class=\"{class}\" style=\"width:{share:.1}%\" title=\"{name}: {share:.1} %\">{text}</i>"
+                    )
                 })
                 .collect();
             let spoken: Vec<String> = parts.iter().map(|((_, n), s)| format!("{n} {} %", percent(*s))).collect();
@@ -156,7 +161,10 @@ fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
         .filter(|(class, _)| rows.contains(&format!("<i class=\"{class}\"")))
         .map(|(class, name)| format!("<span><span class=\"swatch box {class}\"></span>{name}</span> "))
         .collect();
-    format!("<div class=\"shares\">{rows}<p class=\"key\">% of samples at ε = {}: {key}</p></div>\n", budget(cells[0].eps))
+    format!(
+        "<div class=\"shares\">{rows}<p class=\"key\">% of samples at ε = {}: {key}</p></div>\n",
+        budget(cells[0].eps)
+    )
 }
 
 fn finite(fraction: f64) -> f64 {
@@ -184,7 +192,7 @@ fn violations(runs: &[RunRecord]) -> String {
             listed(&broken)
         );
     }
-    let certified = |run: &&RunRecord| run.summary.certified.iter().any(|c| c.evidence != "estimated");
+    let certified = |run: &&RunRecord| run.summary.certified.iter().any(|c| evidence(&c.evidence).1 == "certified");
     let attacked = |run: &&RunRecord| !run.summary.attacks.is_empty();
     let (class, text) = if !runs.iter().any(|r| certified(&r)) {
         ("", "No run here issued a certificate, so there was none to break.")
@@ -210,13 +218,18 @@ fn remarks(runs: &[RunRecord]) -> String {
         }
         all.into_iter()
             .map(|(text, titles)| {
-                let about = if titles.len() < runs.len() { format!("<b>{}:</b> ", listed(&titles)) } else { String::new() };
+                let about =
+                    if titles.len() < runs.len() { format!("<b>{}:</b> ", listed(&titles)) } else { String::new() };
                 format!("<li>{about}{}</li>", escape(text))
             })
             .collect::<String>()
     };
     let block = |class: &str, title: &str, items: String| {
-        if items.is_empty() { items } else { format!("<div class=\"banner {class}\"><b>{title}</b><ul>{items}</ul></div>\n") }
+        if items.is_empty() {
+            items
+        } else {
+            format!("<div class=\"banner {class}\"><b>{title}</b><ul>{items}</ul></div>\n")
+        }
     };
     let mixed = if runs.windows(2).all(|w| w[0].summary.data == w[1].summary.data) {
         ""

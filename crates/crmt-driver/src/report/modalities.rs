@@ -58,7 +58,11 @@ fn presence(runs: &[RunRecord]) -> String {
         rows.push_str(&row(format!("{} head alone", escape(key)), &|r| r.summary.accuracy.solo.get(key).copied()));
     }
     let left = missing.len().saturating_sub(COMBINATIONS);
-    let more = if left > 0 { format!("<p class=\"fine\">{left} further combinations are in summary.json.</p>") } else { String::new() };
+    let more = if left > 0 {
+        format!("<p class=\"fine\">{left} further combinations are in summary.json.</p>")
+    } else {
+        String::new()
+    };
     let head: String = runs.iter().map(|run| format!("<th scope=\"col\">{}</th>", escape(&run.title))).collect();
     let head = format!("<th scope=\"col\">modalities</th>{head}");
     table("", "<b>Clean accuracy, %</b>", &head, &format!("<tbody>{rows}</tbody>")) + &more
@@ -80,11 +84,19 @@ fn shares(runs: &[RunRecord]) -> String {
             .filter(|_| total > 0.0)
             .map(|(r, share)| {
                 let (share, index) = (share / total * 100.0, order(run, &r.threat) % 6);
-                let text = if share >= 14.0 { format!("{} {share:.0} %", escape(&shorten(&r.threat, 14))) } else { String::new() };
-                format!("<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.0} %\">{text}</i>", escape(&r.threat))
+                let text = if share >= 14.0 {
+                    format!("{} {share:.0} %", escape(&shorten(&r.threat, 14)))
+                } else {
+                    String::new()
+                };
+                format!(
+                    "<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.0} %\">{text}</i>",
+                    escape(&r.threat)
+                )
             })
             .collect();
-        let spoken: Vec<String> = shares.iter().map(|(r, s)| format!("{} {} %", escape(&r.threat), percent(*s))).collect();
+        let spoken: Vec<String> =
+            shares.iter().map(|(r, s)| format!("{} {} %", escape(&r.threat), percent(*s))).collect();
         if !bars.is_empty() {
             content.push_str(&format!(
                 "<div class=\"share\"><span>{}</span><div role=\"img\" aria-label=\"Vulnerability share: {}\">{bars}</div></div>\n",
@@ -107,7 +119,8 @@ fn leaning(run: &RunRecord, shares: &[(&RadiusResult, f64)]) -> Option<String> {
     let solo = &run.summary.accuracy.solo;
     let best = solo.iter().filter(|(_, v)| v.is_finite()).max_by(|a, b| a.1.total_cmp(b.1)).filter(|_| solo.len() > 1);
     let weak = shares.iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|_| shares.len() > 1);
-    let preferred = best.map(|(name, v)| format!("{title} prefers <b>{}</b> (right alone on {} %)", escape(name), percent(*v)));
+    let preferred =
+        best.map(|(name, v)| format!("{title} prefers <b>{}</b> (right alone on {} %)", escape(name), percent(*v)));
     let vulnerable = weak.map(|(r, share)| {
         format!(
             "<b>{}</b> is its most vulnerable modality (it takes {} % of the squared worst-case joint budget)",
@@ -150,10 +163,16 @@ fn radii(runs: &[RunRecord]) -> String {
          <th scope=\"col\">median</th><th scope=\"col\">95 %</th><th scope=\"col\">mean</th>",
         distance(reach)
     );
+    let dashed = if bodies.contains("boxed estimated") { " Dashed: estimated." } else { "" };
     format!(
         "{}<p class=\"fine\">Box: middle half of the samples, with the median; whiskers: 5 % to 95 %; a misclassified sample \
-         has radius 0. Dashed: estimated.</p>\n",
-        table("", "<b>How far a sample may be moved</b>: radii over the report split, in declared units", &head, &bodies)
+         has radius 0.{dashed}</p>\n",
+        table(
+            "",
+            "<b>How far a sample may be moved</b>: radii over the report split, in declared units",
+            &head,
+            &bodies
+        )
     )
 }
 

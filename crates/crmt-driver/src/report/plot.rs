@@ -115,8 +115,7 @@ impl Plot {
     /// The region between the points and the lower edge.
     pub fn area(&mut self, points: &[(f64, f64)], class: &str) {
         if let (Some(first), Some(last)) = (points.first(), points.last()) {
-            let closed: Vec<_> =
-                points.iter().copied().chain([(last.0, self.y.low), (first.0, self.y.low)]).collect();
+            let closed: Vec<_> = points.iter().copied().chain([(last.0, self.y.low), (first.0, self.y.low)]).collect();
             let path = self.path(&closed);
             self.body.push_str(&format!("<path class=\"area {class}\" d=\"{path}Z\"/>"));
         }

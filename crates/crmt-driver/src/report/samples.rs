@@ -35,7 +35,12 @@ fn ten(run: &RunRecord) -> String {
         run.samples.iter().filter(|s| s.label == s.prediction && s.radii.contains_key(*main)).collect();
     // Attacked samples tell more; they are a fixed subset, not a choice by outcome.
     let told: Vec<&SampleRow> = right.iter().filter(|s| !s.outcomes.is_empty()).copied().collect();
-    let among = if told.len() >= 2 * EACH { right = told; "the attacked samples" } else { "the report samples" };
+    let among = if told.len() >= 2 * EACH {
+        right = told;
+        "the attacked samples"
+    } else {
+        "the report samples"
+    };
     right.sort_by(|a, b| radius(a).total_cmp(&radius(b)).then(a.index.cmp(&b.index)));
     let (fragile, rest) = right.split_at(right.len().min(EACH));
     let robust: Vec<&SampleRow> = rest.iter().rev().take(EACH).copied().collect();
@@ -73,7 +78,8 @@ fn ten(run: &RunRecord) -> String {
 
 fn row(run: &RunRecord, sample: &SampleRow, threats: &[&String], attacked: &[(&str, &str)]) -> String {
     let label = run.summary.classes.get(sample.label).map_or_else(|| sample.label.to_string(), |name| escape(name));
-    let radii = threats.iter().map(|t| format!("<td>{}</td>", sample.radii.get(*t).map_or("–".into(), |r| distance(*r))));
+    let radii =
+        threats.iter().map(|t| format!("<td>{}</td>", sample.radii.get(*t).map_or("–".into(), |r| distance(*r))));
     let outcomes = attacked.iter().map(|(t, n)| format!("<td>{}</td>", outcome(sample, t, n)));
     format!(
         "<tr><th scope=\"row\">{}</th><td class=\"word\">{label}</td>{}</tr>",

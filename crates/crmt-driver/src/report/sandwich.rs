@@ -4,6 +4,8 @@ use super::html::{budget, count, escape, figure, group, percent, section, table}
 use super::plot::{Axis, Plot};
 use super::{RunRecord, SampleRow};
 
+const SIZE: (f64, f64) = (340.0, 230.0);
+
 /// Whom the attacker may touch, and how the budget is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Threat {
@@ -37,9 +39,8 @@ impl Threat {
 /// Every threat that any run was attacked or certified under: joint first, then as met.
 pub fn threats(runs: &[RunRecord]) -> Vec<Threat> {
     let mut out: Vec<Threat> = Vec::new();
-    let attacked = |run: &RunRecord| {
-        run.summary.attacks.iter().map(|a| (a.threat.clone(), a.norm.clone())).collect::<Vec<_>>()
-    };
+    let attacked =
+        |run: &RunRecord| run.summary.attacks.iter().map(|a| (a.threat.clone(), a.norm.clone())).collect::<Vec<_>>();
     let claimed =
         |run: &RunRecord| run.summary.certified.iter().map(|c| (c.threat.clone(), "l2".into())).collect::<Vec<_>>();
     for (name, norm) in runs.iter().flat_map(|run| [attacked(run), claimed(run)].concat()) {
@@ -108,9 +109,8 @@ pub fn cells(run: &RunRecord, threat: &Threat) -> Vec<Cell> {
     budgets.dedup_by(|a, b| same_budget(*a, *b));
     let cell = |eps| {
         let here = || attacks.iter().filter(|a| same_budget(a.eps, eps));
-        let strongest = here()
-            .find(|a| a.name == "strongest")
-            .or_else(|| here().min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)));
+        let strongest =
+            here().find(|a| a.name == "strongest").or_else(|| here().min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)));
         let claims: Vec<_> = claims.iter().filter(|c| same_budget(c.eps, eps)).collect();
         let attacked_claim = |c: &crate::record::CertifiedResult| match strongest {
             Some(a) if a.samples != c.samples => c.attacked_samples,
@@ -121,10 +121,7 @@ pub fn cells(run: &RunRecord, threat: &Threat) -> Vec<Cell> {
             clean: strongest.map_or(run.summary.accuracy.clean, |a| a.clean),
             attacked: strongest.map(|a| a.accuracy),
             same: claims.iter().all(|c| attacked_claim(c).is_some()),
-            claims: claims
-                .iter()
-                .map(|c| (c.evidence.clone(), attacked_claim(c).unwrap_or(c.accuracy)))
-                .collect(),
+            claims: claims.iter().map(|c| (c.evidence.clone(), attacked_claim(c).unwrap_or(c.accuracy))).collect(),
             samples: strongest.map_or(run.summary.accuracy.samples, |a| a.samples),
         }
     };
@@ -210,6 +207,11 @@ fn number(class: &str, value: f64, cell: &Cell) -> String {
 pub fn curves(runs: &[RunRecord]) -> String {
     let threats = threats(runs);
     let mut content = String::new();
+    let titles: String = runs
+        .iter()
+        .enumerate()
+        .map(|(i, run)| format!("<span><span class=\"swatch s{}\"></span>{}</span> ", i % 6, escape(&run.title)))
+        .collect();
     for run in runs {
         let charts: String = threats
             .iter()
@@ -227,8 +229,12 @@ pub fn curves(runs: &[RunRecord]) -> String {
             content.push_str(&format!("<h4>{}</h4>\n<div class=\"grid\">{charts}</div>\n", escape(&run.title)));
         }
     }
-    let kinds =
-        [("clean", "clean"), ("attacked", "strongest attack"), ("certified", "certified, filled"), ("estimated", "estimated, dashed")];
+    let kinds = [
+        ("clean", "clean"),
+        ("attacked", "strongest attack"),
+        ("certified", "certified, filled"),
+        ("estimated", "estimated, dashed"),
+    ];
     let key: String = kinds
         .iter()
         .filter(|(class, _)| content.contains(&format!("class=\"line {class}\"")))
@@ -238,39 +244,40 @@ pub fn curves(runs: &[RunRecord]) -> String {
         let compared: String = threats.iter().map(|threat| compared(runs, threat)).collect();
         let compared = match compared.is_empty() {
             true => compared,
-            false => format!("<h3>Side by side, under the strongest attack</h3>\n<div class=\"grid wide\">{compared}</div>\n<h3>Run by run</h3>\n"),
+            false => format!(
+                "<h3>Side by side, under the strongest attack</h3>\n<p class=\"key\">{titles}</p>\n\
+                 <div class=\"grid\">{compared}</div>\n<h3>Run by run</h3>\n"
+            ),
         };
         content = format!("{compared}<p class=\"key\">{key}</p>\n{content}");
     }
-    section(
-        "Accuracy against the budget",
-        "How fast accuracy falls as the attacker's budget ε grows. The truth for the best possible attack lies between \
-         the attacked line and the certified region; the narrower the gap, the better both are.",
-        &content,
-    )
+    let truth = match content.contains("line certified") {
+        true => "lies between the attacked line and the certified region; the narrower the gap, the more is known.",
+        false => "lies somewhere below the attacked line; nothing here says how far.",
+    };
+    let lead = "How fast accuracy falls as the attacker's budget ε grows. What the best possible attack would leave";
+    section("Accuracy against the budget", &format!("{lead} {truth}"), &content)
 }
 
 /// All runs in one chart: what stands under the strongest attack; nothing unless there are two.
 fn compared(runs: &[RunRecord], threat: &Threat) -> String {
-    let lines: Vec<(String, &str, Vec<(f64, f64)>)> = runs
+    let lines: Vec<(String, Vec<(f64, f64)>)> = runs
         .iter()
         .enumerate()
-        .map(|(i, run)| (format!("s{}", i % 6), run.title.as_str(), attacked_curve(&cells(run, threat))))
-        .filter(|(.., points)| points.len() > 1)
+        .map(|(i, run)| (format!("s{}", i % 6), attacked_curve(&cells(run, threat))))
+        .filter(|(_, points)| points.len() > 1)
         .collect();
     if lines.len() < 2 {
         return String::new();
     }
-    let reach = lines.iter().flat_map(|l| &l.2).fold(0.0, |m: f64, p| m.max(p.0)) * 1.02;
-    let ends = lines.iter().map(|(class, title, points)| (points[points.len() - 1].1, class.clone(), title.to_string()));
+    let reach = lines.iter().flat_map(|l| &l.1).fold(0.0, |m: f64, p| m.max(p.0)) * 1.05;
     let mut plot = Plot::new(
         &format!("Accuracy of every run under the strongest attack, against the budget: {}", threat.name),
-        (440.0, 240.0),
+        SIZE,
         Axis::plain(0.0, reach, "budget ε"),
         Axis::percent(0.0, 1.0, "accuracy, %"),
-    )
-    .labels(ends);
-    lines.iter().for_each(|(class, _, points)| plot.line(points, class, true));
+    );
+    lines.iter().for_each(|(class, points)| plot.line(points, class, true));
     figure(&threat.title(), &plot.svg())
 }
 
@@ -283,12 +290,7 @@ fn attacked_curve(cells: &[Cell]) -> Vec<(f64, f64)> {
 fn chart(run: &RunRecord, threat: &Threat, reach: f64) -> String {
     let cells = cells(run, threat);
     let label = format!("Accuracy of {} against the budget: {}", run.title, threat.name);
-    let mut plot = Plot::new(
-        &label,
-        (340.0, 230.0),
-        Axis::plain(0.0, reach, "budget ε"),
-        Axis::percent(0.0, 1.0, "accuracy, %"),
-    );
+    let mut plot = Plot::new(&label, SIZE, Axis::plain(0.0, reach, "budget ε"), Axis::percent(0.0, 1.0, "accuracy, %"));
     let clean = cells.first().map_or(run.summary.accuracy.clean, |c| c.clean);
     if let (true, Some((class, steps))) = (threat.has_claims(), claimed_curve(run, &threat.name, reach)) {
         if class == "certified" {

@@ -11,7 +11,7 @@ pub fn setup(runs: &[RunRecord]) -> String {
     let glossary = section("Words", "As used on this page.", &format!("<dl class=\"glossary\">{words}</dl>\n"));
     let setup = section(
         "Configuration and how to repeat it",
-        "Save a configuration below as <code>run.toml</code> and run <code>crmt train run.toml</code>. The same \
+        "Save a configuration below as <code>run.toml</code> and run <code>crmt-driver train --config run.toml</code>. The same \
          configuration, seed and version give the same weights, bit for bit, on a CPU, whatever the number of threads: \
          compare their SHA-256.",
         &content,
@@ -27,7 +27,10 @@ fn run(run: &RunRecord) -> String {
     let config = if run.config.trim().is_empty() {
         "<p>No configuration was recorded.</p>".into()
     } else {
-        format!("<details><summary>Resolved configuration</summary><pre>{}</pre></details>", escape(run.config.trim_end()))
+        format!(
+            "<details><summary>Resolved configuration</summary><pre>{}</pre></details>",
+            escape(run.config.trim_end())
+        )
     };
     format!(
         "<h3>{}</h3>\n<dl class=\"facts\"><div><dt>method</dt><dd>{}</dd></div><div><dt>seed</dt><dd>{}</dd></div>\
@@ -53,14 +56,26 @@ fn duration(seconds: f64) -> String {
 const GLOSSARY: [(&str, &str); 12] = [
     ("clean", "accuracy without an attacker."),
     ("strongest attack", "a sample counts as broken when any of the attacks broke it at this or a smaller budget."),
-    ("certified", "a theorem, with proved constants, covers every perturbation within the radius; there is nothing left to attack."),
-    ("estimated", "the same formula with constants measured on samples; an attack may succeed inside, hence it guarantees nothing."),
-    ("budget ε", "how far an attacker may move an input, in the declared units of the data (for images usually pixels from 0 to 1)."),
+    (
+        "certified",
+        "a theorem, with proved constants, covers every perturbation within the radius; there is nothing left to attack.",
+    ),
+    (
+        "estimated",
+        "the same formula with constants measured on samples; an attack may succeed inside, hence it guarantees nothing.",
+    ),
+    (
+        "budget ε",
+        "how far an attacker may move an input, in the declared units of the data (for images usually pixels from 0 to 1).",
+    ),
     ("ℓ<sub>2</sub>, ℓ<sub>∞</sub>", "distance as the root of the summed squares, or as the largest single change."),
     ("joint", "one ℓ<sub>2</sub> budget over all modalities together, spent as the attacker likes."),
     ("radius", "the largest budget under which the claim holds for a sample; 0 when it is misclassified."),
     ("violation", "an attack that succeeded inside a certified radius; it cannot happen unless the program is wrong."),
     ("vulnerability share", "the part of the squared worst-case joint budget that goes to a modality."),
-    ("step 1, step 2", "CRMT trains with uni-modal margins first; then, with everything else frozen, it re-weights the classes of each modality to raise the bound."),
+    (
+        "step 1, step 2",
+        "CRMT trains with uni-modal margins first; then, with everything else frozen, it re-weights the classes of each modality to raise the bound.",
+    ),
     ("splits", "train to learn, selection to choose the epoch and the second step, report for this page only."),
 ];

@@ -32,9 +32,12 @@ pub fn training(runs: &[RunRecord]) -> String {
     )
 }
 
+/// Epoch and value.
+type Points = Vec<(f64, f64)>;
+
 /// Epochs in order of training, so that the phases follow one another. Where `parted`, a gap separates phases, whose
 /// values measure different things.
-fn series(run: &RunRecord, parted: bool, value: impl Fn(&EpochMetrics) -> f64) -> Vec<(f64, f64)> {
+fn series(run: &RunRecord, parted: bool, value: impl Fn(&EpochMetrics) -> f64) -> Points {
     let mut points = Vec::new();
     for (i, metrics) in run.metrics.iter().enumerate() {
         if parted && i > 0 && run.metrics[i - 1].phase != metrics.phase {
@@ -64,7 +67,7 @@ fn phases(run: &RunRecord, plot: &mut Plot) {
 }
 
 fn losses(run: &RunRecord, names: &BTreeSet<&String>) -> String {
-    let mut lines: Vec<(String, String, Vec<(f64, f64)>)> = names
+    let mut lines: Vec<(String, String, Points)> = names
         .iter()
         .enumerate()
         .filter(|(_, name)| run.metrics.iter().any(|m| m.parts.contains_key(**name)))
