@@ -1,6 +1,6 @@
 //! Budgets: how far an attack may move an input, and the geometry of moving within them.
 //! Does not know models.
-use crate::{AttackError, Result};
+use crate::{Error, Result};
 use candle_core::{D, DType, Tensor};
 use crmt_core::{Modality, PerModality};
 
@@ -61,7 +61,7 @@ impl Budget {
 
     pub(crate) fn check(&self, modalities: &PerModality<Modality>) -> Result<()> {
         let valid = |what: String, radius: f64| {
-            if radius.is_finite() && radius >= 0. { Ok(()) } else { Err(AttackError::Radius { what, radius }) }
+            if radius.is_finite() && radius >= 0. { Ok(()) } else { Err(Error::Radius { what, radius }) }
         };
         match self {
             Self::Joint(radius) => valid("joint budget".into(), *radius),
@@ -87,7 +87,7 @@ impl Ball<'_> {
     pub fn project(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
         let deltas =
             moved.zip(clean, "clean inputs")?.try_enumerate(|m, (x, x0)| match self.budget.radius(m) > 0. {
-                true => Ok::<_, AttackError>(Some((*x - *x0)?)),
+                true => Ok::<_, Error>(Some((*x - *x0)?)),
                 false => Ok(None),
             })?;
         let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(&deltas)? };
@@ -119,7 +119,7 @@ impl Ball<'_> {
     /// l2 lengths in declared units, `[batch, 1]`: the joint one for every modality of a joint budget.
     fn lengths(&self, deltas: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
         let squares = deltas.try_enumerate(|m, delta| {
-            let Some(delta) = delta else { return Ok::<_, AttackError>(None) };
+            let Some(delta) = delta else { return Ok::<_, Error>(None) };
             let squares = rows(delta)?.sqr()?.sum_keepdim(D::Minus1)?;
             Ok(Some((squares * self.modalities[m].scale.powi(-2))?))
         })?;
@@ -142,7 +142,7 @@ impl Ball<'_> {
     ) -> Result<PerModality<Tensor>> {
         // In units u = x / s the gradient is s g, and a step du is dx = s du.
         let scaled = gradients.try_enumerate(|m, g| {
-            let Some(g) = g else { return Ok::<_, AttackError>(None) };
+            let Some(g) = g else { return Ok::<_, Error>(None) };
             let scale = self.modalities[m].scale;
             Ok(Some(if scale == 1. { rows(g)? } else { (rows(g)? * scale)? }))
         })?;
@@ -166,7 +166,7 @@ impl Ball<'_> {
             Budget::Each { .. } => None,
         };
         let unit = g.try_enumerate(|m, g| {
-            let (Some(g), Some(own)) = (g, &greatest[m]) else { return Ok::<_, AttackError>(None) };
+            let (Some(g), Some(own)) = (g, &greatest[m]) else { return Ok::<_, Error>(None) };
             Ok(Some(g.broadcast_div(&positive(joint.as_ref().unwrap_or(own))?)?))
         })?;
         let squares = unit.try_map(|g| g.as_ref().map(|g| g.sqr()?.sum_keepdim(D::Minus1)).transpose())?;

@@ -1,6 +1,6 @@
 //! Accuracy under attack as the budget grows.
 //! Does not know which attacks are strong.
-use crate::{Attack, AttackError, Draws, Goal, Result, run};
+use crate::{Attack, Draws, Error, Goal, Result, run};
 use candle_core::Tensor;
 use crmt_core::{Classifier, PerModality};
 
@@ -44,7 +44,7 @@ impl Curve {
 /// budget is broken at every larger one.
 ///
 /// # Errors
-/// [`AttackError::NotAscending`] when a budget does not contain the one before it; otherwise as [`run`].
+/// [`Error::NotAscending`] when a budget does not contain the one before it; otherwise as [`run`].
 pub fn strongest(
     attacks: &[&dyn Attack],
     classifier: &dyn Classifier,
@@ -53,10 +53,10 @@ pub fn strongest(
     draws: &Draws,
 ) -> Result<Curve> {
     if let Some(k) = (1..attacks.len()).find(|k| !attacks[*k].budget().contains(attacks[*k - 1].budget())) {
-        return Err(AttackError::NotAscending(k));
+        return Err(Error::NotAscending(k));
     }
     if attacks.is_empty() {
-        return Err(AttackError::Setting("a curve needs at least one attack"));
+        return Err(Error::Setting("a curve needs at least one attack"));
     }
     let samples = inputs[0].dim(0)?;
     let mut curve = Curve {

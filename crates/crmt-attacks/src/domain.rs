@@ -1,6 +1,6 @@
 //! Keeps inputs within what their modality can produce.
 //! Does not know budgets.
-use crate::{AttackError, Result};
+use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use crmt_core::{Domain, Modality};
 
@@ -39,7 +39,7 @@ pub(crate) fn check(x: &Tensor, modality: &Modality) -> Result<()> {
     if !x.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
         let rows = x.to_dtype(DType::F64)?.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?;
         let sample = rows.iter().position(|s| !s.is_finite()).unwrap_or(0);
-        return Err(AttackError::NotFinite { modality: modality.name.clone(), what: "the clean input".into(), sample });
+        return Err(Error::NotFinite { modality: modality.name.clone(), what: "the clean input".into(), sample });
     }
     let inside = |x: &Tensor, lo: f64, hi: f64| -> Result<()> {
         let (least, most) = range(x)?;
@@ -51,7 +51,7 @@ pub(crate) fn check(x: &Tensor, modality: &Modality) -> Result<()> {
         } else {
             return Ok(());
         };
-        Err(AttackError::OutOfDomain { modality: modality.name.clone(), value, domain: format!("{lo}..={hi}") })
+        Err(Error::OutOfDomain { modality: modality.name.clone(), value, domain: format!("{lo}..={hi}") })
     };
     match &modality.domain {
         Domain::Unbounded => Ok(()),

@@ -3,7 +3,7 @@
 /// An attack that could not be run as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AttackError {
+pub enum Error {
     /// A radius is negative or not finite.
     #[error("{what}: expected a finite radius of at least 0, got {radius}")]
     Radius {
@@ -90,11 +90,11 @@ pub enum AttackError {
     Core(#[from] crmt_core::Error),
 }
 
-impl From<candle_core::Error> for AttackError {
+impl From<candle_core::Error> for Error {
     fn from(e: candle_core::Error) -> Self {
         Self::Core(e.into())
     }
 }
 
 /// Result in this crate.
-pub type Result<T, E = AttackError> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

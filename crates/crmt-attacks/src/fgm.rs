@@ -12,6 +12,13 @@ pub struct Fgm {
     pub budget: Budget,
 }
 
+impl Fgm {
+    /// One step of the whole `budget`.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget }
+    }
+}
+
 impl Attack for Fgm {
     fn name(&self) -> &str {
         "fgm"

@@ -1,6 +1,6 @@
 //! What counts as success, and what an attack climbs to get there.
 //! Does not know inputs, only logits.
-use crate::{AttackError, Result};
+use crate::{Error, Result};
 use candle_core::{D, DType, Tensor};
 
 /// What counts as success, per sample. Labels: `[batch]`, `u32`.
@@ -77,7 +77,7 @@ fn own_class(labels: &Tensor, like: &Tensor, value: f64) -> Result<Tensor> {
 /// `logits`: `[batch, classes]`; `labels`: `[batch]` `u32`.
 ///
 /// # Errors
-/// [`AttackError::Samples`] or [`AttackError::Class`] when labels do not fit.
+/// [`Error::Samples`] or [`Error::Class`] when labels do not fit.
 pub fn correct(logits: &Tensor, labels: &Tensor) -> Result<Vec<bool>> {
     correct_rows(logits, &labels.to_vec1::<u32>()?)
 }
@@ -91,10 +91,15 @@ pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
     Ok(hits.iter().filter(|hit| **hit).count() as f64 / hits.len() as f64)
 }
 
+/// The class with the greatest logit, the first of equals. `logits`: `[batch, classes]`.
+pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
+    Ok(logits.argmax(D::Minus1)?.to_vec1()?)
+}
+
 pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
     let (samples, classes) = logits.dims2()?;
     if labels.len() != samples {
-        return Err(AttackError::Samples { what: "labels", expected: samples, got: labels.len() });
+        return Err(Error::Samples { what: "labels", expected: samples, got: labels.len() });
     }
     check_labels(labels, classes)?;
     // In `f64`, so that no two different logits become equal.
@@ -105,7 +110,7 @@ pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>>
 
 pub(crate) fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
     match labels.iter().position(|y| *y as usize >= classes) {
-        Some(sample) => Err(AttackError::Class { sample, class: labels[sample], classes }),
+        Some(sample) => Err(Error::Class { sample, class: labels[sample], classes }),
         None => Ok(()),
     }
 }
@@ -144,7 +149,7 @@ mod tests {
         assert_eq!(correct(&logits, &labels)?, [false, true, false]);
         assert!((accuracy(&logits, &labels)? - 1. / 3.).abs() < 1e-15);
         let e = correct(&logits, &Tensor::new(&[0u32, 1, 2], &Device::Cpu)?).unwrap_err();
-        assert!(matches!(e, AttackError::Class { sample: 2, class: 2, classes: 2 }), "{e}");
+        assert!(matches!(e, Error::Class { sample: 2, class: 2, classes: 2 }), "{e}");
         Ok(())
     }
 }

@@ -22,9 +22,9 @@ mod run;
 
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
-pub use error::{AttackError, Result};
+pub use error::{Error, Result};
 pub use fgm::Fgm;
-pub use goal::{Goal, Loss, accuracy, correct};
+pub use goal::{Goal, Loss, accuracy, correct, predictions};
 pub use missing::{MissingAccuracy, missing_accuracy};
 pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};

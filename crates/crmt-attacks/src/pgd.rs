@@ -1,6 +1,6 @@
 //! Projected gradient ascent with restarts (Madry et al. 2018), over several inputs at once.
 //! Does not judge its own success beyond dropping samples that need no more work.
-use crate::{Attack, AttackError, Budget, Loss, Problem, Result, problem::select_rows};
+use crate::{Attack, Budget, Error, Loss, Problem, Result, problem::select_rows};
 use candle_core::Tensor;
 use crmt_core::PerModality;
 
@@ -83,6 +83,17 @@ impl Pgd {
         Self { budget, steps, schedule: Steps::Constant(relative_step), restarts, to_the_end: true }
     }
 
+    /// A cheap evaluation: one restart from the clean input, decaying steps.
+    pub fn quick(budget: Budget, steps: usize, loss: Loss) -> Self {
+        let restarts = vec![Restart { from: Start::Clean, loss }];
+        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false }
+    }
+
+    /// The same attack with another number of steps.
+    pub fn with_steps(self, steps: usize) -> Self {
+        Self { steps, ..self }
+    }
+
     fn restart(&self, number: usize, problem: &Problem<'_>, best: &mut Found) -> Result<()> {
         let Restart { from, loss } = self.restarts[number];
         let rows: Vec<u32> = best.standing();
@@ -150,7 +161,7 @@ impl Attack for Pgd {
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         if self.steps == 0 || self.restarts.is_empty() {
-            return Err(AttackError::Setting("pgd needs at least one step and one restart"));
+            return Err(Error::Setting("pgd needs at least one step and one restart"));
         }
         let mut best = Found::new(problem.samples());
         for number in 0..self.restarts.len() {

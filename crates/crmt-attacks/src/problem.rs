@@ -1,7 +1,7 @@
 //! What a searching attack works with: a classifier, clean inputs, a goal, randomness, and counted evaluations.
 //! Does not know any attack.
 use crate::{
-    AttackError, Budget, Goal, Loss, Result,
+    Budget, Error, Goal, Loss, Result,
     budget::Ball,
     domain,
     goal::{check_labels, correct_rows},
@@ -16,32 +16,50 @@ use std::cell::Cell;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draws {
     streams: Streams,
-    ids: Vec<u64>,
+    ids: Ids,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Ids {
+    From(u64),
+    Listed(Vec<u64>),
 }
 
 impl Draws {
-    /// `ids[i]` identifies sample `i` of the batch; a trainer may fold the epoch in, to draw anew every time.
-    pub fn new(streams: Streams, ids: Vec<u64>) -> Self {
-        Self { streams, ids }
+    /// Sample `i` of the batch is sample `first + i` of a data set read in order. A trainer may fold the step into
+    /// `first`, to draw anew every time.
+    pub fn new(streams: Streams, first: u64) -> Self {
+        Self { streams, ids: Ids::From(first) }
     }
 
-    /// Samples `first .. first + len` of a data set read in order.
-    pub fn consecutive(streams: Streams, first: u64, len: usize) -> Self {
-        Self { streams, ids: (first..first + len as u64).collect() }
+    /// `ids[i]` identifies sample `i` of the batch.
+    pub fn for_samples(streams: Streams, ids: Vec<u64>) -> Self {
+        Self { streams, ids: Ids::Listed(ids) }
     }
 
     /// The generator of sample `i` of the batch for `purpose`.
     pub fn stream(&self, purpose: &str, i: usize) -> impl Rng + use<> {
-        self.streams.stream(purpose, self.ids[i])
+        self.streams.stream(purpose, self.id(i as u32))
+    }
+
+    fn id(&self, i: u32) -> u64 {
+        match &self.ids {
+            Ids::From(first) => first.wrapping_add(u64::from(i)),
+            Ids::Listed(ids) => ids[i as usize],
+        }
     }
 
     /// The same randomness for some of the samples.
     pub(crate) fn select(&self, keep: &[u32]) -> Self {
-        Self { streams: self.streams, ids: keep.iter().map(|i| self.ids[*i as usize]).collect() }
+        Self::for_samples(self.streams, keep.iter().map(|i| self.id(*i)).collect())
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.ids.len()
+    /// For how many samples there are streams; `None`: any number.
+    fn len(&self) -> Option<usize> {
+        match &self.ids {
+            Ids::From(_) => None,
+            Ids::Listed(ids) => Some(ids.len()),
+        }
     }
 }
 
@@ -84,15 +102,17 @@ impl<'a> Problem<'a> {
         }
         let samples = clean[0].dim(0)?;
         let labels = goal.labels().to_vec1::<u32>()?;
-        let counts = [("labels", labels.len()), ("random streams", draws.len())];
-        let factor_count = factors.map(|f| ("radii", f.len()));
-        for (what, got) in counts.into_iter().chain(factor_count) {
-            if got != samples {
-                return Err(AttackError::Samples { what, expected: samples, got });
-            }
+        let counts = [
+            ("labels", Some(labels.len())),
+            ("random streams", draws.len()),
+            ("radii", factors.map(<[f64]>::len)),
+            ("inputs of every modality", clean.iter().map(|x| x.dims()[0]).find(|n| *n != samples)),
+        ];
+        if let Some((what, Some(got))) = counts.into_iter().find(|(_, got)| got.is_some_and(|got| got != samples)) {
+            return Err(Error::Samples { what, expected: samples, got });
         }
         if let Some(radius) = factors.and_then(|f| f.iter().find(|f| !(f.is_finite() && **f >= 0.))) {
-            return Err(AttackError::Radius { what: "radius of a sample".into(), radius: *radius });
+            return Err(Error::Radius { what: "radius of a sample".into(), radius: *radius });
         }
         let like = &clean[0];
         let factors =
@@ -140,7 +160,7 @@ impl<'a> Problem<'a> {
     /// Only modalities that `budget` lets move have one: the others are constants, and cost nothing.
     ///
     /// # Errors
-    /// [`AttackError::NoGradient`] names a modality that the logits do not depend on.
+    /// [`Error::NoGradient`] names a modality that the logits do not depend on.
     pub fn gradients(
         &self,
         budget: &Budget,
@@ -171,7 +191,7 @@ impl<'a> Problem<'a> {
                 Ok((scalar(&logits)?, logits.detach()))
             };
             evaluate().map_err(|e| match e {
-                AttackError::Core(e) => e,
+                Error::Core(e) => e,
                 other => {
                     failed = Some(other);
                     crmt_core::Error::NoGradient { modality: 0 }
@@ -183,7 +203,7 @@ impl<'a> Problem<'a> {
             (Ok(found), None) => found,
             (Err(crmt_core::Error::NoGradient { modality }), None) => {
                 let modality = self.classifier.modalities()[moving[modality]].name.clone();
-                return Err(AttackError::NoGradient { modality });
+                return Err(Error::NoGradient { modality });
             }
             (Err(e), None) => return Err(e.into()),
         };
@@ -232,7 +252,7 @@ impl<'a> Problem<'a> {
         let mut rngs: Vec<_> = (0..self.samples()).map(|i| self.draws.stream(purpose, i)).collect();
         let noise = self.clean.try_enumerate(|m, x| {
             if budget.radius(m) <= 0. {
-                return Ok::<_, AttackError>(None);
+                return Ok::<_, Error>(None);
             }
             let len = x.elem_count() / self.samples().max(1);
             let mut values = Vec::with_capacity(x.elem_count());
@@ -252,7 +272,7 @@ impl<'a> Problem<'a> {
             return self.step(budget, &self.clean, &scaled, relative);
         }
         let moved = self.clean.try_enumerate(|m, x| {
-            let Some(noise) = &noise[m] else { return Ok::<_, AttackError>(x.clone()) };
+            let Some(noise) = &noise[m] else { return Ok::<_, Error>(x.clone()) };
             let radius = budget.radius(m) * self.classifier.modalities()[m].scale * relative;
             let mut noise = noise.reshape((self.samples(), ()))?;
             if let Some(factors) = &self.factors {
@@ -284,10 +304,10 @@ impl<'a> Problem<'a> {
     fn check_logits(&self, logits: &Tensor) -> Result<()> {
         let (samples, classes) = logits.dims2()?;
         if classes < 2 {
-            return Err(AttackError::Classes(classes));
+            return Err(Error::Classes(classes));
         }
         if samples != self.samples() {
-            return Err(AttackError::Samples { what: "logits", expected: self.samples(), got: samples });
+            return Err(Error::Samples { what: "logits", expected: self.samples(), got: samples });
         }
         check_labels(&self.labels, classes)
     }

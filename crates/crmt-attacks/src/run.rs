@@ -1,7 +1,7 @@
 //! Runs any attack: projects what it proposes into budget and domains, judges it once, and counts.
 //! Does not know how attacks search.
 use crate::{
-    AttackError, Budget, Draws, Goal, Problem, Result,
+    Budget, Draws, Error, Goal, Problem, Result,
     problem::{Counter, select_rows},
 };
 use candle_core::{D, DType, Tensor};
@@ -39,7 +39,7 @@ pub struct Outcome {
 /// `inputs`: each `[batch, ...]`; `draws`: one stream per sample.
 ///
 /// # Errors
-/// [`AttackError`] names the modality, what was expected and what was given.
+/// [`Error`] names the modality, what was expected and what was given.
 pub fn run(
     attack: &dyn Attack,
     classifier: &dyn Classifier,
@@ -121,7 +121,7 @@ fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Te
     let clean = problem.clean().zip(&found, "the attack's proposal")?;
     for ((x0, x), modality) in clean.iter().zip(problem.classifier().modalities().iter()) {
         if x.shape() != x0.shape() {
-            return Err(AttackError::Proposal {
+            return Err(Error::Proposal {
                 modality: modality.name.clone(),
                 attack: attack.name().into(),
                 expected: x0.dims().to_vec(),
@@ -131,7 +131,7 @@ fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Te
         let sums = x.reshape((x.dim(0)?, ()))?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         if let Some(sample) = sums.iter().position(|s| !s.is_finite()) {
             let what = format!("the proposal of attack `{}`", attack.name());
-            return Err(AttackError::NotFinite { modality: modality.name.clone(), what, sample });
+            return Err(Error::NotFinite { modality: modality.name.clone(), what, sample });
         }
     }
     dispose(attack.budget(), problem, &found.map(Tensor::detach))

@@ -68,7 +68,9 @@ impl Peak {
                 }
             };
             normalise(&mut re, &mut im, &mut norms)?;
-            let upper: Vec<f64> = norms.iter().map(|f| bound(f, error(rows), error(cols))).collect();
+            // Overflow must not pass for a bound.
+            let sound = |b: f64| if b.is_nan() { f64::INFINITY } else { b };
+            let upper: Vec<f64> = norms.iter().map(|f| sound(bound(f, error(rows), error(cols)))).collect();
             let slack = rank.powf(-(0.5f64.powi(step as i32 + 1))) * (1. - 1e-9);
             let found = upper.iter().fold(0f64, |a, b| a.max(*b));
             self.lower = self.lower.max(found * slack);
@@ -76,7 +78,7 @@ impl Peak {
                 self.upper = self.upper.max(found);
                 break;
             }
-            let keep: Vec<u32> = (0..upper.len() as u32).filter(|i| !(upper[*i as usize] < self.lower)).collect();
+            let keep: Vec<u32> = (0..upper.len() as u32).filter(|i| upper[*i as usize] >= self.lower).collect();
             if keep.is_empty() {
                 // Every norm here lies below one already seen, whose upper bound is even greater.
                 break;

@@ -38,7 +38,7 @@ mod evidence;
 mod gram;
 pub mod objective;
 mod radius;
-pub mod released;
+mod released;
 
 pub use audit::{Audit, AuditRow, Method, audit};
 pub use constants::MarginConstants;
@@ -48,3 +48,4 @@ pub use estimate::{GradientNorms, gradient_norms};
 pub use evidence::{Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound};
 pub use gram::matrix_bound;
 pub use radius::{Certificate, Radii, SampleRadii, radii, ratio, ray};
+pub use released::{LipschitzRule, RivalRule, rival_ratio, runner_up};

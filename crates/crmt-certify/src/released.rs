@@ -1,5 +1,5 @@
 //! The rules of the released code, behind switches, to reproduce what it published.
-//! Nothing here is ever proved: [`estimated_norms`] returns estimates, [`rival_ratio`] training tensors.
+//! Nothing here is ever proved: [`LipschitzRule`] gives estimates, [`rival_ratio`] training tensors.
 use crate::{
     CertifyError, GradientNorms,
     estimate::{greatest_row, score_gradients},
@@ -30,31 +30,33 @@ pub enum RivalRule {
     RunnerUp,
 }
 
-/// Gradient norms of the scores at `inputs`, under `rule`.
-///
-/// # Errors
-/// As [`gradient_norms`].
-pub fn estimated_norms(
-    model: &dyn AdditiveClassifier,
-    inputs: &PerModality<Tensor>,
-    rule: LipschitzRule,
-) -> Result<GradientNorms, CertifyError> {
-    if rule == LipschitzRule::MaxGradient {
-        return gradient_norms(model, inputs);
+impl LipschitzRule {
+    /// Gradient norms of the scores at `inputs`, under this rule.
+    ///
+    /// # Errors
+    /// As [`gradient_norms`].
+    pub fn gradient_norms(
+        self,
+        model: &dyn AdditiveClassifier,
+        inputs: &PerModality<Tensor>,
+    ) -> Result<GradientNorms, CertifyError> {
+        if self == Self::MaxGradient {
+            return gradient_norms(model, inputs);
+        }
+        let mut first = vec![];
+        let mut accumulated: Option<Tensor> = None;
+        for gradients in score_gradients(model, inputs, |s| s.contributions())? {
+            let sum = match accumulated {
+                None => gradients[0].clone(),
+                Some(sum) => (sum + &gradients[0])?,
+            };
+            first.push(greatest_row(&sum)?);
+            accumulated = Some(sum);
+        }
+        let zeros = vec![0.; first.len()];
+        let greatest = PerModality::from_fn(inputs.len(), |m| if m == 0 { first.clone() } else { zeros.clone() });
+        Ok(GradientNorms::new(greatest, inputs[0].dim(0)?))
     }
-    let mut first = vec![];
-    let mut accumulated: Option<Tensor> = None;
-    for gradients in score_gradients(model, inputs, |s| s.contributions())? {
-        let sum = match accumulated {
-            None => gradients[0].clone(),
-            Some(sum) => (sum + &gradients[0])?,
-        };
-        first.push(greatest_row(&sum)?);
-        accumulated = Some(sum);
-    }
-    let zeros = vec![0.; first.len()];
-    let greatest = PerModality::from_fn(inputs.len(), |m| if m == 0 { first.clone() } else { zeros.clone() });
-    Ok(GradientNorms::new(greatest, inputs[0].dim(0)?))
 }
 
 /// The ratio of each sample that `rule` picks, signed, `[batch]`, differentiable.

@@ -9,6 +9,7 @@ fn random(rng: &mut impl Rng, shape: &[usize]) -> Tensor {
     Tensor::from_vec(v, shape, &Device::Cpu).unwrap()
 }
 
+#[expect(clippy::needless_range_loop, reason = "rotations act on two rows and columns by index")]
 /// Spectral norm by cyclic Jacobi rotations of `A^T A`: converges quadratically, no knowledge of Gram iteration.
 fn true_norm(a: &Tensor) -> f64 {
     let mut g = a.t().unwrap().matmul(a).unwrap().to_vec2::<f64>().unwrap();
