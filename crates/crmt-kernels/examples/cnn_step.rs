@@ -5,6 +5,10 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use crmt_kernels::{Optimizer, Parameter, Sgd, conv2d, relu};
 use std::time::Instant;
 
+/// What the binary uses: glibc would return large buffers to the system and fault them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const STEPS: usize = 60;
 
 fn main() -> Result<()> {

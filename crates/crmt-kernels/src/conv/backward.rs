@@ -64,10 +64,11 @@ fn input_task<T: Real>(g: &Geometry, units: &[Unit], block: &Range<usize>, weigh
     }
     let pixel = |i: usize| ((i / g.w + g.padding) * width + i % g.w + g.padding) * channels;
     for (sample, image) in samples.zip(images.chunks(image_len)) {
-        transpose(image, pixel, [g.h * g.w, channels], |channel, i, values| {
+        transpose(image, pixel, [g.h * g.w, channels], |channel, i, part| {
             let at = (sample * g.ci + block.start + channel) * g.h * g.w + i;
             // SAFETY: (sample, channel) belong to this task alone, and no other part is alive on this thread.
-            unsafe { dx.part(at, values.len()) }.copy_from_slice(values);
+            let dx = unsafe { dx.part(at, part.len) };
+            part.write(dx, |v| v);
         });
     }
 }
@@ -127,8 +128,8 @@ pub(super) fn kernel<T: Real>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
     let mut dk = vec![T::ZERO; size];
     dk.par_chunks_mut(g.depth()).enumerate().for_each(|(channel, dk)| {
         let start = |tap: usize| ((tap / split_taps * g.co + channel) * split_taps + tap % split_taps) * g.ci;
-        transpose(total, start, [taps, g.ci], |ci, tap, values| {
-            dk[ci * taps + tap..][..values.len()].copy_from_slice(values);
+        transpose(total, start, [taps, g.ci], |ci, tap, part| {
+            part.write(&mut dk[ci * taps + tap..], |v| v);
         });
     });
     dk

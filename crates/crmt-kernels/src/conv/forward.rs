@@ -31,16 +31,14 @@ pub(super) fn output<T: Real>(g: &Geometry, x: &[T], kernel: &[T], bias: Option<
                 result,
                 |i| i * m,
                 [per_sample, m],
-                |channel, position, values| {
+                |channel, position, part| {
                     let channel = block.start + channel;
                     let at = (sample * g.co + channel) * plane + unit.rows.start * g.ow + position;
                     // SAFETY: (sample, channel, rows) belong to this task alone, positions to this call alone, and
                     // no other part is alive on this thread.
-                    let y = unsafe { shared.part(at, values.len()) };
+                    let y = unsafe { shared.part(at, part.len) };
                     let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
-                    for (y, &value) in y.iter_mut().zip(values) {
-                        *y = value + bias;
-                    }
+                    part.write(y, |value| value + bias);
                 },
             );
         }

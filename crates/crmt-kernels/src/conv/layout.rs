@@ -12,7 +12,31 @@ const TILE: usize = 8;
 /// Elements that [`windows`] copies at a time.
 const CHUNK: usize = 16;
 
-/// Transposes a matrix whose row `i` starts at `src[start(i)]`: `put(j, i, values)` receives the part of
+/// Part of a column that [`transpose`] hands out, by value: going through memory element by element and
+/// then reading it as a whole would stall.
+pub(super) struct Column<T> {
+    values: [T; TILE],
+    pub len: usize,
+}
+
+impl<T: Real> Column<T> {
+    /// Writes `f(value)` for each value to the start of `dst`.
+    #[inline(always)]
+    pub(super) fn write(self, dst: &mut [T], f: impl Fn(T) -> T) {
+        if self.len == TILE {
+            let dst = &mut dst[..TILE];
+            for r in 0..TILE {
+                dst[r] = f(self.values[r]);
+            }
+        } else {
+            for (dst, &value) in dst[..self.len].iter_mut().zip(&self.values) {
+                *dst = f(value);
+            }
+        }
+    }
+}
+
+/// Transposes a matrix whose row `i` starts at `src[start(i)]`: `put(j, i, part)` receives the part of
 /// column `j` that begins in row `i`, in tiles. Where a side is not a multiple of the tile, the last tile
 /// overlaps the one before, so `put` may see an element twice.
 #[inline(always)]
@@ -20,32 +44,19 @@ pub(super) fn transpose<T: Real>(
     src: &[T],
     start: impl Fn(usize) -> usize,
     [rows, columns]: [usize; 2],
-    mut put: impl FnMut(usize, usize, &[T]),
+    mut put: impl FnMut(usize, usize, Column<T>),
 ) {
-    if rows < TILE || columns < TILE {
-        let mut column = [T::ZERO; TILE];
-        for i in (0..rows).step_by(TILE) {
-            let column = &mut column[..TILE.min(rows - i)];
-            for j in 0..columns {
-                for (r, value) in column.iter_mut().enumerate() {
-                    *value = src[start(i + r) + j];
-                }
-                put(j, i, column);
-            }
+    if rows < TILE {
+        for j in 0..columns {
+            let values = std::array::from_fn(|r| if r < rows { src[start(r) + j] } else { T::ZERO });
+            put(j, 0, Column { values, len: rows });
         }
         return;
     }
     for i in (0..rows).step_by(TILE).map(|i| i.min(rows - TILE)) {
-        let starts: [usize; TILE] = std::array::from_fn(|r| start(i + r));
-        for j in (0..columns).step_by(TILE).map(|j| j.min(columns - TILE)) {
-            let mut tile = [[T::ZERO; TILE]; TILE];
-            for (tile, start) in tile.iter_mut().zip(starts) {
-                tile.copy_from_slice(&src[start + j..][..TILE]);
-            }
-            for c in 0..TILE {
-                let column: [T; TILE] = std::array::from_fn(|r| tile[r][c]);
-                put(j + c, i, &column);
-            }
+        let tile: [&[T]; TILE] = std::array::from_fn(|r| &src[start(i + r)..][..columns]);
+        for j in 0..columns {
+            put(j, i, Column { values: std::array::from_fn(|r| tile[r][j]), len: TILE });
         }
     }
 }
@@ -53,7 +64,7 @@ pub(super) fn transpose<T: Real>(
 /// Transposes the row-major `src[rows, columns]`, whose rows lie `row` apart, into `dst`, whose rows lie
 /// `dst_row` apart.
 pub(super) fn transpose_into<T: Real>(src: &[T], row: usize, size: [usize; 2], dst: &mut [T], dst_row: usize) {
-    transpose(src, |i| i * row, size, |j, i, values| dst[j * dst_row + i..][..values.len()].copy_from_slice(values));
+    transpose(src, |i| i * row, size, |j, i, part| part.write(&mut dst[j * dst_row + i..], |v| v));
 }
 
 /// `[outer, channels, taps]` → `[outer, taps, channels]`.
@@ -109,9 +120,7 @@ pub(super) fn windows<'a, T: Real>(
                 x,
                 |i| i * g.h * g.w,
                 [channels, pixels.len()],
-                |j, i, values| {
-                    image[pixels[j] + i..][..values.len()].copy_from_slice(values);
-                },
+                |j, i, part| part.write(&mut image[pixels[j] + i..], |v| v),
             );
         }
         let run = g.kw * channels;
