@@ -28,7 +28,7 @@ pub fn confusion(runs: &[RunRecord]) -> String {
 }
 
 fn name(run: &RunRecord, class: usize) -> String {
-    run.summary.classes.get(class).map_or_else(|| format!("class {class}"), |name| escape(&shorten(name, 24)))
+    run.summary.classes.get(class).map_or_else(|| format!("class {class}"), |name| escape(&shorten(name, 40)))
 }
 
 /// Wrong predictions, most frequent first: `(count, label, prediction)`.

@@ -7,12 +7,16 @@ use super::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
 /// The header of the page.
 pub fn header(runs: &[RunRecord]) -> String {
     let titles: Vec<String> = runs.iter().map(|run| escape(&run.title)).collect();
+    // A broken certificate comes before any verdict that might rest on it.
+    let (broken, fine) = match violations(runs) {
+        Ok(fine) => (String::new(), fine),
+        Err(broken) => (broken, String::new()),
+    };
     format!(
-        "<header>\n<p class=\"eyebrow\">Robustness report</p>\n<h1>{}</h1>\n{}{}{}{}</header>\n",
+        "<header>\n<p class=\"eyebrow\">Robustness report</p>\n<h1>{}</h1>\n{}{broken}{}{fine}{}</header>\n",
         listed(&titles),
         facts(runs),
         verdict(runs),
-        violations(runs),
         remarks(runs)
     )
 }
@@ -162,7 +166,7 @@ fn partition(runs: &[RunRecord], cells: &[Cell]) -> String {
         .map(|(class, name)| format!("<span><span class=\"swatch box {class}\"></span>{name}</span> "))
         .collect();
     format!(
-        "<div class=\"shares\">{rows}<p class=\"key\">% of samples at ε = {}: {key}</p></div>\n",
+        "<div class=\"shares\">{rows}<p class=\"key\"><span>% of samples at ε = {}:</span> {key}</p></div>\n",
         budget(cells[0].eps)
     )
 }
@@ -171,7 +175,8 @@ fn finite(fraction: f64) -> f64 {
     if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 }
 }
 
-fn violations(runs: &[RunRecord]) -> String {
+/// The banner: `Err` when a certificate was broken.
+fn violations(runs: &[RunRecord]) -> Result<String, String> {
     // The counts are checked against the table: more certified than stand under attack is a violation too.
     let crossed = |run: &RunRecord| {
         let mut cells = threats(runs).into_iter().flat_map(|threat| cells(run, &threat));
@@ -186,11 +191,11 @@ fn violations(runs: &[RunRecord]) -> String {
         })
         .collect();
     if !broken.is_empty() {
-        return format!(
+        return Err(format!(
             "<p class=\"banner bad\" role=\"alert\"><b>Violations: {}.</b> A certificate was broken: this is a bug of \
              the program. Trust no certificate on this page, and please report the run with its configuration.</p>\n",
             listed(&broken)
-        );
+        ));
     }
     let certified = |run: &&RunRecord| run.summary.certified.iter().any(|c| evidence(&c.evidence).1 == "certified");
     let attacked = |run: &&RunRecord| !run.summary.attacks.is_empty();
@@ -201,7 +206,7 @@ fn violations(runs: &[RunRecord]) -> String {
     } else {
         ("warn", "But no attack put every certificate to the test.")
     };
-    format!("<p class=\"banner {class}\"><b>Violations: 0.</b> {text}</p>\n")
+    Ok(format!("<p class=\"banner {class}\"><b>Violations: 0.</b> {text}</p>\n"))
 }
 
 /// Warnings and notes, each once, with the runs they are about unless they are about all.

@@ -111,7 +111,15 @@ fn shares(runs: &[RunRecord]) -> String {
     if content.is_empty() {
         return content;
     }
-    format!("<h3>Preference and vulnerability</h3>\n<div class=\"shares\">{content}</div>\n")
+    // Narrow parts carry no text, so with many modalities a key names them all.
+    let names = runs.iter().map(|run| &run.summary.modalities).max_by_key(|m| m.len()).filter(|m| m.len() > 2);
+    let key = names.map_or(String::new(), |names| {
+        let swatch = |(i, name): (usize, &String)| {
+            format!("<span><span class=\"swatch box m{}\"></span>{}</span> ", i % 6, escape(name))
+        };
+        format!("<p class=\"key\">{}</p>\n", names.iter().enumerate().map(swatch).collect::<String>())
+    });
+    format!("<h3>Preference and vulnerability</h3>\n<div class=\"shares\">{content}{key}</div>\n")
 }
 
 fn leaning(run: &RunRecord, shares: &[(&RadiusResult, f64)]) -> Option<String> {
@@ -159,8 +167,8 @@ fn radii(runs: &[RunRecord]) -> String {
         return bodies;
     }
     let head = format!(
-        "<th scope=\"col\">attacked</th><th scope=\"col\" class=\"word\">from 0 to {}</th><th scope=\"col\">5 %</th>\
-         <th scope=\"col\">median</th><th scope=\"col\">95 %</th><th scope=\"col\">mean</th>",
+        "<th scope=\"col\">attacked</th><th scope=\"col\" class=\"word\">from 0 to {}</th><th scope=\"col\">5&nbsp;%</th>\
+         <th scope=\"col\">median</th><th scope=\"col\">95&nbsp;%</th><th scope=\"col\">mean</th>",
         distance(reach)
     );
     let dashed = if bodies.contains("boxed estimated") { " Dashed: estimated." } else { "" };

@@ -9,6 +9,7 @@ pub struct Axis {
     high: f64,
     label: String,
     percent: bool,
+    whole: bool,
 }
 
 impl Axis {
@@ -17,12 +18,18 @@ impl Axis {
         let (low, high) = if low.is_finite() && high.is_finite() { (low, high) } else { (0.0, 1.0) };
         // An empty range still needs a width to divide by.
         let high = if high > low { high } else { low + 1.0 };
-        Self { low, high, label: label.into(), percent: false }
+        Self { low, high, label: label.into(), percent: false, whole: false }
     }
 
     /// Fractions shown as percentages.
     pub fn percent(low: f64, high: f64, label: &str) -> Self {
         Self { percent: true, ..Self::plain(low, high, label) }
+    }
+
+    /// With ticks at whole numbers only.
+    #[must_use]
+    pub fn whole(self) -> Self {
+        Self { whole: true, ..self }
     }
 
     /// Position of `value` within the range, from 0 to 1, clamped.
@@ -32,7 +39,11 @@ impl Axis {
 
     fn texts(&self, about: usize) -> Vec<(f64, String)> {
         let scale = if self.percent { 100.0 } else { 1.0 };
-        let (ticks, decimals) = ticks(self.low * scale, self.high * scale, about);
+        let (mut ticks, mut decimals) = ticks(self.low * scale, self.high * scale, about);
+        if self.whole && decimals > 0 {
+            ticks.retain(|t| (t - t.round()).abs() < 1e-6);
+            decimals = 0;
+        }
         ticks.into_iter().map(|t| (t / scale, format!("{t:.decimals$}").replace('-', "−"))).collect()
     }
 }

@@ -23,6 +23,10 @@ fn run(run: &RunRecord) -> String {
     let s = &run.summary;
     let stages: Vec<String> = s.stages.iter().map(|(name, t)| format!("{} {}", escape(name), duration(*t))).collect();
     let stages = if stages.is_empty() { String::new() } else { format!(" ({})", stages.join(", ")) };
+    let method = match s.method.as_str() {
+        "" => String::new(),
+        name => format!("<div><dt>method</dt><dd>{}</dd></div>", escape(name)),
+    };
     let weights = if s.weights.is_empty() { "not recorded".into() } else { escape(&s.weights) };
     let config = if run.config.trim().is_empty() {
         "<p>No configuration was recorded.</p>".into()
@@ -33,11 +37,11 @@ fn run(run: &RunRecord) -> String {
         )
     };
     format!(
-        "<h3>{}</h3>\n<dl class=\"facts\"><div><dt>method</dt><dd>{}</dd></div><div><dt>seed</dt><dd>{}</dd></div>\
+        "<h3>{}</h3>\n<dl class=\"facts\">{}<div><dt>seed</dt><dd>{}</dd></div>\
          <div><dt>clean accuracy</dt><dd>{} %</dd></div><div><dt>time</dt><dd>{}{stages}</dd></div>\
          <div><dt>weights, SHA-256</dt><dd><code>{weights}</code></dd></div></dl>\n{config}\n",
         escape(&run.title),
-        escape(&s.method),
+        method,
         s.seed,
         percent(s.accuracy.clean),
         duration(s.seconds)

@@ -54,7 +54,7 @@ fn end(points: &[(f64, f64)]) -> f64 {
 }
 
 fn epochs(run: &RunRecord) -> Axis {
-    Axis::plain(0.5, run.metrics.len() as f64 + 0.5, "epoch")
+    Axis::plain(0.5, run.metrics.len() as f64 + 0.5, "epoch").whole()
 }
 
 fn phases(run: &RunRecord, plot: &mut Plot) {
