@@ -4,7 +4,7 @@ use super::spec::suggestion;
 use serde_json::Value;
 
 /// The columns of a sweep that names none.
-pub const DEFAULT: [&str; 5] =
+const DEFAULT: [&str; 5] =
     ["accuracy.clean", "accuracy.missing.*", "attacks.strongest.joint.*.*", "certified.joint.*", "radii.joint"];
 
 /// What a column may begin with: the fields of a summary that hold numbers.
@@ -34,6 +34,8 @@ const FRACTIONS: &[&str] = &["accuracy", "clean", "attacked_samples", "vulnerabi
 pub struct Column {
     /// As the user wrote it.
     pub text: String,
+    /// Nobody asked for it by name: no word is lost if no run has it.
+    pub optional: bool,
     place: Place,
 }
 
@@ -94,7 +96,13 @@ impl Column {
                 Place::Entry { list: list.name, patterns, field }
             }
         };
-        Ok(Self { text: text.to_owned(), place })
+        Ok(Self { text: text.to_owned(), optional: false, place })
+    }
+
+    /// The columns of [`DEFAULT`].
+    pub fn default_set() -> Vec<Self> {
+        let parsed = DEFAULT.iter().filter_map(|text| Self::parse(text).ok());
+        parsed.map(|column| Self { optional: true, ..column }).collect()
     }
 
     /// Whether its numbers are fractions, to be printed in percent.
@@ -247,6 +255,11 @@ mod tests {
         assert_eq!(one("certified.a.1:attacked_samples"), 0.15);
         assert_eq!(one("radii.joint"), 0.8);
         assert_eq!(one("radii.joint:quantiles.1"), 0.5);
+    }
+
+    #[test]
+    fn the_default_columns_are_all_understood() {
+        assert_eq!(Column::default_set().len(), DEFAULT.len());
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl Table {
         let mut notes = Vec::new();
         for column in columns {
             let names = names(column, &points);
-            if names.is_empty() && points.iter().any(|point| !point.summaries.is_empty()) {
+            if names.is_empty() && !column.optional && points.iter().any(|point| !point.summaries.is_empty()) {
                 notes.push(format!("no run has {}{}", column.text, nearest(column, &points)));
             }
             for name in
@@ -185,7 +185,9 @@ impl Table {
         if self.columns.iter().flat_map(|column| column.cells.iter().flatten()).any(|cell| cell.estimated) {
             lines.push("? rests on an estimated Lipschitz constant: a claim, not a certificate.".into());
         }
-        lines.extend(self.notes.iter().map(|note| format!("Note: {note}.")));
+        lines.extend(
+            self.notes.iter().map(|note| format!("Note: {note}{}", if note.ends_with('?') { "" } else { "." })),
+        );
         lines
     }
 }
@@ -213,6 +215,9 @@ fn cell(column: &Column, name: &str, point: &Point) -> Option<Cell> {
 
 /// ", did you mean X?" for a column that leads nowhere.
 fn nearest(column: &Column, points: &[Point]) -> String {
+    if column.text.contains('*') {
+        return String::new();
+    }
     let root = column.text.split(['.', ':']).next().unwrap_or_default();
     let stars = ["attacks.*.*.*.*", "certified.*.*", "radii.*", "accuracy.*", "accuracy.*.*", "stages.*"];
     let candidates: Vec<String> = stars
