@@ -9,24 +9,36 @@
 //! - [`synthetic`] needs no files at all.
 mod array;
 mod dataset;
+mod digits;
 mod directory;
 mod epoch;
 mod glyph;
+mod handwritten;
+mod idx;
 pub mod logmel;
 mod manifest;
 mod npy;
+mod prepare;
+mod source_files;
 mod split;
 mod synthetic;
+mod table;
 mod voice;
+mod wav;
 
 pub use array::{Array, ArrayError};
 pub use dataset::{DataSet, DataSetError};
+pub use digits::{DigitsOptions, NoiseOptions, digits};
 pub use directory::{OpenError, WriteError, write_dataset};
 pub use epoch::{Epoch, EpochPlan};
+pub use handwritten::{HandwrittenOptions, handwritten};
+pub use idx::{Idx, IdxError};
 pub use manifest::{
     Augment, Baseline, Bound, MANIFEST, Manifest, ManifestError, ModalitySpec, NamedBaseline, PairingKind, PairingSpec,
-    SplitPairings, VERSION,
+    SplitPairings, Standardised, VERSION,
 };
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
+pub use prepare::{OnProgress, PrepareError, Progress};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
 pub use synthetic::{SyntheticOptions, synthetic};
+pub use wav::decode_wav;

@@ -64,6 +64,19 @@ pub struct ModalitySpec {
     /// Random changes in training.
     #[serde(default, skip_serializing_if = "Augment::is_none")]
     pub augment: Augment,
+    /// What the preparation did to each feature: a record, nothing is applied when the set is opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standardised: Option<Standardised>,
+}
+
+/// Each feature is `(original - mean) / sd`; where `sd` is zero, `original - mean`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standardised {
+    /// One per feature.
+    pub mean: Vec<f64>,
+    /// One per feature.
+    pub sd: Vec<f64>,
 }
 
 /// One end of a range.
@@ -247,6 +260,7 @@ impl ModalitySpec {
             baseline: Baseline::default(),
             divide: None,
             augment: Augment::default(),
+            standardised: None,
         }
     }
 
@@ -433,7 +447,7 @@ mod tests {
     fn unknown_keys_get_a_suggestion() {
         assert_eq!(
             message(&SMALL.replace("shape", "shpae")),
-            "line 6: unknown key `shpae`, did you mean `shape`?; known here: name, shape, range, scale, baseline, divide, augment"
+            "line 6: unknown key `shpae`, did you mean `shape`?; known here: name, shape, range, scale, baseline, divide, augment, standardised"
         );
         assert!(
             message(&format!("zzzzz = 1\n{SMALL}")).starts_with("line 1: unknown key `zzzzz`; known here: version,")

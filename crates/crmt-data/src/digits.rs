@@ -1,0 +1,334 @@
+//! Audio-visual digits: MNIST images, spoken digits and pen trajectories, paired by class.
+//! Does not know how the result is stored or used.
+use crate::logmel::{FRAMES, LogMel, MELS, WINDOW, centre};
+use crate::prepare::{Check, OnProgress, PrepareError, Progress, source};
+use crate::source_files::{find, read_file, recordings};
+use crate::synthetic::noise_sd;
+use crate::table::Table;
+use crate::{Array, Augment, DataSet, Idx, Manifest, ModalitySpec, Pairing, Purpose, Samples, decode_wav};
+use crmt_core::{PerModality, Streams};
+use md5::{Digest, Md5};
+use rand::Rng;
+use rayon::prelude::*;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Where the original files are.
+#[derive(Debug, Clone)]
+pub struct DigitsOptions {
+    /// Directory with MNIST's four idx files, plain or gzipped.
+    pub mnist: PathBuf,
+    /// FSDD's recordings: a directory of `.wav` files, one that holds it, or a `.tar.gz`.
+    pub fsdd: PathBuf,
+    /// Directory with `pendigits.tra` and `pendigits.tes`: adds a third modality.
+    pub pendigits: Option<PathBuf>,
+    /// Noise mixed into the recordings.
+    pub noise: Option<NoiseOptions>,
+    /// Take files whose checksums differ from the originals'.
+    pub unverified: bool,
+}
+
+/// Environmental noise, fixed once for each recording.
+#[derive(Debug, Clone)]
+pub struct NoiseOptions {
+    /// ESC-10 clips as mono 16-bit wav at 8 kHz, named `{category}_{fold}-….wav`.
+    pub clips: PathBuf,
+    /// Mean square of the recording's own samples over that of the noise in the window, in dB.
+    pub snr_db: f64,
+    /// Of the choice of clips and segments.
+    pub seed: u64,
+}
+
+/// MNIST images that train; the rest of the training files selects.
+const TRAIN_IMAGES: usize = 55_000;
+/// Rows of each class of `pendigits.tra` that select: the last ones.
+const SELECT_PEN: usize = 60;
+
+/// Reads the original files and puts the data set together: `image` 1x28x28, `audio` 1x32x32
+/// ([`LogMel`]), and with pen trajectories `pen` of 16 numbers; see `datasets/digits.toml`.
+///
+/// # Errors
+/// One line that names the file and what is wrong with it.
+pub fn digits(options: &DigitsOptions, progress: OnProgress) -> Result<DataSet, PrepareError> {
+    let mut image = ModalitySpec::new("image", &[1, 28, 28]).with_range(0., 1.);
+    image.divide = Some(255.);
+    let mut audio = ModalitySpec::new("audio", &[1, MELS, FRAMES]);
+    audio.augment = Augment { shift_last_axis: 4 };
+    let mut parts = vec![images(options)?, sounds(options, progress)?];
+    let mut specs = vec![image, audio];
+    if let Some(dir) = &options.pendigits {
+        let mut pen = ModalitySpec::new("pen", &[16]).with_range(0., 1.);
+        pen.divide = Some(100.);
+        specs.push(pen);
+        parts.push(pens(dir, options.unverified)?);
+    }
+    let this = source("digits");
+    let mut manifest = Manifest::new(this.name, this.classes, specs);
+    manifest.notes = this.notes;
+    manifest.licence = Some(this.licence);
+    let sets = ["mnist", "fsdd"].into_iter().chain(options.pendigits.as_ref().map(|_| "pendigits"));
+    for set in sets.chain(options.noise.as_ref().map(|_| "esc10")) {
+        let part = source(set);
+        manifest.notes.extend(part.notes);
+        manifest.sources.extend(part.sources.iter().map(|s| format!("{s} ({})", part.licence)));
+    }
+    if let Some(noise) = &options.noise {
+        manifest.notes.push(format!(
+            "each recording has one fixed segment of ESC-10 noise at {} dB (seed {}); folds 1-3 train, 4 select, 5 report",
+            noise.snr_db, noise.seed
+        ));
+    }
+    if options.unverified {
+        manifest.notes.push("prepared without verifying the checksums of the original files".into());
+    }
+    let [train, select, report]: [Vec<Part>; 3] = transpose(parts);
+    Ok(DataSet::new(manifest, by_class(train), fixed_pairs(select), fixed_pairs(report))?)
+}
+
+/// One modality of one split.
+struct Part {
+    array: Array,
+    labels: Vec<u32>,
+}
+
+fn transpose(parts: Vec<[Part; 3]>) -> [Vec<Part>; 3] {
+    let mut splits = [vec![], vec![], vec![]];
+    for part in parts {
+        splits.iter_mut().zip(part).for_each(|(split, part)| split.push(part));
+    }
+    splits
+}
+
+fn by_class(parts: Vec<Part>) -> Samples {
+    let (arrays, labels): (Vec<_>, Vec<_>) = parts.into_iter().map(|p| (p.array, p.labels)).unzip();
+    Samples { arrays, pairing: Pairing::Class { labels: PerModality::new(labels).expect("at least images") } }
+}
+
+/// The n-th item of class `k` in the first modality gets item `n mod N` of class `k` in the others.
+fn fixed_pairs(parts: Vec<Part>) -> Samples {
+    let labels = parts[0].labels.clone();
+    let pools: Vec<Vec<Vec<u32>>> = parts
+        .iter()
+        .map(|part| {
+            let mut pool = vec![vec![]; 10];
+            part.labels.iter().enumerate().for_each(|(row, k)| pool[*k as usize].push(row as u32));
+            pool
+        })
+        .collect();
+    let mut seen = [0; 10];
+    let mut table = Vec::with_capacity(labels.len() * parts.len());
+    for k in labels.iter().map(|k| *k as usize) {
+        // An empty pool gives a row that does not exist, which the data set's checks name.
+        table.extend(pools.iter().map(|pool| pool[k].get(seen[k] % pool[k].len().max(1)).copied().unwrap_or(u32::MAX)));
+        seen[k] += 1;
+    }
+    Samples { arrays: parts.into_iter().map(|p| p.array).collect(), pairing: Pairing::Index { table, labels } }
+}
+
+fn images(options: &DigitsOptions) -> Result<[Part; 3], PrepareError> {
+    let sums = source("mnist").md5;
+    let load = |stem: &str, axes: u8| -> Result<(PathBuf, Vec<u8>, Vec<usize>), PrepareError> {
+        let name = format!("{stem}-idx{axes}-ubyte");
+        let path = find(&options.mnist, &[&name, &format!("{stem}.idx{axes}-ubyte")])?;
+        let bytes = read_file(&path)?;
+        let idx = Idx::parse(&bytes, axes).map_err(|error| PrepareError::Idx { path: path.clone(), error })?;
+        let (shape, data) = (idx.shape, idx.data.to_vec());
+        let check = Check { set: "mnist", what: "MD5 (uncompressed)", unverified: options.unverified };
+        check.run(&path, &sums[&name], format!("{:x}", Md5::digest(&bytes)))?;
+        Ok((path, data, shape))
+    };
+    let pair = |stem: &str| {
+        let (path, pixels, shape) = load(&format!("{stem}-images"), 3)?;
+        let (labels_path, labels, _) = load(&format!("{stem}-labels"), 1)?;
+        if shape[1..] != [28, 28] {
+            let problem = format!("images of {}x{} pixels, expected 28x28", shape[1], shape[2]);
+            return Err(PrepareError::Content { path, problem });
+        }
+        if shape[0] != labels.len() {
+            let problem = format!("{} labels for {} images", labels.len(), shape[0]);
+            return Err(PrepareError::Content { path: labels_path, problem });
+        }
+        if let Some(bad) = labels.iter().position(|k| *k > 9) {
+            let problem = format!("label {bad} is {}, expected 0 to 9", labels[bad]);
+            return Err(PrepareError::Content { path: labels_path, problem });
+        }
+        Ok((path, pixels, labels))
+    };
+    let (path, pixels, labels) = pair("train")?;
+    if labels.len() <= TRAIN_IMAGES {
+        let problem = format!("{} images, expected more than {TRAIN_IMAGES}", labels.len());
+        return Err(PrepareError::Content { path, problem });
+    }
+    let (_, report_pixels, report_labels) = pair("t10k")?;
+    let part = |pixels: &[u8], labels: &[u8]| Part {
+        array: Array::bytes(&[1, 28, 28], pixels.to_vec(), 255.).expect("whole images"),
+        labels: labels.iter().copied().map(u32::from).collect(),
+    };
+    let (train, select) = (pixels.split_at(TRAIN_IMAGES * 28 * 28), labels.split_at(TRAIN_IMAGES));
+    Ok([part(train.0, select.0), part(train.1, select.1), part(&report_pixels, &report_labels)])
+}
+
+/// A recording and what its name says.
+struct Recording {
+    digit: u32,
+    speaker: String,
+    index: u32,
+    wave: Vec<f64>,
+}
+
+impl Recording {
+    fn purpose(&self) -> Purpose {
+        match self.index {
+            0..5 => Purpose::Report,
+            5..10 => Purpose::Select,
+            _ => Purpose::Train,
+        }
+    }
+}
+
+fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<[Part; 3], PrepareError> {
+    let check = Check { set: "fsdd", what: "SHA-256 of the recordings", unverified: options.unverified };
+    let sum = source("fsdd").recordings.expect("declared in the embedded manifest");
+    let files = recordings(&options.fsdd, &sum, check)?;
+    let mut all = files
+        .par_iter()
+        .map(|file| {
+            let problem = |problem: String| PrepareError::Recording { path: options.fsdd.join(&file.name), problem };
+            let (digit, speaker, index) = parse_name(&file.name)
+                .ok_or_else(|| problem("expected a name like 7_jackson_32.wav (digit, speaker, index)".into()))?;
+            Ok(Recording { digit, speaker, index, wave: decode_wav(&file.bytes).map_err(problem)? })
+        })
+        .collect::<Result<Vec<_>, PrepareError>>()?;
+    all.sort_by(|a, b| (a.digit, &a.speaker, a.index).cmp(&(b.digit, &b.speaker, b.index)));
+    let noise = options.noise.as_ref().map(|n| Noise::read(n, options.unverified)).transpose()?;
+    let (mel, total, done) = (LogMel::new(), all.len(), AtomicUsize::new(0));
+    let spectrograms = all
+        .par_iter()
+        .enumerate()
+        .map(|(i, recording)| {
+            let mut window = centre(&recording.wave);
+            if let Some(noise) = &noise {
+                noise.add(&mut window, recording, i as u64)?;
+            }
+            let spectrogram: Vec<f32> = mel.spectrogram(&window).into_iter().map(|v| v as f32).collect();
+            progress(Progress { stage: "spectrograms", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+            Ok(spectrogram)
+        })
+        .collect::<Result<Vec<_>, PrepareError>>()?;
+    let part = |purpose| {
+        let chosen = || all.iter().zip(&spectrograms).filter(|(r, _)| r.purpose() == purpose);
+        let values = chosen().flat_map(|(_, s)| s.iter().copied()).collect();
+        let array = Array::floats(&[1, MELS, FRAMES], values).expect("whole spectrograms");
+        Part { array, labels: chosen().map(|(r, _)| r.digit).collect() }
+    };
+    Ok([part(Purpose::Train), part(Purpose::Select), part(Purpose::Report)])
+}
+
+fn parse_name(name: &str) -> Option<(u32, String, u32)> {
+    let mut fields = name.strip_suffix(".wav")?.split('_');
+    let (digit, speaker, index) = (fields.next()?, fields.next()?, fields.next()?);
+    let digit = digit.parse().ok().filter(|d| *d < 10)?;
+    fields.next().is_none().then_some((digit, speaker.to_owned(), index.parse().ok()?))
+}
+
+/// Clips of each split, so that no noise is heard in two splits.
+struct Noise<'a> {
+    options: &'a NoiseOptions,
+    streams: Streams,
+    clips: [Vec<Vec<f64>>; 3],
+}
+
+/// A segment quieter than this (mean square, -80 dB of full scale) is digital silence.
+const SILENCE: f64 = 1e-8;
+
+impl<'a> Noise<'a> {
+    fn read(options: &'a NoiseOptions, unverified: bool) -> Result<Self, PrepareError> {
+        if !options.snr_db.is_finite() {
+            return Err(PrepareError::Options(format!(
+                "the noise level must be a finite number of dB, got {}",
+                options.snr_db
+            )));
+        }
+        let check = Check { set: "esc10", what: "SHA-256 of the recordings", unverified };
+        let sum = source("esc10").recordings.expect("declared in the embedded manifest");
+        let mut clips = [vec![], vec![], vec![]];
+        for file in recordings(&options.clips, &sum, check)? {
+            let problem = |problem: String| PrepareError::Recording { path: options.clips.join(&file.name), problem };
+            let fold = file.name.split_once('_').and_then(|(_, rest)| rest.split_once('-')).map(|(fold, _)| fold);
+            let split = match fold {
+                Some("1" | "2" | "3") => 0,
+                Some("4") => 1,
+                Some("5") => 2,
+                _ => return Err(problem("expected a name like 001_1-100032-A.wav (category, fold 1 to 5)".into())),
+            };
+            let wave = decode_wav(&file.bytes).map_err(problem)?;
+            if wave.len() < WINDOW {
+                return Err(problem(format!("{} samples, expected at least {WINDOW}", wave.len())));
+            }
+            clips[split].push(wave);
+        }
+        if clips.iter().any(Vec::is_empty) {
+            let problem = "clips of folds 1-3, 4 and 5 are needed, one of these groups is empty".into();
+            return Err(PrepareError::Content { path: options.clips.clone(), problem });
+        }
+        Ok(Self { options, streams: Streams::new(options.seed), clips })
+    }
+
+    /// Adds a random segment of a random clip, scaled to the level asked for.
+    fn add(&self, window: &mut [f64], recording: &Recording, i: u64) -> Result<(), PrepareError> {
+        let clips = &self.clips[recording.purpose() as usize];
+        let mut rng = self.streams.stream("noise", i);
+        let power = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
+        // Some clips are padded with silence, which no factor makes loud; most draws are fine.
+        let segment = (0..1000).find_map(|_| {
+            let clip = &clips[rng.random_range(0..clips.len())];
+            let start = rng.random_range(0..=clip.len() - WINDOW);
+            Some(&clip[start..start + WINDOW]).filter(|s| power(s) > SILENCE)
+        });
+        let Some(segment) = segment else {
+            let problem = "1000 random segments were silent".into();
+            return Err(PrepareError::Content { path: self.options.clips.clone(), problem });
+        };
+        let gain = noise_sd(&recording.wave, self.options.snr_db) / power(segment).sqrt();
+        window.iter_mut().zip(segment).for_each(|(x, n)| *x += gain * n);
+        Ok(())
+    }
+}
+
+fn pens(dir: &Path, unverified: bool) -> Result<[Part; 3], PrepareError> {
+    let sums = source("pendigits").values;
+    let load = |name: &str| {
+        let path = find(dir, &[name])?;
+        let check = Check { set: "pendigits", what: "SHA-256 of the numbers", unverified };
+        let table = Table::verified(&path, &sums[name], check)?;
+        let whole = |v: &f64, most: f64| v.fract() == 0. && (0. ..=most).contains(v);
+        for i in 0..table.rows() {
+            let (class, pen) = table.row(i).split_last().expect("17 columns");
+            if !(pen.iter().all(|v| whole(v, 100.)) && whole(class, 9.)) {
+                let problem = "expected 16 integers from 0 to 100 and a class from 0 to 9".into();
+                return Err(PrepareError::Table { path, line: i + 1, problem });
+            }
+        }
+        Ok(table)
+    };
+    let (tra, tes) = (load("pendigits.tra")?, load("pendigits.tes")?);
+    let class = |table: &Table, i: usize| table.row(i)[16] as usize;
+    let mut selected = vec![false; tra.rows()];
+    let mut left = [SELECT_PEN; 10];
+    for i in (0..tra.rows()).rev() {
+        let k = class(&tra, i);
+        selected[i] = left[k] > 0;
+        left[k] = left[k].saturating_sub(1);
+    }
+    let part = |table: &Table, rows: Vec<usize>| Part {
+        array: Array::bytes(
+            &[16],
+            rows.iter().flat_map(|i| table.row(*i)[..16].iter().map(|v| *v as u8)).collect(),
+            100.,
+        )
+        .expect("16 numbers per row"),
+        labels: rows.iter().map(|i| class(table, *i) as u32).collect(),
+    };
+    let rows = |wanted: bool| (0..tra.rows()).filter(|i| selected[*i] == wanted).collect();
+    Ok([part(&tra, rows(false)), part(&tra, rows(true)), part(&tes, (0..tes.rows()).collect())])
+}
