@@ -2,6 +2,7 @@
 //! Knows no model: results are made by running the driver as a program.
 mod ci;
 mod files;
+mod prepare;
 mod sweep;
 mod tidy;
 mod workspace;
@@ -21,6 +22,8 @@ struct Cli {
 enum Task {
     /// Run every check a change must pass, cheapest first
     Ci(ci::Args),
+    /// Prepare a data set from its original files
+    Prepare(prepare::Args),
     /// Train a grid of models and print the table of their results
     Sweep(sweep::Args),
     /// Check what the compiler can't: arrows between crates, habits of the sources, links
@@ -30,6 +33,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Ci(args) => ci::run(&args),
+        Task::Prepare(args) => prepare::run(args),
         Task::Sweep(args) => sweep::run(&args),
         Task::Tidy => tidy::run(),
     };
