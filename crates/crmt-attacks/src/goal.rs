@@ -45,6 +45,9 @@ pub enum Loss {
     CrossEntropy,
     /// Best rival minus own: `max_{j != y} h_j - h_y`.
     Margin,
+    /// One class minus own, `h_j - h_y`, whatever the other rivals do: the way to a certificate's binding rival, and,
+    /// one restart per class, the multi-targeted attack. Flat for samples whose own class it is.
+    Class(u32),
 }
 
 impl Loss {
@@ -52,15 +55,23 @@ impl Loss {
     pub fn value(self, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
         let labels = goal.labels().unsqueeze(1)?;
         let own = logits.gather(&labels, 1)?;
+        if let Self::Class(class) = self {
+            let classes = logits.dim(1)?;
+            if class as usize >= classes {
+                return Err(Error::Setting("a restart climbs towards a class that the model does not have"));
+            }
+            let rival = logits.narrow(1, class as usize, 1)?;
+            return Ok(((rival - own)?.squeeze(1)? * goal.sign())?);
+        }
         let rivals = logits.broadcast_add(&own_class(goal.labels(), logits, f64::from(f32::MIN) / 4.)?)?;
         let best = rivals.max_keepdim(D::Minus1)?;
         let rival = match self {
-            Self::Margin => best,
             Self::CrossEntropy => {
                 // The shift cancels in the value and its derivative: treating it as a constant is exact.
                 let shift = best.detach();
                 (rivals.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?.log()? + shift)?
             }
+            _ => best,
         };
         Ok(((rival - own)?.squeeze(1)? * goal.sign())?)
     }

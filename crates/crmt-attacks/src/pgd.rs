@@ -89,6 +89,13 @@ impl Pgd {
         Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false }
     }
 
+    /// The multi-targeted attack: decaying steps from the clean input towards each of `classes` in turn.
+    pub fn targeting(budget: Budget, steps: usize, classes: impl IntoIterator<Item = u32>) -> Self {
+        let restart = |class| Restart { from: Start::Clean, loss: Loss::Class(class) };
+        let restarts = classes.into_iter().map(restart).collect();
+        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false }
+    }
+
     /// The same attack with another number of steps.
     pub fn with_steps(self, steps: usize) -> Self {
         Self { steps, ..self }
