@@ -87,23 +87,25 @@ impl Array {
         }
     }
 
-    /// The first (row, channel, value) that `bad` says is wrong; channels are the first axis of a sample.
-    pub(crate) fn find(&self, mut bad: impl FnMut(usize, f32) -> bool) -> Option<(usize, f32)> {
-        let channel_len = self.row_len / self.shape.first().copied().unwrap_or(1);
-        let locate = |i: usize| (i / self.row_len, i % self.row_len / channel_len);
+    /// Row and value of the first element that `bad(channel, value)` says is wrong; channels are
+    /// the first axis of a sample.
+    pub(crate) fn find(&self, bad: impl Fn(usize, f32) -> bool) -> Option<(usize, f32)> {
+        let channels = self.shape.first().copied().unwrap_or(1);
+        let runs = self.row_len / channels;
+        let at = |run: usize, v: f32| (run / channels, v);
         match &self.values {
             Values::Bytes { data, divide } => {
                 let value = byte_values(*divide);
-                data.iter().enumerate().find_map(|(i, b)| {
-                    let (row, channel) = locate(i);
-                    let v = value[usize::from(*b)];
-                    bad(channel, v).then_some((row, v))
+                let bad: Vec<_> = (0..channels).map(|c| value.map(|v| bad(c, v))).collect();
+                data.chunks_exact(runs).enumerate().find_map(|(run, bytes)| {
+                    let byte = bytes.iter().find(|b| bad[run % channels][usize::from(**b)])?;
+                    Some(at(run, value[usize::from(*byte)]))
                 })
             }
-            Values::Floats(data) => data.iter().enumerate().find_map(|(i, v)| {
-                let (row, channel) = locate(i);
-                bad(channel, *v).then_some((row, *v))
-            }),
+            Values::Floats(data) => data
+                .chunks_exact(runs)
+                .enumerate()
+                .find_map(|(run, values)| values.iter().find(|v| bad(run % channels, **v)).map(|v| at(run, *v))),
         }
     }
 

@@ -2,7 +2,7 @@
 //! Does not know how the result is stored or used.
 use crate::logmel::{FRAMES, LogMel, MELS, WINDOW, centre};
 use crate::prepare::{Check, OnProgress, PrepareError, Progress, source};
-use crate::source_files::{find, read_file, recordings};
+use crate::source_files::{find, read_file, recordings, verify};
 use crate::synthetic::noise_sd;
 use crate::table::Table;
 use crate::{Array, Augment, DataSet, Idx, Manifest, ModalitySpec, Pairing, Purpose, Samples, decode_wav};
@@ -187,9 +187,7 @@ impl Recording {
 }
 
 fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<[Part; 3], PrepareError> {
-    let check = Check { set: "fsdd", what: "SHA-256 of the recordings", unverified: options.unverified };
-    let sum = source("fsdd").recordings.expect("declared in the embedded manifest");
-    let files = recordings(&options.fsdd, &sum, check)?;
+    let files = recordings(&options.fsdd)?;
     let mut all = files
         .par_iter()
         .map(|file| {
@@ -199,6 +197,8 @@ fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<[Part; 3], Pr
             Ok(Recording { digit, speaker, index, wave: decode_wav(&file.bytes).map_err(problem)? })
         })
         .collect::<Result<Vec<_>, PrepareError>>()?;
+    let check = Check { set: "fsdd", what: "SHA-256 of the recordings", unverified: options.unverified };
+    verify(&options.fsdd, &files, &source("fsdd").recordings.expect("declared in the embedded manifest"), check)?;
     all.sort_by(|a, b| (a.digit, &a.speaker, a.index).cmp(&(b.digit, &b.speaker, b.index)));
     let noise = options.noise.as_ref().map(|n| Noise::read(n, options.unverified)).transpose()?;
     let (mel, total, done) = (LogMel::new(), all.len(), AtomicUsize::new(0));
@@ -249,10 +249,9 @@ impl<'a> Noise<'a> {
                 options.snr_db
             )));
         }
-        let check = Check { set: "esc10", what: "SHA-256 of the recordings", unverified };
-        let sum = source("esc10").recordings.expect("declared in the embedded manifest");
+        let files = recordings(&options.clips)?;
         let mut clips = [vec![], vec![], vec![]];
-        for file in recordings(&options.clips, &sum, check)? {
+        for file in &files {
             let problem = |problem: String| PrepareError::Recording { path: options.clips.join(&file.name), problem };
             let fold = file.name.split_once('_').and_then(|(_, rest)| rest.split_once('-')).map(|(fold, _)| fold);
             let split = match fold {
@@ -267,6 +266,8 @@ impl<'a> Noise<'a> {
             }
             clips[split].push(wave);
         }
+        let check = Check { set: "esc10", what: "SHA-256 of the recordings", unverified };
+        verify(&options.clips, &files, &source("esc10").recordings.expect("declared in the embedded manifest"), check)?;
         if clips.iter().any(Vec::is_empty) {
             let problem = "clips of folds 1-3, 4 and 5 are needed, one of these groups is empty".into();
             return Err(PrepareError::Content { path: options.clips.clone(), problem });

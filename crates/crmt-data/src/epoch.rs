@@ -117,3 +117,158 @@ fn shift_last_axis(values: &mut [f32], width: usize, by: i64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Array, Augment, DataSet, Manifest, ModalitySpec, Pairing, Samples};
+    use crmt_core::PerModality;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    /// 30 "images" (their row number), 12 "sounds" of width 5 (class * 100 + row), paired by class.
+    fn by_class(shift: usize) -> DataSet {
+        let mut sound = ModalitySpec::new("sound", &[5]);
+        sound.augment = Augment { shift_last_axis: shift };
+        let manifest = Manifest::new("x", ["a", "b", "c"], vec![ModalitySpec::new("image", &[1]), sound]);
+        let images: Vec<u32> = (0..30).map(|i| i * i % 3).collect();
+        let sounds: Vec<u32> = (0..12).map(|i| i % 3).collect();
+        let arrays = vec![
+            Array::floats(&[1], (0..30).map(|i| i as f32).collect()).expect("whole"),
+            Array::floats(&[5], (0..60).map(|i| (sounds[i / 5] * 100) as f32 + (i / 5) as f32).collect())
+                .expect("whole"),
+        ];
+        let fixed =
+            Samples { arrays: arrays.clone(), pairing: Pairing::Index { table: vec![3, 4, 0, 0], labels: vec![0, 0] } };
+        let train = Samples { arrays, pairing: Pairing::Class { labels: PerModality::from([images, sounds]) } };
+        DataSet::new(manifest, train, fixed.clone(), fixed).expect("consistent")
+    }
+
+    fn plan(samples: Option<usize>, batch: usize) -> EpochPlan {
+        EpochPlan { samples, batch }
+    }
+
+    fn values(data: &DataSet, epoch: u64, plan: EpochPlan) -> Result<Vec<[Vec<f32>; 2]>, BatchError> {
+        let flat = |b: Batch| -> Result<_, BatchError> {
+            Ok([b.inputs[0].flatten_all()?.to_vec1()?, b.inputs[1].flatten_all()?.to_vec1()?])
+        };
+        data.epoch(&Streams::new(7), epoch, plan)?.map(|b| flat(b?)).collect()
+    }
+
+    #[test]
+    fn epochs_repeat_by_their_number_and_differ_otherwise() -> Outcome {
+        let data = by_class(2);
+        let all = plan(None, 8);
+        assert_eq!(values(&data, 3, all)?, values(&data, 3, all)?);
+        assert_ne!(values(&data, 3, all)?, values(&data, 4, all)?);
+        // 30 samples, 8 in a batch: the last 6 are dropped; nothing appears twice.
+        let epoch = data.epoch(&Streams::new(7), 3, all)?;
+        assert_eq!(epoch.len(), 3);
+        let mut seen: Vec<_> = values(&data, 3, all)?.into_iter().flat_map(|[image, _]| image).collect();
+        seen.sort_by(f32::total_cmp);
+        seen.dedup();
+        assert_eq!(seen.len(), 24);
+        assert_eq!(values(&data, 0, plan(Some(10), 5))?.len(), 2);
+        Ok(())
+    }
+
+    #[test]
+    fn partners_have_the_samples_class_and_vary() -> Outcome {
+        let data = by_class(0);
+        let mut partners = std::collections::BTreeSet::new();
+        for epoch in 0..20 {
+            for batch in data.epoch(&Streams::new(7), epoch, plan(None, 10))? {
+                let batch = batch?;
+                let sounds = batch.inputs[1].to_vec2::<f32>()?;
+                for (sound, label) in sounds.iter().zip(batch.labels.to_vec1::<u32>()?) {
+                    assert_eq!((sound[0] / 100.) as u32, label);
+                    partners.insert(sound[0] as u32);
+                }
+            }
+        }
+        // Images have classes 0 and 1 only, so of 12 sounds these 8 are partners.
+        assert_eq!(partners.into_iter().collect::<Vec<_>>(), [0, 3, 6, 9, 101, 104, 107, 110]);
+        Ok(())
+    }
+
+    #[test]
+    fn halves_are_shifted_as_one_and_filled_with_zeros() -> Outcome {
+        let data = by_class(2);
+        let mut shifts = std::collections::BTreeSet::new();
+        for epoch in 0..40 {
+            for [_, sounds] in values(&data, epoch, plan(Some(10), 10))? {
+                let rows: Vec<_> = sounds.chunks(5).filter(|r| r[2] != 0.).collect();
+                let shift = |row: &[f32]| match (row.iter().position(|v| *v != 0.), row.iter().rposition(|v| *v != 0.))
+                {
+                    (Some(first), Some(4)) => first as i64,
+                    (_, Some(last)) => last as i64 - 4,
+                    _ => unreachable!("the middle stays"),
+                };
+                assert!(rows.iter().all(|r| r.iter().all(|v| *v == 0. || *v == r[2])));
+                let of = |half: usize| {
+                    sounds
+                        .chunks(5)
+                        .skip(half * 5)
+                        .take(5)
+                        .filter(|r| r[2] != 0.)
+                        .map(shift)
+                        .collect::<std::collections::BTreeSet<_>>()
+                };
+                assert!(of(0).len() <= 1 && of(1).len() <= 1);
+                shifts.extend(of(0));
+            }
+        }
+        assert_eq!(shifts.into_iter().collect::<Vec<_>>(), [-2, -1, 0, 1, 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn shifts_are_exact() {
+        let shifted = |by| {
+            let mut v = [1., 2., 3., 4., 5., 6.];
+            shift_last_axis(&mut v, 3, by);
+            v
+        };
+        assert_eq!(shifted(1), [0., 1., 2., 0., 4., 5.]);
+        assert_eq!(shifted(-2), [3., 0., 0., 6., 0., 0.]);
+        assert_eq!(shifted(0), [1., 2., 3., 4., 5., 6.]);
+        assert_eq!(shifted(9), [0.; 6]);
+    }
+
+    #[test]
+    fn samples_are_distinct_unaugmented_and_repeatable() -> Outcome {
+        let data = by_class(2);
+        let take = |n| -> Result<Vec<f32>, BatchError> {
+            Ok(data.train_sample(&Streams::new(1), n)?.inputs[0].flatten_all()?.to_vec1()?)
+        };
+        assert_eq!(take(10)?, take(10)?);
+        let mut all = take(1000)?;
+        all.sort_by(f32::total_cmp);
+        assert_eq!(all, (0..30).map(|i| i as f32).collect::<Vec<_>>());
+        let sounds = data.train_sample(&Streams::new(1), 30)?.inputs[1].to_vec2::<f32>()?;
+        assert!(sounds.iter().all(|row| row.iter().all(|v| *v == row[0])));
+        Ok(())
+    }
+
+    #[test]
+    fn impossible_plans_are_named() {
+        let data = by_class(0);
+        let message = |plan| data.epoch(&Streams::new(0), 0, plan).expect_err("refused").to_string();
+        assert_eq!(message(plan(Some(31), 1)), "an epoch of 31 samples was asked for, the training split has 30");
+        assert!(message(plan(None, 0)).starts_with("batches of 0 were asked for"));
+        assert!(message(plan(Some(5), 6)).ends_with("an epoch has 5 samples: no batch would be full"));
+        assert!(matches!(data.train.batch(0..1), Err(BatchError::NotFixed)));
+        let range = data.report.batch(1..3).expect_err("refused").to_string();
+        assert_eq!(range, "samples 1..3 were asked for, the split has 2");
+    }
+
+    #[test]
+    fn fixed_splits_follow_their_table() -> Outcome {
+        let data = by_class(2);
+        let batch = data.report.batch(0..2)?;
+        assert_eq!(batch.inputs[0].to_vec2::<f32>()?, [[3.], [0.]]);
+        assert_eq!(batch.inputs[1].to_vec2::<f32>()?, [[104.; 5], [0.; 5]]);
+        assert_eq!(data.report.batches(1).count(), 2);
+        Ok(())
+    }
+}

@@ -40,5 +40,5 @@ pub use manifest::{
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
 pub use prepare::{OnProgress, PrepareError, Progress};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
-pub use synthetic::{SyntheticOptions, synthetic};
+pub use synthetic::{SyntheticError, SyntheticOptions, synthetic};
 pub use wav::decode_wav;

@@ -32,8 +32,8 @@ pub(crate) fn find(dir: &Path, names: &[&str]) -> Result<PathBuf, PrepareError> 
 }
 
 /// Every `.wav` file of a directory (or its `recordings` folder, or the one `.tar.gz` in it) or of
-/// a `.tar.gz`, sorted by name; verified against `sum`.
-pub(crate) fn recordings(path: &Path, sum: &RecordingsSum, check: Check) -> Result<Vec<Named>, PrepareError> {
+/// a `.tar.gz`, sorted by name.
+pub(crate) fn recordings(path: &Path) -> Result<Vec<Named>, PrepareError> {
     let missing = |expected: &str| PrepareError::Missing { path: path.into(), expected: expected.into() };
     let mut files = if path.is_file() {
         from_archive(path)?
@@ -59,11 +59,16 @@ pub(crate) fn recordings(path: &Path, sum: &RecordingsSum, check: Check) -> Resu
         let problem = format!("two recordings are called {}", twice[0].name);
         return Err(PrepareError::Content { path: path.into(), problem });
     }
+    Ok(files)
+}
+
+/// Holds number and contents of the recordings found in `path` against those declared. Separate
+/// from reading, so that a damaged file can be named first.
+pub(crate) fn verify(path: &Path, files: &[Named], sum: &RecordingsSum, check: Check) -> Result<(), PrepareError> {
     let count = Check { what: "number of recordings", ..check };
     count.run(path, &sum.count.to_string(), files.len().to_string())?;
     let lines: String = files.iter().map(|f| format!("{}  {}\n", sha256(&f.bytes), f.name)).collect();
-    check.run(path, &sum.sha256, sha256(lines.as_bytes()))?;
-    Ok(files)
+    check.run(path, &sum.sha256, sha256(lines.as_bytes()))
 }
 
 fn from_directory(dir: &Path) -> Result<Vec<Named>, PrepareError> {
@@ -112,4 +117,91 @@ fn limited(reader: impl Read) -> io::Result<Vec<u8>> {
 
 fn too_large() -> io::Error {
     io::Error::other("unpacks to more than 1 GiB: not the original file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut out = GzEncoder::new(vec![], Compression::fast());
+        out.write_all(bytes).and_then(|()| out.finish()).expect("writes to memory")
+    }
+
+    fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(vec![]);
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            header.set_cksum();
+            tar.append_data(&mut header, name, *bytes).expect("writes to memory");
+        }
+        gzip(&tar.into_inner().expect("writes to memory"))
+    }
+
+    fn names(path: &Path) -> Result<Vec<String>, String> {
+        recordings(path).map(|f| f.into_iter().map(|f| f.name).collect()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn recordings_are_found_wherever_they_are() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let at = |name: &str| dir.path().join(name);
+        assert!(names(&at("none")).is_err_and(|e| e.contains("not found; expected a directory with .wav files")));
+        assert!(names(dir.path()).is_err_and(|e| e.contains("or one .tar.gz of them")));
+
+        let archive = tar_gz(&[
+            ("recordings/b.wav", b"bb"),
+            ("recordings/a.wav", b"a"),
+            ("recordings/._a.wav", b"x"),
+            ("x.txt", b"x"),
+        ]);
+        fs::write(at("x.tar.gz"), &archive)?;
+        assert_eq!(names(&at("x.tar.gz")), Ok(vec!["a.wav".into(), "b.wav".into()]));
+        assert_eq!(names(dir.path()), names(&at("x.tar.gz")));
+        fs::write(at("y.tgz"), &archive)?;
+        assert!(names(dir.path()).is_err_and(|e| e.contains("there are several")));
+
+        fs::create_dir(at("recordings"))?;
+        fs::write(at("recordings/c.wav"), b"c")?;
+        assert_eq!(names(dir.path()), Ok(vec!["c.wav".into()]));
+        fs::write(at("d.wav"), b"d")?;
+        assert_eq!(names(dir.path()), Ok(vec!["d.wav".into()]));
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_archives_are_named() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("x.tar.gz");
+        let whole = tar_gz(&[("a.wav", &[7; 3000])]);
+        fs::write(&path, &whole[..whole.len() / 2])?;
+        assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")));
+        fs::write(&path, b"not an archive")?;
+        assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")));
+        fs::write(&path, tar_gz(&[("a.wav", b"1"), ("b/a.wav", b"2")]))?;
+        assert!(names(&path).is_err_and(|e| e.contains("two recordings are called a.wav")));
+        fs::write(&path, tar_gz(&[("a.txt", b"1")]))?;
+        assert!(names(&path).is_err_and(|e| e.contains("there are none in this one")));
+        Ok(())
+    }
+
+    #[test]
+    fn gzip_is_recognised_by_content() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("x.gz");
+        fs::write(&path, gzip(b"hello"))?;
+        assert_eq!(find(dir.path(), &["y", "x"]).expect("there"), path);
+        assert_eq!(read_file(&path).expect("valid"), b"hello");
+        fs::write(&path, &gzip(b"hello")[..15])?;
+        assert!(read_file(&path).is_err_and(|e| e.to_string().contains("x.gz: can't read")));
+        assert!(
+            find(dir.path(), &["y"])
+                .is_err_and(|e| e.to_string().ends_with("y: not found; expected this file, plain or as .gz"))
+        );
+        Ok(())
+    }
 }
