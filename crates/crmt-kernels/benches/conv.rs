@@ -1,5 +1,6 @@
 //! Forward pass, input gradient and weight gradient of the four layers of the small CNN
 //! (3×3, stride 2, padding 1, batch 128, 28×28 input).
+#![expect(missing_docs, reason = "criterion_group! makes an undocumented public function")]
 use candle_core::{DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use crmt_kernels::conv2d;

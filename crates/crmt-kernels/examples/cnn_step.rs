@@ -2,7 +2,7 @@
 //! 128×1×28×28), forward + backward + SGD, and prints medians and minima in milliseconds:
 //! `RAYON_NUM_THREADS=2 cargo run --example cnn_step`.
 use candle_core::{D, DType, Device, Result, Tensor, Var};
-use crmt_kernels::{Optimizer, Parameter, Sgd, conv2d, relu};
+use crmt_kernels::{Optimizer, Parameter, Sgd, conv2d_relu};
 use std::time::Instant;
 
 /// What the binary uses: glibc would return large buffers to the system and fault them in again.
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         let start = Instant::now();
         let mut y = x.clone();
         for (kernel, bias) in &weights {
-            y = relu(&conv2d(&y, kernel, Some(bias), 2, 1)?)?;
+            y = conv2d_relu(&y, kernel, Some(bias), 2, 1)?;
         }
         let logits = y.mean((2, 3))?.matmul(&head)?;
         let peak = logits.max_keepdim(D::Minus1)?.detach();

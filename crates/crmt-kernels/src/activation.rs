@@ -40,18 +40,27 @@ impl CustomOp1 for Relu {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         dispatch!("relu", x.dtype(), T => {
             let x = elements::<T>(x, layout)?;
-            let y = map2(x, x, |x, _| if x <= T::ZERO { T::ZERO } else { x });
-            Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
+            Ok((T::to_cpu_storage_owned(map2(x, x, |x, _| positive_part(x))), layout.shape().clone()))
         })
     }
 
     fn bwd(&self, _x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let (ys, gs) = (Read::new(y), Read::new(&grad));
-        dispatch!("relu", y.dtype(), T => {
-            tensor(map2(ys.elements::<T>()?, gs.elements()?, |y, g| if y <= T::ZERO { T::ZERO } else { g }), y).map(Some)
-        })
+        gradient_where_positive(y, grad).map(Some)
     }
+}
+
+/// `max(x, 0)`, and NaN for NaN.
+pub(crate) fn positive_part<T: Real>(x: T) -> T {
+    if x <= T::ZERO { T::ZERO } else { x }
+}
+
+/// The gradient before a ReLU with result `y`: `grad` where `y > 0` (or NaN), else 0.
+pub(crate) fn gradient_where_positive(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let grad = grad.contiguous()?;
+    let (ys, gs) = (Read::new(y), Read::new(&grad));
+    dispatch!("relu", y.dtype(), T => {
+        tensor(map2(ys.elements::<T>()?, gs.elements()?, |y, g| if y <= T::ZERO { T::ZERO } else { g }), y)
+    })
 }
 
 struct MaxMin;

@@ -37,7 +37,7 @@ mod real;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
-pub use conv::conv2d;
+pub use conv::{conv2d, conv2d_relu};
 pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_grad_norm};
 pub use orthonormal::orthonormal_rows;
 pub use pool::max_pool2d;

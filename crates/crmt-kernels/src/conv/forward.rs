@@ -8,13 +8,25 @@ use super::layout::{taps_outside, transpose, transpose_into, windows};
 use crate::real::{Real, Scratch};
 use rayon::prelude::*;
 
-/// `[b, co, oh, ow]`.
-pub(super) fn output<T: Real>(g: &Geometry, x: &[T], kernel: &[T], bias: Option<&[T]>) -> Vec<T> {
+/// Rows of the weight matrix that one task transposes.
+const ROWS: usize = 128;
+
+/// `activation(convolution + bias): [b, co, oh, ow]`.
+pub(super) fn output<T: Real>(
+    g: &Geometry,
+    x: &[T],
+    kernel: &[T],
+    bias: Option<&[T]>,
+    activation: impl Fn(T) -> T + Sync,
+) -> Vec<T> {
     let (plane, depth) = (g.plane(), g.depth());
     let mut y = vec![T::ZERO; g.b * g.co * plane];
     // [kh, kw, ci, co]: output channels innermost, as the product wants its left matrix.
     let mut weights = vec![T::ZERO; kernel.len()];
-    transpose_into(&taps_outside(kernel, g.ci, g.taps()), depth, [g.co, depth], &mut weights, g.co);
+    let outside = taps_outside(kernel, g.ci, g.taps());
+    weights.par_chunks_mut(ROWS * g.co).enumerate().for_each(|(i, weights)| {
+        transpose_into(&outside[i * ROWS..], depth, [g.co, weights.len() / g.co], weights, g.co);
+    });
     let units = g.units(g.columns()).concat();
     let channels = channel_blocks(g.co, units.len());
     let shared = Shared::new(&mut y);
@@ -38,7 +50,7 @@ pub(super) fn output<T: Real>(g: &Geometry, x: &[T], kernel: &[T], bias: Option<
                     // no other part is alive on this thread.
                     let y = unsafe { shared.part(at, part.len) };
                     let bias = bias.map_or(T::ZERO, |bias| bias[channel]);
-                    part.write(y, |value| value + bias);
+                    part.write(y, |value| activation(value + bias));
                 },
             );
         }

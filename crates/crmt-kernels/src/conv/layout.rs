@@ -25,8 +25,8 @@ impl<T: Real> Column<T> {
     pub(super) fn write(self, dst: &mut [T], f: impl Fn(T) -> T) {
         if self.len == TILE {
             let dst = &mut dst[..TILE];
-            for r in 0..TILE {
-                dst[r] = f(self.values[r]);
+            for (dst, value) in dst.iter_mut().zip(self.values) {
+                *dst = f(value);
             }
         } else {
             for (dst, &value) in dst[..self.len].iter_mut().zip(&self.values) {
@@ -55,6 +55,7 @@ pub(super) fn transpose<T: Real>(
     }
     for i in (0..rows).step_by(TILE).map(|i| i.min(rows - TILE)) {
         let tile: [&[T]; TILE] = std::array::from_fn(|r| &src[start(i + r)..][..columns]);
+        #[expect(clippy::needless_range_loop, reason = "the tile is read by columns")]
         for j in 0..columns {
             put(j, i, Column { values: std::array::from_fn(|r| tile[r][j]), len: TILE });
         }

@@ -7,6 +7,7 @@ mod forward;
 mod geometry;
 mod layout;
 
+use crate::activation::{gradient_where_positive, positive_part};
 use crate::real::{Read, dispatch, elements, same_kind, tensor};
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
@@ -23,10 +24,33 @@ use geometry::Geometry;
 /// # Errors
 /// Wrong ranks, channels, types or devices, `stride = 0`, or an input smaller than the kernel.
 pub fn conv2d(x: &Tensor, kernel: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    apply(x, kernel, bias, stride, padding, false)
+}
+
+/// `relu(conv2d(…))` in one pass: the same values and gradients as [`crate::relu`] of [`conv2d`], without
+/// the intermediate tensor and its gradient.
+pub fn conv2d_relu(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    apply(x, kernel, bias, stride, padding, true)
+}
+
+fn apply(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+    relu: bool,
+) -> Result<Tensor> {
     let geometry = Geometry::new(x.dims(), kernel.dims(), stride, padding)?;
     same_kind("conv2d", &[("x", x), ("kernel", kernel)])?;
     let (x, kernel) = (x.contiguous()?, kernel.contiguous()?);
-    let op = Conv2d(geometry);
+    let op = Conv2d { geometry, relu };
     let Some(bias) = bias else { return x.apply_op2(&kernel, op) };
     if bias.dims() != [geometry.co] {
         bail!("conv2d: bias has shape {:?}, expected [{}] for kernel {:?}", bias.dims(), geometry.co, kernel.dims())
@@ -35,7 +59,10 @@ pub fn conv2d(x: &Tensor, kernel: &Tensor, bias: Option<&Tensor>, stride: usize,
     x.apply_op3(&kernel, &bias.contiguous()?, op)
 }
 
-struct Conv2d(Geometry);
+struct Conv2d {
+    geometry: Geometry,
+    relu: bool,
+}
 
 impl Conv2d {
     fn forward(
@@ -44,10 +71,14 @@ impl Conv2d {
         kernel: (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> Result<(CpuStorage, Shape)> {
-        let g = &self.0;
+        let g = &self.geometry;
         dispatch!("conv2d", x.0.dtype(), T => {
             let bias = bias.map(|(storage, layout)| elements::<T>(storage, layout)).transpose()?;
-            let y = forward::output(g, elements::<T>(x.0, x.1)?, elements(kernel.0, kernel.1)?, bias);
+            let (x, kernel) = (elements::<T>(x.0, x.1)?, elements(kernel.0, kernel.1)?);
+            let y = match self.relu {
+                true => forward::output(g, x, kernel, bias, positive_part),
+                false => forward::output(g, x, kernel, bias, |y| y),
+            };
             Ok((T::to_cpu_storage_owned(y), (g.b, g.co, g.oh, g.ow).into()))
         })
     }
@@ -58,10 +89,14 @@ impl Conv2d {
         x: &Tensor,
         kernel: &Tensor,
         bias: Option<&Tensor>,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        let g = &self.0;
-        let grad = grad.contiguous()?;
+        let g = &self.geometry;
+        let grad = match self.relu {
+            true => gradient_where_positive(y, grad)?,
+            false => grad.contiguous()?,
+        };
         let (xs, ks, gs) = (Read::new(x), Read::new(kernel), Read::new(&grad));
         dispatch!("conv2d", x.dtype(), T => {
             let (xs, ks, gs) = (xs.elements::<T>()?, ks.elements::<T>()?, gs.elements::<T>()?);
@@ -82,8 +117,8 @@ impl CustomOp2 for Conv2d {
         self.forward((x, lx), (k, lk), None)
     }
 
-    fn bwd(&self, x: &Tensor, k: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [dx, dk, _] = self.backward(x, k, None, grad)?;
+    fn bwd(&self, x: &Tensor, k: &Tensor, y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [dx, dk, _] = self.backward(x, k, None, y, grad)?;
         Ok((dx, dk))
     }
 }
@@ -110,10 +145,10 @@ impl CustomOp3 for Conv2d {
         x: &Tensor,
         k: &Tensor,
         bias: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [dx, dk, db] = self.backward(x, k, Some(bias), grad)?;
+        let [dx, dk, db] = self.backward(x, k, Some(bias), y, grad)?;
         Ok((dx, dk, db))
     }
 }

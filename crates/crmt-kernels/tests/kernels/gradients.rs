@@ -90,6 +90,20 @@ proptest! {
     }
 
     #[test]
+    fn convolution_with_relu(c in convolutions()) {
+        for n in [2, 3] {
+            let inputs = &c.inputs()?[..n];
+            let fused = gradients(inputs, &|t| conv2d_relu(&t[0], &t[1], t.get(2), c.stride, c.padding), c.seed)?;
+            let apart = gradients(inputs, &|t| relu(&c.apply(t)?), c.seed)?;
+            // The same operations in the same order: the same bits.
+            prop_assert_eq!(values(&fused.0)?, values(&apart.0)?);
+            for (a, b) in fused.2.iter().zip(&apart.2) {
+                prop_assert_eq!(values(a)?, values(b)?);
+            }
+        }
+    }
+
+    #[test]
     fn convolution_in_f32(c in convolutions()) {
         let inputs = c.inputs()?;
         let halved = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
