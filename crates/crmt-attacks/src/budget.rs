@@ -107,7 +107,7 @@ impl Ball<'_> {
 
     /// Per modality, by what each sample's perturbation must be multiplied, `[batch, 1]`; `None`: it does not move.
     fn shrinks(&self, deltas: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
-        let lengths = self.lengths(deltas)?;
+        let lengths = self.lengths(deltas, -1)?;
         deltas.try_enumerate(|m, delta| {
             let (Some(delta), Some(length)) = (delta, &lengths[m]) else { return Ok(None) };
             let radius = self.radius(m, delta)?;
@@ -116,15 +116,15 @@ impl Ball<'_> {
         })
     }
 
-    /// l2 lengths in declared units, `[batch, 1]`: the joint one for every modality of a joint budget.
-    fn lengths(&self, deltas: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
-        let squares = deltas.try_enumerate(|m, delta| {
-            let Some(delta) = delta else { return Ok::<_, Error>(None) };
-            let squares = rows(delta)?.sqr()?.sum_keepdim(D::Minus1)?;
-            Ok(Some((squares * self.modalities[m].scale.powi(-2))?))
+    /// l2 lengths `[batch, 1]`, each modality weighted by `scale^power`: joint, the same for every modality.
+    fn lengths(&self, parts: &PerModality<Option<Tensor>>, power: i32) -> Result<PerModality<Option<Tensor>>> {
+        let squares = parts.try_enumerate(|m, part| {
+            let Some(part) = part else { return Ok::<_, Error>(None) };
+            let squares = rows(part)?.sqr()?.sum_keepdim(D::Minus1)?;
+            Ok(Some((squares * self.modalities[m].scale.powi(2 * power))?))
         })?;
         let joint = match self.budget {
-            Budget::Joint(_) => total(&squares)?,
+            Budget::Joint(_) => squares.iter().flatten().cloned().map(Ok).reduce(|a, b| a? + b?).transpose()?,
             Budget::Each { .. } => None,
         };
         squares.try_map(|own| Ok(own.as_ref().map(|own| joint.as_ref().unwrap_or(own).sqrt()).transpose()?))
@@ -140,43 +140,46 @@ impl Ball<'_> {
         gradients: &PerModality<Option<Tensor>>,
         relative: f64,
     ) -> Result<PerModality<Tensor>> {
-        // In units u = x / s the gradient is s g, and a step du is dx = s du.
-        let scaled = gradients.try_enumerate(|m, g| {
-            let Some(g) = g else { return Ok::<_, Error>(None) };
-            let scale = self.modalities[m].scale;
-            Ok(Some(if scale == 1. { rows(g)? } else { (rows(g)? * scale)? }))
-        })?;
-        let directions = if self.budget.linf() { scaled.try_map(sign)? } else { self.normalised(&scaled)? };
+        if self.budget.linf() {
+            return x.try_enumerate(|m, x| match &gradients[m] {
+                Some(g) => {
+                    let rate = (self.limit(m, x)? * relative)?;
+                    Ok((x + rows(&g.sign()?)?.broadcast_mul(&rate)?.reshape(x.shape())?)?)
+                }
+                None => Ok(x.clone()),
+            });
+        }
+        let mut gradients = gradients.clone();
+        let mut lengths = self.lengths(&gradients, 1)?;
+        if smallest(&lengths)? < UNDERFLOW {
+            gradients = self.magnified(&gradients)?;
+            lengths = self.lengths(&gradients, 1)?;
+        }
         x.try_enumerate(|m, x| {
-            let Some(direction) = &directions[m] else { return Ok(x.clone()) };
-            let rate = (self.radius(m, x)? * (relative * self.modalities[m].scale))?;
-            Ok((x + direction.broadcast_mul(&rate)?.reshape(x.shape())?)?)
+            let (Some(g), Some(length)) = (&gradients[m], &lengths[m]) else { return Ok(x.clone()) };
+            // In units u = x / s the gradient is s g, and a step du is dx = s du.
+            let rate = (self.radius(m, x)? * (relative * self.modalities[m].scale.powi(2)))?;
+            // A magnified gradient has a length of 1 or more, or of 0: then it moves nothing, at any finite rate.
+            let rate = rate.broadcast_div(&length.maximum(UNDERFLOW)?)?;
+            Ok((x + rows(g)?.broadcast_mul(&rate)?.reshape(x.shape())?)?)
         })
     }
 
-    /// Gradients of length 1 per sample. Divided by their greatest entry first, so that squares of tiny ones do not
-    /// underflow.
-    fn normalised(&self, g: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
-        let greatest = g.try_map(|g| g.as_ref().map(|g| g.abs()?.max_keepdim(D::Minus1)).transpose())?;
+    /// Gradients divided by each sample's greatest entry (over all modalities for a joint budget), so that squares of
+    /// tiny ones do not underflow; zeros stay zeros.
+    fn magnified(&self, g: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
+        let greatest = |g: &Tensor| -> Result<Tensor> { Ok(rows(g)?.abs()?.max_keepdim(D::Minus1)?) };
+        let own = g.try_map(|g| g.as_ref().map(greatest).transpose())?;
         let joint = match self.budget {
             Budget::Joint(_) => {
-                let all: Vec<&Tensor> = greatest.iter().flatten().collect();
+                let all: Vec<&Tensor> = own.iter().flatten().collect();
                 Some(Tensor::cat(&all, 1)?.max_keepdim(D::Minus1)?)
             }
             Budget::Each { .. } => None,
         };
-        let unit = g.try_enumerate(|m, g| {
-            let (Some(g), Some(own)) = (g, &greatest[m]) else { return Ok::<_, Error>(None) };
-            Ok(Some(g.broadcast_div(&positive(joint.as_ref().unwrap_or(own))?)?))
-        })?;
-        let squares = unit.try_map(|g| g.as_ref().map(|g| g.sqr()?.sum_keepdim(D::Minus1)).transpose())?;
-        let joint = match self.budget {
-            Budget::Joint(_) => total(&squares)?,
-            Budget::Each { .. } => None,
-        };
-        unit.try_enumerate(|m, g| {
-            let (Some(g), Some(own)) = (g, &squares[m]) else { return Ok(None) };
-            Ok(Some(g.broadcast_div(&positive(&joint.as_ref().unwrap_or(own).sqrt()?)?)?))
+        g.try_enumerate(|m, g| {
+            let (Some(g), Some(own)) = (g, &own[m]) else { return Ok(None) };
+            Ok(Some(rows(g)?.broadcast_div(&positive(joint.as_ref().unwrap_or(own))?)?))
         })
     }
 
@@ -238,12 +241,13 @@ fn rows(x: &Tensor) -> Result<Tensor> {
     Ok(x.reshape((x.dim(0)?, ()))?)
 }
 
-fn sign(g: &Option<Tensor>) -> Result<Option<Tensor>> {
-    Ok(g.as_ref().map(Tensor::sign).transpose()?)
-}
+/// Lengths below this are measured again: squares of `f32` lose digits below 1e-38.
+const UNDERFLOW: f64 = 1e-17;
 
-fn total(squares: &PerModality<Option<Tensor>>) -> Result<Option<Tensor>> {
-    Ok(squares.iter().flatten().cloned().map(Ok).reduce(|a, b| a? + b?).transpose()?)
+/// The smallest of all lengths; infinite for none.
+fn smallest(lengths: &PerModality<Option<Tensor>>) -> Result<f64> {
+    let each = lengths.iter().flatten().map(|l| l.flatten_all()?.min(0)?.to_dtype(DType::F64)?.to_scalar::<f64>());
+    Ok(each.collect::<candle_core::Result<Vec<_>>>()?.into_iter().fold(f64::INFINITY, f64::min))
 }
 
 /// For division: a zero becomes a number that is not, and is divided into a zero only.

@@ -99,7 +99,7 @@ impl fmt::Display for Audit {
         for AuditRow { name, bound, how } in &self.rows {
             writeln!(f, "{name:width$}  {bound:<12.6}  {how}")?;
         }
-        write!(f, "{:width$}  {:<12.6}", "product", self.bound.value())
+        write!(f, "{:width$}  {:.6}", "product", self.bound.value())
     }
 }
 
