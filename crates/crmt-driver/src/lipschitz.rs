@@ -4,7 +4,7 @@ use crate::{checkpoint::Architecture, people::Voice, plan::Plan, training::EVAL_
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved};
-use crmt_core::{AdditiveClassifier, Encoder, Fusion, PerModality, Streams};
+use crmt_core::{AdditiveClassifier, Fusion, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::Model;

@@ -180,7 +180,7 @@ impl Default for Plan {
             method: "crmt-jt".into(),
             seed: 0,
             device: "cpu".into(),
-            synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 10.0, audio_snr_db: 10.0 },
+            synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 8.0, audio_snr_db: 8.0 },
             model: ModelPlan {
                 encoder: "auto".into(),
                 encoders: BTreeMap::new(),

@@ -44,7 +44,8 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
         train: s.train,
         select: s.select,
         report: s.report,
-        snr_db: [s.image_snr_db, s.audio_snr_db].into(),
+        image_snr_db: s.image_snr_db,
+        audio_snr_db: s.audio_snr_db,
         ..SyntheticOptions::default()
     })?)
 }

@@ -30,8 +30,6 @@ pub struct Trained {
     pub architecture: Architecture,
     /// By name.
     pub weights: BTreeMap<String, Tensor>,
-    /// A line per epoch.
-    pub metrics: Vec<EpochMetrics>,
     /// What a reader should know.
     pub warnings: Vec<String>,
 }
@@ -80,8 +78,7 @@ pub fn train(
         voice.say(format!("  {warning}"));
         warnings.push(warning);
     }
-    let metrics = log.metrics;
-    Ok(Trained { weights: weights(&learner), architecture, metrics, warnings })
+    Ok(Trained { weights: weights(&learner), architecture, warnings })
 }
 
 /// CRMT's second step. Returns why it was rejected, if it was.
@@ -124,20 +121,24 @@ fn step_two(
         clip: f64::INFINITY,
         streams,
     };
-    // The epoch is chosen on the mean radius of the selection split, clipped at the target.
+    let clean = accuracy(learner.fixed(), &data.select)?;
+    // The best epoch has the largest mean radius on the selection split, clipped at the target, of
+    // those whose clean accuracy is tolerable.
     let score = |model: &dyn Trainable| -> Result<Selected> {
         let batch = select.all();
         let scores = model.fixed().scores(&batch.inputs)?;
         let radii = RadiusHinge::signed_radii(&strategy.tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
         let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
-        Ok(Selected { accuracy, score: radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64 })
+        let radius = radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64;
+        let tolerable = accuracy >= clean - settings.tolerance;
+        Ok(Selected { accuracy, score: if tolerable { radius } else { f64::MIN } })
     };
     log.phase(&model, &mut optimizer, &phase, score)?;
 
     let samples = settings.accept_samples.min(data.select.len());
     let judge = data.select.batch(0..samples)?;
     let bar = log.voice.bar("judging step 2", 2);
-    let before = (accuracy(learner.fixed(), &data.select)?, attacked(plan, learner, &judge, streams)?);
+    let before = (clean, attacked(plan, learner, &judge, streams)?);
     bar.inc(1);
     let undo = model.write_to(&head)?;
     let after = (accuracy(learner.fixed(), &data.select)?, attacked(plan, learner, &judge, streams)?);

@@ -69,8 +69,8 @@ impl TrainingInputs {
             Self::Adversarial(attack) => {
                 let goal = Goal::Avoid(labels);
                 let draws = crmt_attacks::Draws::new(draws.streams, draws.step << 32);
-                let outcome = crmt_attacks::run(attack.as_ref(), model.fixed(), &batch.inputs, &goal, &draws)?;
-                Ok((outcome.adversarial, hard))
+                let inputs = crmt_attacks::perturb(attack.as_ref(), &model.fixed(), &batch.inputs, &goal, &draws)?;
+                Ok((inputs, hard))
             }
             Self::Mixup { alpha } => {
                 let mut rng = draws.streams.stream("mixup", draws.step);

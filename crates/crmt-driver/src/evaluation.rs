@@ -1,0 +1,193 @@
+//! Accuracy of a trained model: clean, with modalities missing, and under attack.
+//! Does not know radii.
+use crate::{
+    certification::JOINT,
+    people::Voice,
+    plan::EvaluatePlan,
+    record::{Accuracy, AttackResult},
+    report::{Outcome, SampleRow},
+    training::EVAL_BATCH,
+};
+use anyhow::{Result, bail};
+use crmt_attacks::{Attack, Budget, Draws, Fgm, Goal, Norm, Pgd, accuracy, predictions};
+use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, PerModality, Streams};
+use crmt_data::DataSet;
+use crmt_fusion::Model;
+
+/// All modalities at once, a budget each.
+const EACH: &str = "each";
+/// The union of all attacks.
+const STRONGEST: &str = "strongest";
+
+/// What is measured without an attacker.
+pub struct Clean {
+    /// Accuracies.
+    pub accuracy: Accuracy,
+    /// `[label][prediction]`.
+    pub confusion: Vec<Vec<u64>>,
+    /// One per report sample, without radii or outcomes.
+    pub rows: Vec<SampleRow>,
+}
+
+/// Measures the report split.
+pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
+    let subsets = Missing::all(data.modalities.len());
+    let mut missing = vec![0.0; subsets.len()];
+    let mut solo = vec![0.0; data.modalities.len()];
+    let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
+    let mut rows = vec![];
+    for batch in data.report.batches(EVAL_BATCH) {
+        let Batch { inputs, labels } = batch?;
+        let n = labels.elem_count() as f64;
+        let scores = model.scores(&inputs)?;
+        let predicted = predictions(&scores.logits()?)?;
+        for (label, prediction) in labels.to_vec1::<u32>()?.into_iter().zip(predicted) {
+            let (label, prediction) = (label as usize, prediction as usize);
+            confusion[label][prediction] += 1;
+            rows.push(SampleRow { index: rows.len() as u64, label, prediction, ..SampleRow::default() });
+        }
+        for (right, head) in solo.iter_mut().zip(&scores.unimodal) {
+            *right += n * accuracy(head, &labels)?;
+        }
+        for (right, subset) in missing.iter_mut().zip(&subsets) {
+            let logits = model.logits(&subset.apply(&inputs, &data.baselines)?)?;
+            *right += n * accuracy(&logits, &labels)?;
+        }
+    }
+    let n = rows.len() as f64;
+    let right = rows.iter().filter(|r| r.label == r.prediction).count() as f64;
+    let by_name = |names: Vec<String>, right: Vec<f64>| names.into_iter().zip(right.iter().map(|r| r / n)).collect();
+    let accuracy = Accuracy {
+        clean: right / n,
+        samples: rows.len() as u64,
+        missing: by_name(subsets.iter().map(|s| s.describe(&data.modalities)).collect(), missing),
+        solo: by_name(data.modalities.iter().map(|m| m.name.clone()).collect(), solo),
+    };
+    Ok(Clean { accuracy, confusion, rows })
+}
+
+/// One set of budgets that grows with `eps`.
+struct Threat {
+    name: String,
+    /// Which modalities move; `None` for one joint budget.
+    moved: Option<Vec<bool>>,
+}
+
+impl Threat {
+    fn all(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Self>> {
+        let unimodal = |m: usize| Self { name: names[m].clone(), moved: Some((0..names.len()).map(|i| i == m).collect()) };
+        if plan.threats.is_empty() {
+            let joint = Self { name: JOINT.to_owned(), moved: None };
+            // With one modality both are the same.
+            let alone = if names.len() > 1 { 0..names.len() } else { 0..0 };
+            return Ok(std::iter::once(joint).chain(alone.map(unimodal)).collect());
+        }
+        let threat = |wanted: &String| match wanted.as_str() {
+            JOINT => Ok(Self { name: JOINT.to_owned(), moved: None }),
+            EACH => Ok(Self { name: EACH.to_owned(), moved: Some(vec![true; names.len()]) }),
+            name => match names.iter().position(|n| n == name) {
+                Some(m) => Ok(unimodal(m)),
+                None => bail!("threat `{name}`: expected joint, each, or a modality: {}", names.join(", ")),
+            },
+        };
+        plan.threats.iter().map(threat).collect()
+    }
+
+    fn budget(&self, norm: Norm, eps: f64) -> Budget {
+        match &self.moved {
+            None => Budget::Joint(eps),
+            Some(moved) => {
+                let radii = PerModality::from_fn(moved.len(), |m| if moved[m] { eps } else { 0.0 });
+                Budget::Each { norm, radii }
+            }
+        }
+    }
+}
+
+/// Attacks the first report samples under every threat and budget, and writes outcomes into their
+/// rows. A sample broken at a budget counts as broken at every larger one.
+pub fn attack(
+    model: &Model,
+    data: &DataSet,
+    plan: &EvaluatePlan,
+    streams: Streams,
+    rows: &mut [SampleRow],
+    voice: &Voice,
+) -> Result<Vec<AttackResult>> {
+    let samples = if plan.samples == 0 { data.report.len() } else { plan.samples.min(data.report.len()) };
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
+    let threats = Threat::all(plan, &names)?;
+    let norm = if plan.norm == "linf" { Norm::Linf } else { Norm::L2 };
+    let mut eps = plan.eps.clone();
+    eps.sort_by(f64::total_cmp);
+    eps.dedup();
+    rows.iter_mut().for_each(|row| row.outcomes.clear());
+    let clean = rows[..samples].iter().filter(|r| r.label == r.prediction).count();
+    let batch = data.report.batch(0..samples)?;
+    let mut results = vec![];
+    // A joint ball contains each modality's own: what fell there, falls here. So joint comes last.
+    let mut fell_alone = vec![vec![false; samples]; eps.len()];
+    for threat in threats.iter().filter(|t| t.name != JOINT).chain(threats.iter().filter(|t| t.name == JOINT)) {
+        let bar = voice.bar(&format!("attack: {}", threat.name), (eps.len() * samples) as u64);
+        let mut broken: [Vec<bool>; 3] = std::array::from_fn(|_| wrong(&rows[..samples]));
+        for (eps, fell_alone) in eps.iter().zip(&mut fell_alone) {
+            let budget = threat.budget(norm, *eps);
+            let attacks: [Box<dyn Attack>; 2] = [
+                Box::new(Fgm::new(budget.clone())),
+                Box::new(Pgd::strong(budget).with_steps(plan.steps)),
+            ];
+            let [fgm, pgd, strongest] = &mut broken;
+            for (attack, own) in attacks.iter().zip([fgm, pgd]) {
+                search(attack.as_ref(), model, &batch, streams, own)?;
+                strongest.iter_mut().zip(own.iter()).for_each(|(all, own)| *all |= own);
+            }
+            match (threat.name.as_str(), norm) {
+                (JOINT, _) => strongest.iter_mut().zip(fell_alone.iter()).for_each(|(all, alone)| *all |= alone),
+                (name, Norm::L2) if name != EACH => {
+                    fell_alone.iter_mut().zip(strongest.iter()).for_each(|(alone, fell)| *alone |= fell);
+                }
+                _ => {}
+            }
+            bar.inc(samples as u64);
+            for (name, broken) in ["fgm", "pgd", STRONGEST].into_iter().zip(&broken) {
+                let held = broken.iter().filter(|b| !**b).count();
+                results.push(AttackResult {
+                    name: name.to_owned(),
+                    threat: threat.name.clone(),
+                    norm: plan.norm.clone(),
+                    eps: *eps,
+                    accuracy: held as f64 / samples as f64,
+                    clean: clean as f64 / samples as f64,
+                    samples: samples as u64,
+                });
+                for (row, broken) in rows.iter_mut().zip(broken) {
+                    let (threat, norm) = (threat.name.clone(), plan.norm.clone());
+                    row.outcomes.push(Outcome { name: name.to_owned(), threat, norm, eps: *eps, held: !broken });
+                }
+            }
+        }
+        bar.finish_and_clear();
+    }
+    results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
+    Ok(results)
+}
+
+fn wrong(rows: &[SampleRow]) -> Vec<bool> {
+    rows.iter().map(|r| r.label != r.prediction).collect()
+}
+
+/// Attacks the samples that still stand, and marks those that fall.
+fn search(attack: &dyn Attack, model: &Model, batch: &Batch, streams: Streams, broken: &mut [bool]) -> Result<()> {
+    let standing: Vec<u32> = (0..broken.len() as u32).filter(|i| !broken[*i as usize]).collect();
+    for chunk in standing.chunks(EVAL_BATCH) {
+        let rows = candle_core::Tensor::new(chunk, batch.labels.device())?;
+        let inputs = batch.inputs.try_map(|x| x.index_select(&rows, 0))?;
+        let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
+        let draws = Draws::for_samples(streams, chunk.iter().map(|i| u64::from(*i)).collect());
+        let outcome = crmt_attacks::run(attack, model, &inputs, &goal, &draws)?;
+        for (i, success) in chunk.iter().zip(&outcome.success) {
+            broken[*i as usize] |= success;
+        }
+    }
+    Ok(())
+}
