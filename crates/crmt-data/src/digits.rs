@@ -54,13 +54,16 @@ pub fn digits(options: &DigitsOptions, progress: OnProgress) -> Result<DataSet, 
     image.divide = Some(255.);
     let mut audio = ModalitySpec::new("audio", &[1, MELS, FRAMES]);
     audio.augment = Augment { shift_last_axis: 4 };
-    let mut parts = vec![images(options)?, sounds(options, progress)?];
     let mut specs = vec![image, audio];
-    if let Some(dir) = &options.pendigits {
+    // The small parts first: what is wrong with them shows at once.
+    let sounds = sounds(options, progress)?;
+    let pens = options.pendigits.as_ref().map(|dir| pens(dir, options.unverified)).transpose()?;
+    let mut parts = vec![images(options)?, sounds];
+    if let Some(pens) = pens {
         let mut pen = ModalitySpec::new("pen", &[16]).with_range(0., 1.);
         pen.divide = Some(100.);
         specs.push(pen);
-        parts.push(pens(dir, options.unverified)?);
+        parts.push(pens);
     }
     let this = source("digits");
     let mut manifest = Manifest::new(this.name, this.classes, specs);
