@@ -3,6 +3,7 @@
 mod ci;
 mod files;
 mod prepare;
+mod say;
 mod sweep;
 mod tidy;
 mod workspace;

@@ -7,6 +7,7 @@ mod progress;
 mod spec;
 mod table;
 
+use crate::say::say;
 use crate::{files, workspace};
 use anyhow::{Context, Result, bail};
 use plan::{Run, State};
@@ -54,10 +55,9 @@ pub fn run(args: &Args) -> Result<()> {
     let runs = plan::expand(&spec);
     let states = runs.iter().map(|run| run.state(&spec.out)).collect::<Result<Vec<State>>>()?;
     if args.dry_run {
-        for (run, state) in runs.iter().zip(&states) {
-            println!("{state:<5} {}\n      {}", run.slug, run.command_line(&spec.out));
-        }
-        return Ok(());
+        let line =
+            |(run, state): (&Run, &State)| format!("{state:<5} {}\n      {}\n", run.slug, run.command_line(&spec.out));
+        return say(&runs.iter().zip(&states).map(line).collect::<String>());
     }
     fs::create_dir_all(&spec.out).with_context(|| format!("making {}", spec.out.display()))?;
     let _lock = lock(&spec.out)?;
@@ -65,14 +65,16 @@ pub fn run(args: &Args) -> Result<()> {
 
     let missing: Vec<&Run> =
         runs.iter().zip(&states).filter(|(_, state)| **state == State::Missing).map(|(run, _)| run).collect();
-    println!("{}: {} runs, {} finished earlier", spec.name, runs.len(), runs.len() - missing.len());
+    say(&format!("{}: {} runs, {} finished earlier\n", spec.name, runs.len(), runs.len() - missing.len()))?;
     let failures = if missing.is_empty() { Vec::new() } else { run_missing(args, &spec, &missing)? };
 
     let table = report(&spec, &runs)?;
-    print!("\n{}", table.text());
-    files::write(&spec.out.join("table.csv"), &table.csv()?)?;
-    files::write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
-    println!("\n{} and table.md have the table", spec.out.join("table.csv").display());
+    if table.finished() > 0 {
+        let csv = spec.out.join("table.csv");
+        files::write(&csv, &table.csv()?)?;
+        files::write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
+        say(&format!("\n{}\n{} and table.md have the table\n", table.text(), csv.display()))?;
+    }
     for failure in &failures {
         eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
     }
@@ -83,7 +85,10 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     let plural = if failures.len() == 1 { "run" } else { "runs" };
-    bail!("{} {plural} failed; the same command runs them again and keeps the others", failures.len())
+    let unstarted = runs.len().saturating_sub(table.finished() + failures.len());
+    let unstarted =
+        if unstarted > 0 { format!(", {unstarted} not started (--keep-going starts all)") } else { String::new() };
+    bail!("{} {plural} failed{unstarted}; the same command continues and keeps what is finished", failures.len())
 }
 
 /// Two sweeps in one folder would clear away each other's unfinished runs.

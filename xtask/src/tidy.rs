@@ -8,6 +8,7 @@ mod links;
 mod source;
 mod tree;
 
+use crate::say::say;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -48,14 +49,9 @@ pub fn run() -> Result<()> {
     let tree = Tree::read(&root)?;
     let members = Member::of(&metadata, &tree)?;
     let problems = check(&tree, &members);
-    for problem in &problems {
-        println!("{problem}");
-    }
+    say(&problems.iter().map(|problem| format!("{problem}\n")).collect::<String>())?;
     match problems.len() {
-        0 => {
-            println!("tidy: {} files, {} packages, no problem", tree.files.len(), members.len());
-            Ok(())
-        }
+        0 => say(&format!("tidy: {} files, {} packages, no problem\n", tree.files.len(), members.len())),
         1 => bail!("tidy: 1 problem"),
         n => bail!("tidy: {n} problems"),
     }

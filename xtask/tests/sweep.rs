@@ -104,7 +104,8 @@ fn a_failure_is_shown_and_the_others_are_kept() {
     stopped
         .stderr(contains("failed: broken_seed-0"))
         .stderr(contains("shapes differ"))
-        .stderr(contains("exit status: 3"));
+        .stderr(contains("exit status: 3"))
+        .stderr(contains("3 not started"));
     assert_eq!(scratch.calls(), ["broken 0"], "the first failure stops the sweep");
 
     let all = scratch.sweep(&["--keep-going"]).failure().code(1);

@@ -88,6 +88,11 @@ impl Table {
         Self { points, columns: filled, notes }
     }
 
+    /// How many runs the table rests on.
+    pub fn finished(&self) -> usize {
+        self.points.iter().map(|point| point.summaries.len()).sum()
+    }
+
     /// Attacks that succeeded where a certificate said they can't, over all runs.
     pub fn violations(&self) -> u64 {
         violations(&self.points)

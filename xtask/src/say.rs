@@ -1,0 +1,15 @@
+//! Standard output for results that people pipe into `head` or `less`. Formats nothing.
+use anyhow::{Context, Result};
+use std::io::{ErrorKind, Write, stdout};
+
+/// Prints `text`. A reader that has seen enough is no fault.
+///
+/// # Errors
+/// If standard output can't be written for another reason, such as a full disk.
+pub fn say(text: &str) -> Result<()> {
+    let mut out = stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        _ => Ok(()),
+    }
+}
