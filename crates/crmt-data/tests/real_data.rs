@@ -4,7 +4,7 @@
 //! says so and passes where there is none.
 use crmt_data::{
     Array, DataSet, DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, decode_wav, digits, handwritten,
-    logmel::LogMel,
+    logmel::{FRAMES, LogMel, MELS},
 };
 use safetensors::SafeTensors;
 use std::io::Read;
@@ -179,6 +179,17 @@ fn other_data_are_refused_unless_allowed() -> Outcome {
         message.contains("pendigits.tra: SHA-256 of the numbers is ") && message.contains("expected c3a525d7bdf4"),
         "{message}"
     );
+    for entry in std::fs::read_dir(dir.join("mnist"))? {
+        let entry = entry?;
+        std::fs::copy(entry.path(), changed.path().join(entry.file_name()))?;
+    }
+    let labels = changed.path().join("t10k-labels-idx1-ubyte.gz");
+    std::fs::remove_file(&labels)?;
+    std::fs::write(&labels, [&[0, 0, 8, 1, 0, 0, 39, 16][..], &[0; 10_000]].concat())?;
+    let mnist = DigitsOptions { mnist: changed.path().into(), ..digits_of(&dir) };
+    let message = digits(&mnist, &quiet).expect_err("changed").to_string();
+    assert!(message.contains("t10k-labels-idx1-ubyte.gz: MD5 (uncompressed) is "), "{message}");
+    assert!(message.contains("expected 27ae3e4e09519cfbb04c329615203637 (datasets/mnist.toml)"), "{message}");
     let data = digits(&DigitsOptions { unverified: true, ..options }, &quiet)?;
     assert!(data.notes.iter().any(|n| n.contains("without verifying")));
     Ok(())
