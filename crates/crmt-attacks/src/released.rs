@@ -8,7 +8,7 @@
 //! | [`PerModalityPgd`] | 4 normalised steps of `eps_m / 3` per modality, projected on the *combined* radius | each budget enforced |
 //! | [`TrainingPgd`] | steps of `eps / 5` divided by `sqrt(|g|^2 + 1e-6)`, gradients of the batch *mean* | exact normalisation per sample |
 //!
-//! The clamp to pixel space is the modality's [`Domain::Channels`](crmt_core::Domain::Channels): pixels in 0..=1, seen
+//! The clamp to pixel space is the modality's [`Domain::Channels`]: pixels in 0..=1, seen
 //! through each channel's mean and deviation ([`pixels`]).
 use crate::{Attack, Budget, Error, Fgm, Goal, Loss, Norm, Pgd, Problem, Restart, Result, Start, Steps};
 use candle_core::{D, Tensor};

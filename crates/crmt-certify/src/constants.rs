@@ -3,7 +3,7 @@
 //!
 //! `L[m][y][j]` bounds the Lipschitz constant of `g_y(m) - g_j(m)`, the part of the margin between classes `y` and
 //! `j` that modality `m` contributes, `g_k(m) = a_k(m) s_k(m)`.
-use crate::{Audit, CertifyError, Grade, LipschitzBound, Proved, gram::gamma};
+use crate::{Audit, CertifyError, Grade, LipschitzBound, Proved, audit::LastLinear, gram::gamma};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::PerModality;
 use std::marker::PhantomData;
@@ -131,12 +131,11 @@ impl MarginConstants<Proved> {
         let classes = plain.classes;
         let pairs = rows.zip(weights, "integration weights")?;
         let table = pairs.zip(audits, "audits")?.try_enumerate(|m, ((w, a), audit)| {
-            let Some(last) = audit.last_linear() else { return Ok(plain.table[m].clone()) };
             let v = Heads::new(m, w, a, classes)?;
-            if last.weight.dim(0)? != v.dim {
-                let what = format!("modality {m}: outputs of the encoder's last layer");
-                return Err(CertifyError::shape(what, v.dim, last.weight.dim(0)?));
-            }
+            // A linear layer applied to each of several positions has fewer outputs than the head has inputs: its
+            // declared norm is right, but there is nothing to multiply with.
+            let fits = |last: &&LastLinear| last.weight.dim(0).is_ok_and(|out| out == v.dim);
+            let Some(last) = audit.last_linear().filter(fits) else { return Ok(plain.table[m].clone()) };
             Ok::<_, CertifyError>(v.through(&last.weight)?.distances(last.prefix))
         })?;
         Self::finish(classes, table)?.min(&plain)

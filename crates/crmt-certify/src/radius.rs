@@ -169,7 +169,7 @@ pub fn ray<E: Grade>(
     })
 }
 
-/// Calls `f` with each sample's reference class and its margins `(rival, h_y - h_rival)`.
+/// Calls `f` with each sample's reference class and its margins `(rival, h_y - h_rival)`, rounded down.
 fn samples<E: Grade, T>(
     constants: &MarginConstants<E>,
     logits: &Tensor,
@@ -190,7 +190,7 @@ fn samples<E: Grade, T>(
         if y >= classes {
             return Err(CertifyError::Class { sample, class, classes });
         }
-        let margins: Vec<_> = (0..classes).filter(|&j| j != y).map(|j| (j, h[y] - h[j])).collect();
+        let margins: Vec<_> = (0..classes).filter(|&j| j != y).map(|j| (j, (h[y] - h[j]).next_down())).collect();
         Ok(f(y, &margins))
     });
     each.collect()

@@ -15,6 +15,11 @@ fn true_norm(a: &Tensor) -> f64 {
     let mut g = a.t().unwrap().matmul(a).unwrap().to_vec2::<f64>().unwrap();
     let n = g.len();
     for _ in 0..30 {
+        let trace: f64 = (0..n).map(|i| g[i][i]).sum();
+        let off: f64 = (0..n).flat_map(|p| (0..p).map(move |q| (p, q))).map(|(p, q)| g[p][q].powi(2)).sum();
+        if off.sqrt() <= 1e-15 * trace {
+            break;
+        }
         for p in 0..n {
             for q in p + 1..n {
                 if g[p][q].abs() < 1e-300 {
