@@ -85,12 +85,12 @@ fn shares(runs: &[RunRecord]) -> String {
             .map(|(r, share)| {
                 let (share, index) = (share / total * 100.0, order(run, &r.threat) % 6);
                 let text = if share >= 14.0 {
-                    format!("{} {share:.0} %", escape(&shorten(&r.threat, 14)))
+                    format!("{} {share:.1} %", escape(&shorten(&r.threat, 14)))
                 } else {
                     String::new()
                 };
                 format!(
-                    "<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.0} %\">{text}</i>",
+                    "<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.1} %\">{text}</i>",
                     escape(&r.threat)
                 )
             })

@@ -76,7 +76,7 @@ pub fn range(values: impl IntoIterator<Item = f64>, least: f64) -> (f64, f64) {
     (low - air, high + air)
 }
 
-const TOP: f64 = 26.0;
+const TOP: f64 = 32.0;
 const BOTTOM: f64 = 38.0;
 const LEFT: f64 = 40.0;
 const CHARACTER: f64 = 6.4;
@@ -132,7 +132,7 @@ impl Plot {
         }
     }
 
-    /// A named stretch of the horizontal axis, shaded when `shaded`, its name along the upper edge.
+    /// A named stretch of the horizontal axis, shaded when `shaded`, its name above if there is room.
     pub fn stretch(&mut self, from: f64, to: f64, name: &str, shaded: bool) {
         let ((left, top), (right, bottom)) = (self.place(from, self.y.high), self.place(to, self.y.low));
         let (width, height) = (right - left, bottom - top);
@@ -141,12 +141,12 @@ impl Plot {
                 "<rect class=\"stretch\" x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
             ));
         }
-        let name = shorten(name, (width / CHARACTER) as usize);
-        if name.chars().count() > 2 {
+        // A name that does not fit would run into its neighbour's.
+        if name.chars().count() as f64 * CHARACTER <= width {
             let (x, y) = ((left + right) / 2.0, top - 6.0);
             self.body.push_str(&format!(
                 "<text class=\"minor\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text>",
-                escape(&name)
+                escape(name)
             ));
         }
     }
@@ -176,7 +176,7 @@ impl Plot {
         frame.push_str(&format!(
             "<path class=\"axis\" d=\"M{left:.1} {bottom:.1}H{right:.1}\"/>\
              <text class=\"minor\" x=\"{right:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <text class=\"minor\" x=\"4\" y=\"12\">{}</text>",
+             <text class=\"minor\" x=\"4\" y=\"11\">{}</text>",
             height - 6.0,
             escape(&self.x.label),
             escape(&self.y.label)

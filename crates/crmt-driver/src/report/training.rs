@@ -6,7 +6,10 @@ use super::plot::{Axis, Plot, range};
 use crate::record::EpochMetrics;
 use std::collections::BTreeSet;
 
-const SIZE: (f64, f64) = (440.0, 230.0);
+const SIZE: (f64, f64) = (380.0, 230.0);
+
+/// Epoch and value.
+type Points = Vec<(f64, f64)>;
 
 /// The section; runs without epochs (attacked or certified only) are left out.
 pub fn training(runs: &[RunRecord]) -> String {
@@ -16,12 +19,11 @@ pub fn training(runs: &[RunRecord]) -> String {
         .iter()
         .filter(|run| !run.metrics.is_empty())
         .map(|run| {
-            format!(
-                "<h3>{}</h3>\n<div class=\"grid wide\">{}{}</div>\n",
-                escape(&run.title),
-                figure("Training loss and its parts", &losses(run, &names)),
-                figure("Accuracy on the selection split", &accuracy(run))
-            )
+            // Each phase minimises something else, so each has its own scale.
+            let losses: String =
+                phases(run).map(|(_, phase)| figure(&loss_caption(phase), &losses(run, phase, &names))).collect();
+            let accuracy = figure("Accuracy on the selection split", &accuracy(run));
+            format!("<h3>{}</h3>\n<div class=\"grid\">{losses}{accuracy}</div>\n", escape(&run.title))
         })
         .collect();
     section(
@@ -32,67 +34,62 @@ pub fn training(runs: &[RunRecord]) -> String {
     )
 }
 
-/// Epoch and value.
-type Points = Vec<(f64, f64)>;
-
-/// Epochs in order of training, so that the phases follow one another. Where `parted`, a gap separates phases, whose
-/// values measure different things.
-fn series(run: &RunRecord, parted: bool, value: impl Fn(&EpochMetrics) -> f64) -> Points {
-    let mut points = Vec::new();
-    for (i, metrics) in run.metrics.iter().enumerate() {
-        if parted && i > 0 && run.metrics[i - 1].phase != metrics.phase {
-            points.push((i as f64 + 0.5, f64::NAN));
-        }
-        points.push((i as f64 + 1.0, value(metrics)));
-    }
-    points
+/// Each phase with the number of epochs before it.
+fn phases(run: &RunRecord) -> impl Iterator<Item = (usize, &[EpochMetrics])> {
+    run.metrics.chunk_by(|a, b| a.phase == b.phase).scan(0, |before, phase| {
+        let start = *before;
+        *before += phase.len();
+        Some((start, phase))
+    })
 }
 
-/// Value of the last epoch that has one.
-fn end(points: &[(f64, f64)]) -> f64 {
-    points.iter().rev().map(|p| p.1).find(|v| v.is_finite()).unwrap_or(f64::NAN)
+fn name(phase: &[EpochMetrics]) -> String {
+    phase.first().map_or(String::new(), |m| m.phase.replace('-', " "))
 }
 
-fn epochs(run: &RunRecord) -> Axis {
-    Axis::plain(0.5, run.metrics.len() as f64 + 0.5, "epoch").whole()
+fn loss_caption(phase: &[EpochMetrics]) -> String {
+    format!("Loss and its parts, {}", escape(&name(phase)))
 }
 
-fn phases(run: &RunRecord, plot: &mut Plot) {
-    let mut from = 0;
-    for (index, phase) in run.metrics.chunk_by(|a, b| a.phase == b.phase).enumerate() {
-        let name = phase[0].phase.replace('-', " ");
-        plot.stretch(from as f64 + 0.5, (from + phase.len()) as f64 + 0.5, &name, index % 2 == 1);
-        from += phase.len();
-    }
+fn epochs(count: usize) -> Axis {
+    Axis::plain(0.5, count as f64 + 0.5, "epoch").whole()
 }
 
-fn losses(run: &RunRecord, names: &BTreeSet<&String>) -> String {
+fn series(metrics: &[EpochMetrics], value: impl Fn(&EpochMetrics) -> f64) -> Points {
+    metrics.iter().enumerate().map(|(i, m)| (i as f64 + 1.0, value(m))).collect()
+}
+
+fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) -> String {
     let mut lines: Vec<(String, String, Points)> = names
         .iter()
         .enumerate()
-        .filter(|(_, name)| run.metrics.iter().any(|m| m.parts.contains_key(**name)))
-        .map(|(i, name)| {
-            let points = series(run, true, |m| m.parts.get(*name).copied().unwrap_or(f64::NAN));
-            (format!("s{}", i % 6), name.replace('_', " "), points)
+        .filter(|(_, part)| phase.iter().any(|m| m.parts.contains_key(**part)))
+        .map(|(i, part)| {
+            let points = series(phase, |m| m.parts.get(*part).copied().unwrap_or(f64::NAN));
+            (format!("s{}", i % 6), part.replace('_', " "), points)
         })
         .collect();
-    lines.push(("total".into(), "loss".into(), series(run, true, |m| m.loss)));
+    lines.push(("total".into(), "loss".into(), series(phase, |m| m.loss)));
     let (low, high) = range(lines.iter().flat_map(|l| l.2.iter().map(|p| p.1)), 1e-3);
-    let labels = lines.iter().map(|(class, name, points)| (end(points), class.clone(), name.clone()));
-    let title = format!("Training loss of {} by epoch", run.title);
-    let mut plot = Plot::new(&title, SIZE, epochs(run), Axis::plain(low, high, "loss")).labels(labels);
-    phases(run, &mut plot);
+    let end = |points: &Points| points.iter().rev().map(|p| p.1).find(|v| v.is_finite()).unwrap_or(f64::NAN);
+    let labels = lines.iter().map(|(class, part, points)| (end(points), class.clone(), part.clone()));
+    let title = format!("Training loss of {} by epoch, {}", run.title, name(phase));
+    let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, "loss")).labels(labels);
     lines.iter().for_each(|(class, _, points)| plot.line(points, class, false));
     plot.svg()
 }
 
+/// Over all phases, one after the other.
 fn accuracy(run: &RunRecord) -> String {
-    let points = series(run, false, |m| m.select_accuracy);
+    let points = series(&run.metrics, |m| m.select_accuracy);
     let (low, high) = range(points.iter().map(|p| p.1), 0.02);
     let title = format!("Selection accuracy of {} by epoch", run.title);
     let axis = Axis::percent(low.max(0.0), high.min(1.0), "accuracy, %");
-    let mut plot = Plot::new(&title, SIZE, epochs(run), axis);
-    phases(run, &mut plot);
+    let mut plot = Plot::new(&title, SIZE, epochs(run.metrics.len()), axis);
+    for (index, (before, phase)) in phases(run).enumerate() {
+        let (from, to) = (before as f64 + 0.5, (before + phase.len()) as f64 + 0.5);
+        plot.stretch(from, to, &name(phase), index % 2 == 1);
+    }
     plot.line(&points, "s0", points.len() <= 40);
     plot.svg()
 }
