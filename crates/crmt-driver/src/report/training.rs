@@ -75,7 +75,8 @@ fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) ->
     let labels = lines.iter().map(|(class, part, points)| (end(points), class.clone(), part.clone()));
     let title = format!("Training loss of {} by epoch, {}", run.title, name(phase));
     let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, "loss")).labels(labels);
-    lines.iter().for_each(|(class, _, points)| plot.line(points, class, false));
+    // The total comes last and is drawn first, broad, so that a part equal to it shows on top.
+    lines.iter().rev().for_each(|(class, _, points)| plot.line(points, class, false));
     plot.svg()
 }
 
