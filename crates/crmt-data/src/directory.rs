@@ -88,7 +88,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The target exists.
-    #[error("{} exists already; choose another directory, or allow overwriting", .0.display())]
+    #[error("{} exists already; choose another directory, or allow overwriting (--overwrite)", .0.display())]
     Exists(PathBuf),
     /// The target exists, may be overwritten, but is not a data set.
     #[error("{} exists and holds no dataset.toml; a directory that is not a data set is never overwritten", .0.display())]

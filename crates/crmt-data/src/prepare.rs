@@ -77,7 +77,7 @@ pub enum PrepareError {
     },
     /// Not the original data.
     #[error(
-        "{}: {what} is {got}, expected {expected} (datasets/{set}.toml): other or damaged data; allow unverified data to use it anyway", .path.display()
+        "{}: {what} is {got}, expected {expected} (datasets/{set}.toml): other or damaged data; allow unverified data (--unverified) to use it anyway", .path.display()
     )]
     Checksum {
         /// The file or directory.

@@ -68,7 +68,7 @@ pub fn synthetic(options: &SyntheticOptions) -> Result<DataSet, SyntheticError> 
     }
     for (key, snr) in [("image_snr_db", options.image_snr_db), ("audio_snr_db", options.audio_snr_db)] {
         // Beyond this, the power ratio leaves the range of a 64-bit float.
-        if !(snr >= -300.) {
+        if snr.is_nan() || snr < -300. {
             let expected = "decibels, at least -300 (inf: no noise)";
             return Err(SyntheticError::Option { key, expected, got: snr.to_string() });
         }

@@ -95,11 +95,18 @@ fn bad_descriptions_are_named() {
             .contains("dataset.toml: line 3: unknown key `clases`, did you mean `classes`?")
     );
     assert!(refused(|d| manifest(d, "['cat', 'dog']", "[]")).contains("dataset.toml: classes: the list is empty"));
-    assert!(
-        refused(|d| manifest(d, "[0, 1]", "[1, 2]"))
-            .contains("dataset.toml: modalities.face.baseline puts 0 into samples, which is outside the range")
-            || refused(|d| manifest(d, "[0, 1]", "[1, 2]")).contains("outside modalities.face.range")
-    );
+    // What the loader itself puts into samples must be valid, too.
+    let positive = |more: &str| {
+        refused(|d| {
+            manifest(d, "shape = [1, 3]", &format!("shape = [1, 3]\nrange = [1, 9]\n{more}"));
+            for split in ["train", "select", "report"] {
+                f32s(&d.join(format!("{split}.voice.npy")), &[3, 1, 3], &[1., 2., 3., 4., 5., 6., 7., 8., 9.]);
+            }
+        })
+    };
+    assert!(positive("").ends_with("modalities.voice.baseline puts 0 into samples, which is outside the range"));
+    assert!(positive("baseline = 9.5").contains("modalities.voice.baseline puts 9.5 into samples"));
+    assert!(positive("baseline = 'mean'\naugment.shift_last_axis = 1").contains("augment.shift_last_axis puts 0 into"));
     assert!(
         refused(|d| manifest(d, "shape = [1, 3]", "shape = [1, 3]\nrange = [1, 9]")).contains("voice.range = [1, 9]")
     );
@@ -234,7 +241,7 @@ fn only_data_sets_are_overwritten_and_only_on_request() -> Outcome {
     let data = written();
     write_dataset(&data, &target, false)?;
     let refused = write_dataset(&data, &target, false).expect_err("exists").to_string();
-    assert!(refused.ends_with("set exists already; choose another directory, or allow overwriting"));
+    assert!(refused.ends_with("set exists already; choose another directory, or allow overwriting (--overwrite)"));
     fs::write(target.join("stray"), "x")?;
     write_dataset(&data, &target, true)?;
     assert!(!target.join("stray").exists());

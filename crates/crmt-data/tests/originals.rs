@@ -71,6 +71,11 @@ fn digits_go_from_files_to_pairs() -> Outcome {
 
     options.noise = Some(NoiseOptions { clips: dir.path().join("clips"), snr_db: 3., seed: 0 });
     let noisy = digits(&options, &|_| ())?;
+    assert_eq!(noisy.train, digits(&options, &|_| ())?.train);
+    if let Some(noise) = &mut options.noise {
+        noise.seed = 1;
+    }
+    assert_ne!(noisy.train, digits(&options, &|_| ())?.train);
     assert_ne!(noisy.train.arrays()[1], data.train.arrays()[1]);
     assert_eq!(noisy.train.arrays()[0], data.train.arrays()[0]);
     assert!(noisy.notes.iter().any(|n| n.contains("ESC-10 noise at 3 dB")));

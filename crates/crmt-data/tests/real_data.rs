@@ -3,7 +3,7 @@
 //! Needs the environment variable `CRMT_DATA` (default `../shared/data` beside the repository);
 //! says so and passes where there is none.
 use crmt_data::{
-    Array, DataSet, DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, decode_wav, digits, handwritten,
+    Array, DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, decode_wav, digits, handwritten,
     logmel::{FRAMES, LogMel, MELS},
 };
 use safetensors::SafeTensors;
@@ -109,20 +109,12 @@ fn digits_are_those_of_the_protocol() -> Outcome {
 }
 
 #[test]
-fn noise_is_fixed_by_its_seed_and_changes_only_the_sound() -> Outcome {
+fn noise_as_loud_as_the_words_fills_the_silence_around_them() -> Outcome {
     let Some(dir) = originals() else { return Ok(()) };
-    let noisy = |seed| {
-        let noise = NoiseOptions { clips: dir.join("esc10"), snr_db: 0., seed };
-        digits(&DigitsOptions { noise: Some(noise), ..digits_of(&dir) }, &quiet)
-    };
-    let (a, b, other) = (noisy(0)?, noisy(0)?, noisy(1)?);
-    assert_eq!(a.train, b.train);
-    assert_ne!(a.train.arrays()[1], other.train.arrays()[1]);
-    let clean = digits(&digits_of(&dir), &quiet)?;
-    assert_eq!(clean.train.arrays()[0], a.train.arrays()[0]);
-    // Noise as loud as the words themselves fills the silence around them.
-    let mean = |d: &DataSet| statistics(&d.train.arrays()[1])[0];
-    assert!(mean(&a) > mean(&clean) + 0.3);
+    let noise = NoiseOptions { clips: dir.join("esc10"), snr_db: 0., seed: 0 };
+    let noisy = digits(&DigitsOptions { noise: Some(noise), ..digits_of(&dir) }, &quiet)?;
+    // Clean: 0.283, with much silence. One decade of power is 0.25.
+    assert!(statistics(&noisy.train.arrays()[1])[0] > 0.6);
     Ok(())
 }
 
