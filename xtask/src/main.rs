@@ -1,7 +1,6 @@
 //! `cargo xtask`: the chores of this repository, each a subcommand in a file of its own.
 //! Knows no model: results are made by running the driver as a program.
 mod ci;
-mod files;
 mod prepare;
 mod say;
 mod sweep;
@@ -32,7 +31,9 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().task {
+    let task = Cli::parse().task;
+    let bad_input = matches!(task, Task::Prepare(_));
+    let outcome = match task {
         Task::Ci(args) => ci::run(&args),
         Task::Prepare(args) => prepare::run(args),
         Task::Sweep(args) => sweep::run(&args),
@@ -42,7 +43,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            // As the driver: 1 when a check or a run failed, 2 for input that can't be used.
+            ExitCode::from(if bad_input { 2 } else { 1 })
         }
     }
 }

@@ -8,7 +8,7 @@ mod spec;
 mod table;
 
 use crate::say::say;
-use crate::{files, workspace};
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use plan::{Run, State};
 use pool::{Event, Job};
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     fs::create_dir_all(&spec.out).with_context(|| format!("making {}", spec.out.display()))?;
     let _lock = lock(&spec.out)?;
-    files::write(&spec.out.join("sweep.toml"), text.as_bytes())?;
+    write(&spec.out.join("sweep.toml"), text.as_bytes())?;
 
     let missing: Vec<&Run> =
         runs.iter().zip(&states).filter(|(_, state)| **state == State::Missing).map(|(run, _)| run).collect();
@@ -71,8 +71,8 @@ pub fn run(args: &Args) -> Result<()> {
     let table = report(&spec, &runs)?;
     if table.finished() > 0 {
         let csv = spec.out.join("table.csv");
-        files::write(&csv, &table.csv()?)?;
-        files::write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
+        write(&csv, &table.csv()?)?;
+        write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
         say(&format!("\n{}\n{} and table.md have the table\n", table.text(), csv.display()))?;
     }
     for failure in &failures {
@@ -208,4 +208,9 @@ fn report(spec: &Spec, runs: &[Run]) -> Result<Table> {
         }
     }
     Ok(Table::new(points, &spec.columns))
+}
+
+/// Replaces a file atomically, and names it if that fails.
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    crmt_data::write_atomically(path, bytes).with_context(|| format!("writing {}", path.display()))
 }

@@ -8,6 +8,7 @@
 //!   ([`Manifest`]) and `.npy` arrays.
 //! - [`synthetic`] needs no files at all.
 mod array;
+mod atomic;
 mod dataset;
 mod digits;
 mod directory;
@@ -27,6 +28,7 @@ mod voice;
 mod wav;
 
 pub use array::{Array, ArrayError};
+pub use atomic::write_atomically;
 pub use dataset::{DataSet, DataSetError};
 pub use digits::{DigitsOptions, NoiseOptions, digits};
 pub use directory::{OpenError, WriteError, write_dataset};

@@ -70,9 +70,11 @@ impl Radii {
             vulnerability_share: share,
         };
         let joint = result(JOINT, self.samples.iter().map(|s| s.joint).collect(), None);
-        let unimodal = self.names.iter().enumerate().map(|(m, name)| {
-            result(name, self.samples.iter().map(|s| s.unimodal[m]).collect(), Some(share(m)))
-        });
+        let unimodal = self
+            .names
+            .iter()
+            .enumerate()
+            .map(|(m, name)| result(name, self.samples.iter().map(|s| s.unimodal[m]).collect(), Some(share(m))));
         std::iter::once(joint).chain(unimodal).collect()
     }
 }

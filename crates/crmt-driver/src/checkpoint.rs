@@ -1,6 +1,6 @@
 //! `model.safetensors`: weights under PyTorch-like names, with the model's configuration and a
 //! content hash in the metadata. Does not know training.
-use crate::run_dir::write_atomically;
+use crate::run_dir::write_file;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -96,14 +96,12 @@ impl Architecture {
         ModelConfig { head: self.head.clone(), classes: self.classes.len() }
     }
 
-    fn builder(
-        &self,
-    ) -> impl Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn crmt_core::Encoder>, BuildError> + '_ {
+    fn builder(&self) -> impl Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn crmt_core::Encoder>, BuildError> + '_ {
         |m, modality, vb| {
-            self.modalities[m].encoder.build(&modality.shape, vb).map_err(|e| BuildError::Encoder {
-                modality: modality.name.clone(),
-                source: Box::new(e),
-            })
+            self.modalities[m]
+                .encoder
+                .build(&modality.shape, vb)
+                .map_err(|e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) })
         }
     }
 }
@@ -144,7 +142,7 @@ pub fn save(path: &Path, architecture: &Architecture, weights: &BTreeMap<String,
         (HASH.to_owned(), hash.clone()),
         ("format".to_owned(), "pt".to_owned()),
     ]);
-    write_atomically(path, &safetensors::serialize(views, Some(metadata))?)?;
+    write_file(path, &safetensors::serialize(views, Some(metadata))?)?;
     Ok(hash)
 }
 
@@ -170,15 +168,14 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
         .with_context(|| format!("{name} is not a safetensors file, or was truncated"))?;
     let metadata = header.metadata().as_ref();
     let entry = |key: &str| {
-        metadata.and_then(|m| m.get(key)).with_context(|| {
-            format!("{name} has no `{key}` in its metadata: it is not a checkpoint of this program")
-        })
+        metadata
+            .and_then(|m| m.get(key))
+            .with_context(|| format!("{name} has no `{key}` in its metadata: it is not a checkpoint of this program"))
     };
     let description = entry(ARCHITECTURE)?;
-    let architecture: Architecture = serde_json::from_str(description)
-        .with_context(|| format!("{name} holds a model this version can't build"))?;
-    let tensors =
-        SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
+    let architecture: Architecture =
+        serde_json::from_str(description).with_context(|| format!("{name} holds a model this version can't build"))?;
+    let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
     let mut weights = BTreeMap::new();
     for (key, view) in tensors.tensors() {
         if view.dtype() != safetensors::Dtype::F32 {

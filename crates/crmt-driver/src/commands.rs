@@ -9,7 +9,7 @@ use crate::{
     record::Summary,
     report,
     run::{Run, open_data, read_record},
-    run_dir::{self, RunDir, write_atomically},
+    run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
     tour,
 };
@@ -47,7 +47,6 @@ fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
 /// The whole of a run, from data to report.
 pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice) -> Result<Run> {
     let data = open_data(plan)?;
-    let dir = RunDir::create(out, overwrite)?;
     voice.say(format!(
         "{} on {}: {} training, {} selection, {} report samples; seed {}",
         plan.method,
@@ -57,7 +56,7 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
         data.report.len(),
         plan.seed
     ));
-    let mut run = Run::train(dir, plan, data, voice)?;
+    let mut run = Run::train(out, overwrite, plan, data, voice)?;
     run.measure()?;
     run.certify(voice)?;
     run.attack(voice)?;
@@ -125,7 +124,7 @@ fn audit(run: &Run, voice: &Voice) -> Result<()> {
 fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     let runs = args.runs.iter().map(|path| read_record(&RunDir::open(path)?)).collect::<Result<Vec<_>>>()?;
     let out = args.out.clone().unwrap_or_else(|| args.runs[0].join(run_dir::REPORT));
-    write_atomically(&out, report::render(&runs)?.as_bytes())?;
+    write_file(&out, report::render(&runs)?.as_bytes())?;
     tell(&runs.iter().map(|r| &r.summary).collect::<Vec<_>>(), json, voice, &out)
 }
 
@@ -134,7 +133,8 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
     let text = format!("\n{}\n{}", people::modality_table(runs), people::sandwich(runs));
     if json {
         voice.say(text);
-        let document = if let [run] = runs { serde_json::to_string_pretty(run)? } else { serde_json::to_string_pretty(runs)? };
+        let document =
+            if let [run] = runs { serde_json::to_string_pretty(run)? } else { serde_json::to_string_pretty(runs)? };
         println!("{document}");
     } else {
         println!("{text}");
@@ -145,7 +145,9 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
     voice.say(format!("report: {}", report.display()));
     let violations: u64 = runs.iter().map(|r| r.violations).sum();
     if violations > 0 {
-        eprintln!("error: {violations} samples fell to an attack inside their certified radius: this is a bug of this program");
+        eprintln!(
+            "error: {violations} samples fell to an attack inside their certified radius: this is a bug of this program"
+        );
         return Ok(Verdict::Broken);
     }
     Ok(Verdict::Fine)

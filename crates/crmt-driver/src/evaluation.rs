@@ -75,7 +75,8 @@ struct Threat {
 
 impl Threat {
     fn all(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Self>> {
-        let unimodal = |m: usize| Self { name: names[m].clone(), moved: Some((0..names.len()).map(|i| i == m).collect()) };
+        let unimodal =
+            |m: usize| Self { name: names[m].clone(), moved: Some((0..names.len()).map(|i| i == m).collect()) };
         if plan.threats.is_empty() {
             let joint = Self { name: JOINT.to_owned(), moved: None };
             // With one modality both are the same.
@@ -132,10 +133,8 @@ pub fn attack(
         let mut broken: [Vec<bool>; 3] = std::array::from_fn(|_| wrong(&rows[..samples]));
         for (eps, fell_alone) in eps.iter().zip(&mut fell_alone) {
             let budget = threat.budget(norm, *eps);
-            let attacks: [Box<dyn Attack>; 2] = [
-                Box::new(Fgm::new(budget.clone())),
-                Box::new(Pgd::strong(budget).with_steps(plan.steps)),
-            ];
+            let attacks: [Box<dyn Attack>; 2] =
+                [Box::new(Fgm::new(budget.clone())), Box::new(Pgd::strong(budget).with_steps(plan.steps))];
             let [fgm, pgd, strongest] = &mut broken;
             for (attack, own) in attacks.iter().zip([fgm, pgd]) {
                 search(attack.as_ref(), model, &batch, streams, own)?;

@@ -47,7 +47,8 @@ fn main() -> ExitCode {
         (_, true) => "debug",
         _ => "warn",
     };
-    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
+    let filter =
+        tracing_subscriber::EnvFilter::builder().parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     match commands::run(cli) {
         Ok(Verdict::Fine) => ExitCode::SUCCESS,

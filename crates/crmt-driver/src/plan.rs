@@ -247,7 +247,11 @@ pub const METHODS: &[Method] = &[
         settings: "model.head = 'orthonormal'",
     },
     Method { name: "mixup", about: "joint training on Mixup samples", settings: "train.inputs = 'mixup'" },
-    Method { name: "at", about: "adversarial training: joint-l2 PGD samples", settings: "train.inputs = 'adversarial'" },
+    Method {
+        name: "at",
+        about: "adversarial training: joint-l2 PGD samples",
+        settings: "train.inputs = 'adversarial'",
+    },
     Method { name: "crmt-step-1", about: "CRMT's first step alone: orthonormal head and margin term", settings: CRMT },
     Method {
         name: "crmt-step-2",

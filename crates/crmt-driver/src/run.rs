@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Streams;
 use crmt_data::{DataSet, SyntheticOptions};
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, path::Path, time::Instant};
 
 /// A trained model and everything measured of it so far.
 pub struct Run {
@@ -33,7 +33,10 @@ pub struct Run {
 /// Opens the data set that a plan names.
 pub fn open_data(plan: &Plan) -> Result<DataSet> {
     if plan.device != "cpu" {
-        bail!("device = \"{}\": this build computes on the CPU only; leave --device out, or say --device cpu", plan.device);
+        bail!(
+            "device = \"{}\": this build computes on the CPU only; leave --device out, or say --device cpu",
+            plan.device
+        );
     }
     if plan.data != "synthetic" {
         return Ok(DataSet::open(&plan.data)?);
@@ -51,11 +54,13 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
 }
 
 impl Run {
-    /// Trains, and writes config, metrics and weights into `dir` on the way.
-    pub fn train(dir: RunDir, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
+    /// Trains, and writes config, metrics and weights into `out` on the way.
+    pub fn train(out: &Path, overwrite: bool, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
         let start = Instant::now();
+        let model = training::build(plan, &data)?;
+        let dir = RunDir::create(out, overwrite)?;
         dir.write(run_dir::CONFIG, toml::to_string(plan)?.as_bytes())?;
-        let trained = training::train(plan, &data, voice, &mut |metrics| {
+        let trained = training::train(plan, &data, model, voice, &mut |metrics| {
             dir.write(run_dir::METRICS, &json_lines(metrics)?)
         })?;
         let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
@@ -91,21 +96,23 @@ impl Run {
         let data = open_data(&plan)?;
         let (ours, theirs) = (&checkpoint.architecture.modalities()?, &data.modalities);
         if ours != theirs || checkpoint.architecture.classes != data.classes {
-            bail!("the model of {} was trained on other modalities or classes than `{}` has", dir.path().display(), data.name);
+            bail!(
+                "the model of {} was trained on other modalities or classes than `{}` has",
+                dir.path().display(),
+                data.name
+            );
         }
         let rows = samples::read(&dir.file(run_dir::SAMPLES))?;
         if rows.len() != data.report.len() {
-            bail!("{} has {} rows, the report split of `{}` has {}", run_dir::SAMPLES, rows.len(), data.name, data.report.len());
+            bail!(
+                "{} has {} rows, the report split of `{}` has {}",
+                run_dir::SAMPLES,
+                rows.len(),
+                data.name,
+                data.report.len()
+            );
         }
-        Ok(Self {
-            dir,
-            plan,
-            data,
-            architecture: checkpoint.architecture,
-            weights: checkpoint.weights,
-            summary,
-            rows,
-        })
+        Ok(Self { dir, plan, data, architecture: checkpoint.architecture, weights: checkpoint.weights, summary, rows })
     }
 
     /// The plan, to change what is measured next.
@@ -173,12 +180,15 @@ impl Run {
         self.summary.warnings.retain(|w| !w.contains(BEATEN));
         self.summary.violations = 0;
         if evidence == "estimated" {
-            let warn = |(threat, n): (&String, &u64)| format!("{threat}: {n} samples {BEATEN}: estimates are not certificates");
+            let warn = |(threat, n): (&String, &u64)| {
+                format!("{threat}: {n} samples {BEATEN}: estimates are not certificates")
+            };
             self.summary.warnings.extend(beaten.iter().map(warn));
         } else {
             self.summary.violations = beaten.values().sum();
         }
         self.summary.seconds = self.summary.stages.values().sum();
+        tracing::debug!(stages = ?self.summary.stages, "seconds");
         self.dir.write(run_dir::SAMPLES, &samples::to_csv(&self.rows, &evidence)?)?;
         self.dir.write(run_dir::REPORT, report::render(&[self.record()?])?.as_bytes())?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;

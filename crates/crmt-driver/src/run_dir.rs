@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::{
     fs,
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -30,9 +29,9 @@ pub struct RunDir(PathBuf);
 impl RunDir {
     /// Creates the directory and checks that it can be written to, before any work is spent.
     ///
-    /// An existing run is replaced only with `overwrite`; then just the files of a run go.
+    /// A trained model is replaced only with `overwrite`; then just the files of a run go.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        let occupied = FILES.iter().any(|name| path.join(name).exists());
+        let occupied = [MODEL, SUMMARY].iter().any(|name| path.join(name).exists());
         if occupied && !overwrite {
             bail!("{} already holds a run: choose another --out, or say --overwrite", path.display());
         }
@@ -71,7 +70,7 @@ impl RunDir {
 
     /// Replaces a file atomically.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        write_atomically(&self.file(name), bytes)
+        write_file(&self.file(name), bytes)
     }
 
     /// A file's text.
@@ -87,18 +86,9 @@ impl RunDir {
     }
 }
 
-/// Writes `path` through a temporary file in the same directory: after a crash, or on a full disk,
-/// the file has its old content or the new one, never a part.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(parent)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        fs::File::open(parent)?.sync_all()
-    };
-    write().with_context(|| format!("can't write {}", path.display()))
+/// Replaces a file atomically, and names it if that fails.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    crmt_data::write_atomically(path, bytes).with_context(|| format!("can't write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -115,19 +105,10 @@ mod tests {
         assert!(refused.contains("--overwrite"), "{refused}");
         assert_eq!(run.read(SUMMARY)?, "{}");
         let again = RunDir::create(dir.path(), true)?;
+        again.write(METRICS, b"")?;
+        RunDir::create(dir.path(), false).expect("a run that never trained a model may be started again");
         assert!(!again.file(SUMMARY).exists());
         assert_eq!(again.read("notes.txt")?, "mine");
-        Ok(())
-    }
-
-    #[test]
-    fn a_failed_write_leaves_nothing() -> Result<()> {
-        let dir = tempfile::tempdir()?;
-        let target = dir.path().join("taken");
-        fs::create_dir(&target)?;
-        fs::write(target.join("inside"), b"x")?;
-        assert!(write_atomically(&target, b"new").is_err());
-        assert_eq!(fs::read_dir(dir.path())?.count(), 1, "no temporary file stays");
         Ok(())
     }
 

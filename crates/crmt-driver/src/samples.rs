@@ -11,7 +11,9 @@ const FIXED: [&str; 3] = ["sample", "label", "prediction"];
 /// `broken`, or empty where the sample was not attacked.
 pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
-    let attacks: Vec<String> = rows.first().map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
+    // Attacked samples were all attacked in the same ways.
+    let attacked = rows.iter().find(|r| !r.outcomes.is_empty());
+    let attacks: Vec<String> = attacked.map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(vec![]);
     let header = FIXED.into_iter().map(str::to_owned);
     let radii = threats.iter().flat_map(|t| [format!("radius.{t}"), format!("evidence.{t}")]);

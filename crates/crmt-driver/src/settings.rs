@@ -31,7 +31,8 @@ impl Settings {
 
     /// Takes every key of a TOML file.
     pub fn read_file(&mut self, path: &Path) -> Result<()> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("can't read the config {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("can't read the config {}", path.display()))?;
         let table: Table = text.parse().with_context(|| format!("{} is not valid TOML", path.display()))?;
         for (key, value) in flatten(&table) {
             self.set(&key, value, path.display().to_string());
@@ -233,8 +234,10 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once_with_a_suggestion() {
-        let e = resolve(&["train.epoch=3", "learning_rate=0.1", "train.batch=many", "seed=-1"]).unwrap_err().to_string();
-        for part in ["did you mean `train.epochs`", "did you mean `train.learning_rate`", "a whole number", "seed = -1"] {
+        let e =
+            resolve(&["train.epoch=3", "learning_rate=0.1", "train.batch=many", "seed=-1"]).unwrap_err().to_string();
+        for part in ["did you mean `train.epochs`", "did you mean `train.learning_rate`", "a whole number", "seed = -1"]
+        {
             assert!(e.contains(part), "{part} is not in:\n{e}");
         }
     }

@@ -15,8 +15,8 @@ use crmt_data::{DataSet, EpochPlan, Split};
 use crmt_fusion::Learner;
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    CachedScores, Crmt, EpochReport, IntegrationModel, Phase, RadiusHinge, Selected, Source, Tables,
-    TrainingInputs, fit,
+    CachedScores, Crmt, EpochReport, IntegrationModel, Phase, RadiusHinge, Selected, Source, Tables, TrainingInputs,
+    fit,
 };
 use indicatif::ProgressBar;
 use std::{collections::BTreeMap, time::Instant};
@@ -34,22 +34,37 @@ pub struct Trained {
     pub warnings: Vec<String>,
 }
 
-/// Trains as `plan` says. `record` hears of every epoch as it ends.
-pub fn train(
-    plan: &Plan,
-    data: &DataSet,
-    voice: &Voice,
-    record: &mut dyn FnMut(&[EpochMetrics]) -> Result<()>,
-) -> Result<Trained> {
-    let streams = Streams::new(plan.seed);
-    let architecture = Architecture::new(&data.modalities, &data.classes, plan.head(), |m| {
-        plan.encoder(&m.name, &m.shape)
-    });
+/// A model that is ready to be trained: whatever can be refused before any work, is.
+pub struct Untrained {
+    architecture: Architecture,
+    learner: Learner,
+}
+
+/// Builds the model of `plan` for `data`.
+pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     if let Some(name) = plan.model.encoders.keys().find(|name| data.modalities.iter().all(|m| m.name != **name)) {
         let known: Vec<_> = data.modalities.iter().map(|m| m.name.as_str()).collect();
         bail!("model.encoders.{name}: the data set `{}` has the modalities {}", data.name, known.join(", "));
     }
-    let learner = architecture.learner(streams, &Device::Cpu)?;
+    let architecture =
+        Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
+    let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
+    Epochs::new(data, Streams::new(plan.seed), plan)?;
+    let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();
+    tracing::debug!(parameters, modalities = data.modalities.len(), "model built");
+    Ok(Untrained { architecture, learner })
+}
+
+/// Trains as `plan` says. `record` hears of every epoch as it ends.
+pub fn train(
+    plan: &Plan,
+    data: &DataSet,
+    model: Untrained,
+    voice: &Voice,
+    record: &mut dyn FnMut(&[EpochMetrics]) -> Result<()>,
+) -> Result<Trained> {
+    let Untrained { architecture, learner } = model;
+    let streams = Streams::new(plan.seed);
     let mut log = Log { metrics: vec![], record, voice };
     let mut warnings = vec![];
 
@@ -280,7 +295,8 @@ impl Log<'_> {
         })?;
         bar.finish_and_clear();
         if best < phase.epochs {
-            self.voice.say(format!("  {}: epoch {best} was best on the selection split, its weights are kept", phase.name));
+            self.voice
+                .say(format!("  {}: epoch {best} was best on the selection split, its weights are kept", phase.name));
         }
         Ok(())
     }
@@ -290,7 +306,8 @@ impl Log<'_> {
         if epochs > 20 && m.epoch % 5 != 0 && m.epoch != epochs {
             return;
         }
-        let parts: String = m.parts.iter().map(|(name, value)| format!("  {} {value:.4}", name.replace('_', " "))).collect();
+        let parts: String =
+            m.parts.iter().map(|(name, value)| format!("  {} {value:.4}", name.replace('_', " "))).collect();
         let line = format!(
             "  {} epoch {:>2}/{epochs}  loss {:.4}{parts}  selection {:.4}  {:.1} s",
             m.phase, m.epoch, m.loss, m.select_accuracy, m.seconds

@@ -4,8 +4,8 @@ use crate::{Head, HeadConfig, Parameters};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use crmt_core::{
-    AdditiveClassifier, AdditiveScores, Classifier, Encoder, Fusion, Integration, Modality, Mode, PerModality, Result, Streams,
-    Trainable, Variable,
+    AdditiveClassifier, AdditiveScores, Classifier, Encoder, Fusion, Integration, Modality, Mode, PerModality, Result,
+    Streams, Trainable, Variable,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,7 @@
 //! The storage of a model's parameters: initialised from a seed by name, in a stable order.
 //! Does not know which layers use them.
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
-use candle_nn::{
-    Init, VarBuilder,
-    init::NormalOrUniform,
-    var_builder::SimpleBackend,
-};
+use candle_nn::{Init, VarBuilder, init::NormalOrUniform, var_builder::SimpleBackend};
 use crmt_core::{Streams, Variable};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};

@@ -52,12 +52,7 @@ impl Strategy for Crmt {
 type Targets = Box<dyn Fn(usize) -> candle_core::Result<Tensor>>;
 
 impl TrainingInputs {
-    fn prepare(
-        &self,
-        model: &dyn Trainable,
-        batch: &Batch,
-        draws: &Draws,
-    ) -> Result<(PerModality<Tensor>, Targets)> {
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<(PerModality<Tensor>, Targets)> {
         let labels = batch.labels.clone();
         let dtype = batch.inputs[0].dtype();
         let hard: Targets = {

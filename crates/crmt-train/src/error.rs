@@ -5,9 +5,7 @@
 #[non_exhaustive]
 pub enum Error {
     /// The loss is NaN or infinite.
-    #[error(
-        "{phase}, epoch {epoch}, batch {batch}: the loss is {loss}; lower the learning rate, or clip gradients"
-    )]
+    #[error("{phase}, epoch {epoch}, batch {batch}: the loss is {loss}; lower the learning rate, or clip gradients")]
     NonFiniteLoss {
         /// Which phase.
         phase: String,

@@ -39,7 +39,11 @@ impl Schedule {
                 let last = steps.saturating_sub(1).max(1) as f64;
                 let peak = warmup * steps as f64 - 1.0;
                 let step = step as f64;
-                if step <= peak { anneal(START, 1.0, step / peak) } else { anneal(1.0, END, (step - peak) / (last - peak)) }
+                if step <= peak {
+                    anneal(START, 1.0, step / peak)
+                } else {
+                    anneal(1.0, END, (step - peak) / (last - peak))
+                }
             }
         }
     }

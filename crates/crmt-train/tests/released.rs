@@ -7,6 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Attack, Draws, Goal, perturb, released as attacks};
 use crmt_certify::{LipschitzRule, RivalRule, objective, rival_ratio, runner_up};
 use crmt_core::{AdditiveClassifier, AdditiveScores, Classifier, Domain, Modality, PerModality, Result, Streams};
+use crmt_fusion::Rows;
+use crmt_train::{margin_term, soft_cross_entropy};
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -30,6 +32,12 @@ impl Case {
 
     fn get(&self, name: &str) -> &Tensor {
         self.0.get(name).unwrap_or_else(|| panic!("the case has no tensor `{name}`"))
+    }
+
+    /// The tensor named `prefix` and a number.
+    fn only(&self, prefix: &str) -> (String, f64) {
+        let number = |name: &String| Some((name.clone(), name.strip_prefix(prefix)?.parse().ok()?));
+        self.0.keys().find_map(number).unwrap_or_else(|| panic!("the case has no tensor `{prefix}…`"))
     }
 
     fn inputs(&self) -> PerModality<Tensor> {
@@ -69,17 +77,11 @@ impl Released {
         Self {
             modalities: PerModality::from([modality(0), modality(1)]),
             encoders,
-            rows: PerModality::from([0, 1].map(|m| unit_rows(&rows(m)).unwrap())),
+            rows: PerModality::from([0, 1].map(|m| Rows::Unit.constrain(&rows(m)).unwrap())),
             weights: PerModality::from(["a_0", "a_1"].map(head)),
             bias: head("fc.bias"),
         }
     }
-}
-
-/// Each row centred and of unit norm.
-fn unit_rows(w: &Tensor) -> Result<Tensor> {
-    let centred = w.broadcast_sub(&w.mean_keepdim(1)?)?;
-    Ok(centred.broadcast_div(&centred.sqr()?.sum_keepdim(1)?.sqrt()?)?)
 }
 
 impl Classifier for Released {
@@ -161,6 +163,29 @@ fn released_forward() {
     let scores = Released::new(&case).scores(&case.inputs()).unwrap();
     NAMES.iter().zip(&scores.unimodal).for_each(|(m, s)| same(&case, &format!("scores_{m}"), s));
     same(&case, "logits", &scores.logits().unwrap());
+}
+
+#[test]
+fn released_unit_rows() {
+    let case = Case::load();
+    let model = Released::new(&case);
+    for (name, rows) in NAMES.iter().zip(&model.rows) {
+        same(&case, &format!("unit_rows_{name}"), rows);
+    }
+}
+
+#[test]
+fn released_margin_term_and_loss() {
+    let case = Case::load();
+    let scores = Released::new(&case).scores(&case.inputs()).unwrap();
+    let logits = scores.logits().unwrap();
+    let targets = candle_nn::encoding::one_hot(case.labels(), logits.dim(1).unwrap(), 1f64, 0f64).unwrap();
+    let margin = margin_term(&scores.unimodal, &targets).unwrap();
+    same(&case, "margin_term_jt", &margin);
+    let fit = soft_cross_entropy(&logits, &targets).unwrap().mean_all().unwrap();
+    // The weight of the margin term is in the tensor's name.
+    let (name, rho) = case.only("loss_jt_rho");
+    same(&case, &name, &(fit + (margin.mean_all().unwrap() * rho).unwrap()).unwrap());
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! The program as a user meets it: what a run leaves, what errors say, that bits repeat.
+use assert_cmd::Command;
+use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+type Anyhow = anyhow::Result<()>;
+
+/// Small enough for seconds; every stage runs.
+const TINY: &[&str] = &[
+    "synthetic.train=200",
+    "synthetic.select=60",
+    "synthetic.report=60",
+    "model.features=16",
+    "model.cnn_width=4",
+    "train.epochs=2",
+    "train.batch=20",
+    "step2.samples=60",
+    "step2.batch=20",
+    "step2.epochs=2",
+    "step2.accept_samples=20",
+    "certify.samples=40",
+    "evaluate.samples=20",
+    "evaluate.steps=5",
+];
+
+fn driver(dir: &Path) -> Command {
+    let mut command = Command::cargo_bin("crmt-driver").expect("the driver is built");
+    command.current_dir(dir);
+    command
+}
+
+fn train<'a>(dir: &Path, method: &str, out: &str, settings: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = driver(dir);
+    command.args(["train", "--method", method, "--out", out]);
+    for s in TINY.iter().copied().chain(settings) {
+        command.args(["--set", s]);
+    }
+    command
+}
+
+fn json(path: impl AsRef<Path>) -> anyhow::Result<Value> {
+    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
+}
+
+/// Exit status 2 and one message on stderr that contains every part.
+fn refused(command: &mut Command, parts: &[&str]) {
+    let output = command.assert().code(2).get_output().clone();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(message.matches("error:").count(), 1, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "`{part}` is not in: {message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn a_run_has_everything_it_should() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let run = dir.path().join("r");
+    let output = train(dir.path(), "crmt-jt", "r", []).arg("--json").assert().success().get_output().stdout.clone();
+    let summary = json(run.join("summary.json"))?;
+    assert_eq!(serde_json::from_slice::<Value>(&output)?, summary, "stdout is the summary and nothing else");
+    assert_eq!(
+        (&summary["method"], &summary["data"], &summary["seed"]),
+        (&"crmt-jt".into(), &"synthetic".into(), &0.into())
+    );
+    assert_eq!(summary["violations"], 0);
+    for key in ["image", "audio"] {
+        assert!(summary["accuracy"]["missing"][key].is_f64(), "{summary}");
+    }
+    // The sandwich's left side holds by construction.
+    let attacks = summary["attacks"].as_array().unwrap();
+    assert_eq!(attacks.len(), 3 * 3 * 2, "three threats, three names, two budgets");
+    for a in attacks {
+        assert!(a["accuracy"].as_f64() <= a["clean"].as_f64(), "{a}");
+        let strongest =
+            attacks.iter().find(|s| s["name"] == "strongest" && s["threat"] == a["threat"] && s["eps"] == a["eps"]);
+        assert!(strongest.unwrap()["accuracy"].as_f64() <= a["accuracy"].as_f64(), "{a}");
+    }
+    for c in summary["certified"].as_array().unwrap() {
+        assert_eq!(c["evidence"], "estimated", "a CNN has no useful proved constant");
+    }
+    let metrics = fs::read_to_string(run.join("metrics.jsonl"))?;
+    let phases: Vec<Value> =
+        metrics.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["phase"].clone()).collect();
+    assert_eq!(phases, ["step-1", "step-1", "step-2", "step-2"]);
+    let samples = fs::read_to_string(run.join("samples.csv"))?;
+    assert_eq!(samples.lines().count(), 61);
+    assert!(samples.starts_with("sample,label,prediction,radius."), "{}", &samples[..60]);
+    assert!(fs::read_to_string(run.join("report.html"))?.contains("CRMT-JT"));
+    // The resolved plan gives the same run again.
+    let config = run.join("config.toml");
+    driver(dir.path()).arg("train").arg("--config").arg(config).args(["--out", "again", "-q"]).assert().success();
+    assert_eq!(json(dir.path().join("again/summary.json"))?["weights"], summary["weights"]);
+    Ok(())
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let run = |threads: &str| -> anyhow::Result<(Vec<Value>, Value)> {
+        let out = format!("t{threads}");
+        train(dir.path(), "crmt-at", &out, ["adversary.steps=2"]).env("RAYON_NUM_THREADS", threads).assert().success();
+        let text = fs::read_to_string(dir.path().join(&out).join("metrics.jsonl"))?;
+        let lines = text.lines().map(|line| {
+            let mut line: Value = serde_json::from_str(line)?;
+            line.as_object_mut().unwrap().remove("seconds");
+            Ok(line)
+        });
+        Ok((lines.collect::<anyhow::Result<_>>()?, json(dir.path().join(out).join("summary.json"))?))
+    };
+    let ((one, first), (two, second)) = (run("1")?, run("2")?);
+    assert_eq!(one, two);
+    for key in ["weights", "attacks", "radii", "certified", "accuracy"] {
+        assert_eq!(first[key], second[key], "{key}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_mlp_is_certified_and_no_attack_breaks_it() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let settings = ["model.encoder=linear", "evaluate.eps=0.02,0.05,0.2,1", "evaluate.samples=60", "train.epochs=4"];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    let summary = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(summary["violations"], 0);
+    let certified = summary["certified"].as_array().unwrap();
+    assert!(certified.iter().all(|c| c["evidence"] == "proved"));
+    let at = |eps: f64| certified.iter().find(|c| c["threat"] == "joint" && c["eps"] == eps).unwrap();
+    assert!(at(0.02)["accuracy"].as_f64() > Some(0.0), "a linear model's radius is its distance to the boundary");
+    for a in summary["attacks"].as_array().unwrap().iter().filter(|a| a["name"] == "strongest") {
+        let c = certified.iter().find(|c| c["threat"] == a["threat"] && c["eps"] == a["eps"]).unwrap();
+        assert!(c["attacked_samples"].as_f64() <= a["accuracy"].as_f64(), "{a} {c}");
+    }
+    // Other budgets later, on the stored model: the radii stay, the attacks change.
+    let mut evaluate = driver(dir.path());
+    evaluate.args(["evaluate", "r", "--eps", "0.1", "--samples", "30", "--threat", "each,audio", "--norm", "linf"]);
+    evaluate.assert().success();
+    let again = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(again["radii"], summary["radii"]);
+    let names: Vec<_> = again["attacks"].as_array().unwrap().iter().map(|a| (&a["threat"], &a["norm"])).collect();
+    assert_eq!(names.len(), 6);
+    assert!(names.iter().all(|(t, n)| (*t == "each" || *t == "audio") && *n == "linf"));
+    driver(dir.path()).args(["certify", "r", "--eps", "0.03", "--audit"]).assert().success();
+    let certified = json(dir.path().join("r/summary.json"))?["certified"].clone();
+    assert!(certified.as_array().unwrap().iter().any(|c| c["eps"] == 0.03), "{certified}");
+    driver(dir.path()).args(["report", "r", "r", "--out", "both.html"]).assert().success();
+    assert!(dir.path().join("both.html").exists());
+    Ok(())
+}
+
+/// Three modalities of plain features, two classes told apart by the first feature of each.
+fn features(dir: &Path, rows: usize) -> anyhow::Result<()> {
+    let names = ["left", "middle", "right"];
+    let manifest = Manifest::new("features", ["no", "yes"], names.map(|n| ModalitySpec::new(n, &[3])).to_vec());
+    let samples = || -> anyhow::Result<Samples> {
+        let labels: Vec<u32> = (0..rows as u32).map(|i| i % 2).collect();
+        let array = |m: usize| {
+            let value = |i: usize, d: usize| {
+                let sign = if i % 2 == 0 { -1.0 } else { 1.0 };
+                if d == 0 { sign } else { ((i * 7 + d * 3 + m) % 5) as f32 * 0.1 }
+            };
+            Array::floats(&[3], (0..rows).flat_map(|i| (0..3).map(move |d| value(i, d))).collect())
+        };
+        let arrays = (0..3).map(array).collect::<Result<Vec<_>, _>>()?;
+        Ok(Samples { arrays, pairing: Pairing::Rows { labels } })
+    };
+    let data = DataSet::new(manifest, samples()?, samples()?, samples()?)?;
+    write_dataset(&data, dir, false)?;
+    Ok(())
+}
+
+#[test]
+fn any_number_of_modalities_and_ones_own_features() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    features(&dir.path().join("f"), 80)?;
+    train(dir.path(), "crmt-jt", "r", ["data=f", "model.mlp_width=16", "model.encoders.left=linear"])
+        .assert()
+        .success();
+    let summary = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(summary["modalities"], serde_json::json!(["left", "middle", "right"]));
+    assert_eq!(summary["accuracy"]["missing"].as_object().unwrap().len(), 6, "every proper subset");
+    assert_eq!(summary["accuracy"]["clean"], 1.0, "the classes are far apart");
+    assert_eq!(summary["violations"], 0);
+    refused(
+        &mut train(dir.path(), "jt", "x", ["data=f", "model.encoders.up=mlp"]),
+        &["model.encoders.up", "left, middle, right"],
+    );
+    refused(&mut train(dir.path(), "jt", "x", ["data=f", "model.encoder=cnn"]), &["left", "mlp"]);
+    assert!(!dir.path().join("x/summary.json").exists());
+    Ok(())
+}
+
+#[test]
+fn bad_input_gets_one_clear_message_and_leaves_nothing() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let here = dir.path();
+    refused(&mut train(here, "jt", "x", ["train.epoch=1"]), &["train.epoch", "did you mean `train.epochs`"]);
+    refused(&mut train(here, "jtt", "x", []), &["method", "jtt", "crmt-jt"]);
+    refused(&mut train(here, "jt", "x", ["data=nowhere"]), &["nowhere"]);
+    refused(&mut train(here, "jt", "x", ["device=cuda"]), &["cuda", "CPU"]);
+    refused(&mut train(here, "jt", "x", ["train.learning_rate=1e30", "train.clip=0"]), &["step-1", "learning rate"]);
+    refused(driver(here).args(["train", "--config", "no.toml"]), &["no.toml"]);
+    refused(driver(here).args(["evaluate", "no-run"]), &["no-run"]);
+    refused(driver(here).args(["train", "--bogus"]), &["--bogus"]);
+    // A path below a file can't be created, whoever asks.
+    fs::write(here.join("file"), "")?;
+    refused(&mut train(here, "jt", "file/run", []), &["file/run"]);
+    assert!(!here.join("x/summary.json").exists());
+
+    features(&here.join("f"), 40)?;
+    let report = here.join("f/report.left.npy");
+    let good = fs::read(&report)?;
+    let own_features = || train(here, "jt", "y", ["data=f"]);
+    let mut nan = good.clone();
+    let at = nan.len() - 12;
+    nan[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    for (bytes, parts) in [(&nan[..], ["report.left.npy", "NaN"]), (&good[..good.len() - 5], ["report.left.npy", ""])] {
+        // The digest would notice first; a user's own set has none.
+        let toml = fs::read_to_string(here.join("f/dataset.toml"))?;
+        fs::write(here.join("f/dataset.toml"), toml.split("[sha256]").next().unwrap())?;
+        fs::write(&report, bytes)?;
+        refused(&mut own_features(), &parts);
+    }
+    // One row of three f32 less, in the header and in the data.
+    let mut short = good[..good.len() - 12].to_vec();
+    let at = short.windows(7).position(|w| w == b"(40, 3,").expect("the shape is in the header");
+    short[at..at + 7].copy_from_slice(b"(39, 3,");
+    fs::write(&report, short)?;
+    refused(&mut own_features(), &["report.left.npy", "39", "40"]);
+    assert!(!here.join("y").exists(), "nothing is created before the data are read");
+    Ok(())
+}
+
+#[test]
+fn a_run_is_neither_overwritten_nor_read_when_altered() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let tiny = || train(dir.path(), "jt", "r", ["model.encoder=linear", "train.epochs=1"]);
+    tiny().assert().success();
+    refused(&mut tiny(), &["--overwrite"]);
+    tiny().arg("--overwrite").assert().success();
+    let model = dir.path().join("r/model.safetensors");
+    let good = fs::read(&model)?;
+    let mut altered = good.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    fs::write(&model, altered)?;
+    refused(driver(dir.path()).args(["evaluate", "r"]), &["model.safetensors", "hash"]);
+    fs::write(&model, &good[..good.len() / 2])?;
+    refused(driver(dir.path()).args(["certify", "r"]), &["model.safetensors"]);
+    Ok(())
+}
+
+#[test]
+fn help_teaches() {
+    let help = |args: &[&str]| {
+        let output = driver(Path::new(".")).args(args).assert().success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    assert!(help(&["--help"]).contains("Examples:"));
+    assert!(help(&["train", "--help"]).contains("crmt-jt"));
+    let explained = help(&["train", "--method", "crmt-jt", "--explain"]);
+    assert!(explained.lines().any(|l| l.starts_with("train.rho") && l.contains("method crmt-jt")), "{explained}");
+}
