@@ -1,5 +1,6 @@
 //! A chain of blocks: the forward pass, and its description for an auditor, from one list.
 //! Does not know which architecture the list makes up.
+use crate::{AolConv2d, OrthonormalLinear, SllConv2d};
 use candle_core::{D, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{Encoder, Layer, Mode, Result};
@@ -50,6 +51,26 @@ pub enum Block {
         weight: Tensor,
         /// `[out]`.
         bias: Tensor,
+    },
+    /// A convolution rescaled to be 1-Lipschitz.
+    AolConv2d(AolConv2d),
+    /// A 1-Lipschitz residual block of a convolution and its transpose.
+    SllConv2d(SllConv2d),
+    /// A dense layer with orthonormal rows or columns.
+    OrthonormalLinear(OrthonormalLinear),
+    /// `cat(max(a, b), min(a, b))` of the two halves of the channels: 1-Lipschitz, and keeps the gradient's norm.
+    MaxMin,
+    /// Patches of `block × block` pixels to channels: an isometry.
+    SpaceToDepth {
+        /// Side of a patch.
+        block: usize,
+    },
+    /// `[batch, channels]` to `[batch, channels, 1, 1]`.
+    Unflatten,
+    /// Zeros around the image: an isometry.
+    ZeroPad {
+        /// Top, bottom, left, right.
+        padding: [usize; 4],
     },
 }
 
@@ -117,17 +138,30 @@ impl Block {
             Self::Relu => kernels::relu(x),
             Self::Flatten => x.flatten_from(1),
             Self::Linear { weight, bias, .. } => x.matmul(&weight.t()?)?.broadcast_add(bias),
+            Self::AolConv2d(conv) => conv.forward(x),
+            Self::SllConv2d(conv) => conv.forward(x),
+            Self::OrthonormalLinear(linear) => linear.forward(x),
+            Self::MaxMin => kernels::max_min(x),
+            Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
+            Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
+            Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
         }
+    }
+
+    fn bake(&self) -> candle_core::Result<Self> {
+        Ok(match self {
+            Self::AolConv2d(conv) => Self::AolConv2d(conv.bake()?),
+            Self::SllConv2d(conv) => Self::SllConv2d(conv.bake()?),
+            Self::OrthonormalLinear(linear) => Self::OrthonormalLinear(linear.bake()?),
+            other => other.clone(),
+        })
     }
 
     fn describe(&self) -> candle_core::Result<Layer> {
         Ok(match self {
-            Self::Conv2d { name, kernel, stride, padding, .. } => Layer::Conv2d {
-                name: name.clone(),
-                kernel: kernel.detach(),
-                stride: *stride,
-                padding: *padding,
-            },
+            Self::Conv2d { name, kernel, stride, padding, .. } => {
+                Layer::Conv2d { name: name.clone(), kernel: kernel.detach(), stride: *stride, padding: *padding }
+            }
             Self::BatchNorm { name, weight, running_var, .. } => {
                 let deviation = (running_var.detach() + BATCH_NORM_EPS)?.sqrt()?;
                 Layer::Diagonal { name: name.clone(), scale: (weight.detach() / deviation)? }
@@ -135,6 +169,13 @@ impl Block {
             Self::Relu => Layer::Fixed { name: "relu".into(), lipschitz: 1.0 },
             Self::Flatten => Layer::Fixed { name: "flatten".into(), lipschitz: 1.0 },
             Self::Linear { name, weight, .. } => Layer::Linear { name: name.clone(), weight: weight.detach() },
+            Self::AolConv2d(conv) => conv.describe()?,
+            Self::SllConv2d(conv) => conv.describe()?,
+            Self::OrthonormalLinear(linear) => linear.describe()?,
+            Self::MaxMin => Layer::Fixed { name: "max-min".into(), lipschitz: 1.0 },
+            Self::SpaceToDepth { .. } => Layer::Fixed { name: "space-to-depth".into(), lipschitz: 1.0 },
+            Self::Unflatten => Layer::Fixed { name: "unflatten".into(), lipschitz: 1.0 },
+            Self::ZeroPad { .. } => Layer::Fixed { name: "zero-pad".into(), lipschitz: 1.0 },
         })
     }
 }
@@ -156,6 +197,22 @@ impl Chain {
     pub fn new(blocks: Vec<Block>, out_dim: usize) -> Self {
         Self { blocks, out_dim }
     }
+
+    /// The blocks, in order of application.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The same function, bit for bit, and the same description, with every derived weight (AOL, SLL,
+    /// orthonormal) computed once instead of in each pass.
+    ///
+    /// Only for parameters that no longer change, such as a checkpoint's: a baked chain does not follow
+    /// training, and has no parameter gradients. That is why a chain does not bake by itself: a frozen twin
+    /// shares its storage with live parameters and could not tell that a cached weight is stale.
+    pub fn bake(&self) -> Result<Self> {
+        let blocks = self.blocks.iter().map(Block::bake).collect::<candle_core::Result<_>>()?;
+        Ok(Self { blocks, out_dim: self.out_dim })
+    }
 }
 
 impl Encoder for Chain {
@@ -164,7 +221,16 @@ impl Encoder for Chain {
     }
 
     fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let features = self.blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x, mode))?;
+        let (mut features, mut rest) = (x.clone(), &self.blocks[..]);
+        while let [block, tail @ ..] = rest {
+            (features, rest) = match (block, tail) {
+                // The same bits, without the tensor in between.
+                (Block::Conv2d { kernel, bias, stride, padding, .. }, [Block::Relu, after @ ..]) => {
+                    (kernels::conv2d_relu(&features, kernel, Some(bias), *stride, *padding)?, after)
+                }
+                _ => (block.forward(&features, mode)?, tail),
+            };
+        }
         debug_assert_eq!(features.dim(D::Minus1)?, self.out_dim);
         Ok(features)
     }

@@ -5,6 +5,8 @@
 //! deliberately knows nothing of classes, fusion, losses or files.
 mod chain;
 mod config;
+mod lipschitz;
 
 pub use chain::{Block, Chain};
 pub use config::{BuildError, EncoderConfig};
+pub use lipschitz::{AolConv2d, OrthonormalLinear, SllConv2d};

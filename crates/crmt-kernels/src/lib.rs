@@ -30,14 +30,20 @@
 mod activation;
 mod batch_norm;
 mod conv;
+mod gram;
 mod optim;
 mod orthonormal;
+mod polar;
 mod pool;
 mod real;
+mod rearrange;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
-pub use conv::{conv2d, conv2d_relu};
+pub use conv::{conv_transpose2d, conv2d, conv2d_relu, residual_conv2d};
+pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_grad_norm};
 pub use orthonormal::orthonormal_rows;
+pub use polar::polar_rows;
 pub use pool::max_pool2d;
+pub use rearrange::{space_to_depth, zero_pad2d};

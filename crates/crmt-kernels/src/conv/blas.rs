@@ -12,7 +12,7 @@ use std::marker::PhantomData;
 /// # Panics
 /// If a matrix does not fit its slice, or columns of `dst` overlap.
 #[expect(clippy::too_many_arguments, reason = "the customary arguments of a matrix product")]
-pub(super) fn product<T: Real>(
+pub(crate) fn product<T: Real>(
     [m, n, k]: [usize; 3],
     dst: &mut [T],
     dst_column: usize,

@@ -2,10 +2,11 @@
 //!
 //! Knows nothing of layers, initialisation or the networks it is used in.
 mod backward;
-mod blas;
+pub(crate) mod blas;
 mod forward;
 mod geometry;
 mod layout;
+mod transposed;
 
 use crate::activation::{gradient_where_positive, positive_part};
 use crate::real::{Read, dispatch, elements, same_kind, tensor};
@@ -13,6 +14,8 @@ use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
 };
 use geometry::Geometry;
+
+pub use transposed::{conv_transpose2d, residual_conv2d};
 
 /// Cross-correlation (what deep learning calls convolution):
 /// `y[n, o, i, j] = bias[o] + Σ_{c,u,v} kernel[o, c, u, v] · x[n, c, i·stride + u − padding, j·stride + v − padding]`,

@@ -3,5 +3,6 @@
 mod common;
 mod contracts;
 mod gradients;
+mod lipschitz;
 mod threads;
 mod torch;

@@ -28,6 +28,17 @@ fn step() -> Result<Vec<u32>> {
     keep(gradients(&inputs, &|t| batch_norm_eval(&t[0], &t[1], &t[2], &running, 1e-5), 9)?);
     keep(gradients(&[input(10, &[40, 300])?], &|t| orthonormal_rows(&t[0], 12), 11)?);
 
+    keep(gradients(&[input(20, &[150, 300])?], &|t| polar_rows(&t[0]), 21)?);
+    let inputs = [input(22, &[33, 16, 12, 10])?, input(23, &[24, 16, 3, 3])?, input(24, &[24])?];
+    let residual = |t: &[Tensor]| {
+        let scale = residual_scale(&t[1], &t[2].exp()?)?.recip()?;
+        space_to_depth(&zero_pad2d(&residual_conv2d(&t[0], &t[1], &t[2], &scale)?, [1, 1, 0, 2])?, 2)
+    };
+    keep(gradients(&inputs, &residual, 25)?);
+    keep(gradients(&[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?], &|t| {
+        conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?)
+    }, 27)?);
+
     let p = Var::from_tensor(&input(12, &[300, 301])?)?;
     let mut sgd = Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: false }.over([Parameter::new("p", &p)])?;
     let mut adam = AdamW::default().over([Parameter::new("p", &p)])?;

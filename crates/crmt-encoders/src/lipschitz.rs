@@ -1,0 +1,266 @@
+//! Layers that are 1-Lipschitz by a theorem about their weights, and how the proof survives rounding.
+//! Does not know which network they make up.
+//!
+//! A layer holds the raw parameters and derives the weights it computes with on every pass, because
+//! training changes parameters in place and a frozen twin must follow. Where the parameters no longer
+//! change, [`bake`](AolConv2d::bake) derives them once: the same bits, without the cost.
+//!
+//! # Constants and rounding
+//! The theorems hold in real arithmetic, and weights are derived in floating point. So the constant that a
+//! layer declares is not a literal 1: it is the theorem's bound evaluated in `f64` for the weights as they
+//! came out of the rounding, plus a bound of that evaluation's own error. For `f64` weights it is
+//! 1 + 1e-13 or so, for `f32` weights 1 + 1e-6. With `S_ij = Σ_{p,q} |(WᵀW)_ij[p, q]|`, the theorem used is
+//! `‖W‖₂² ≤ max_i Σ_j S_ij d_j / d_i` for any positive `d` (a nonnegative matrix's spectral radius is at
+//! most any weighted row sum; `W` with zero padding is a compression of `W` on the whole plane).
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use crmt_core::Layer;
+use crmt_kernels as kernels;
+
+/// Keeps a filter of zeros from being divided by zero. Added to what is divided by, so it costs no soundness.
+const FLOOR: f64 = 1e-12;
+/// Standard deviation of an AOL kernel around its centre tap, at the start.
+const AOL_NOISE: f64 = 0.05;
+
+/// Weights to compute with: derived anew from parameters, or once and for all.
+#[derive(Debug, Clone)]
+enum Weights {
+    /// A parameter that training may change in place.
+    Raw(Tensor),
+    /// Derived, with the layer's constant where a theorem gives one.
+    Baked { derived: Tensor, constant: Option<f64> },
+}
+
+/// A `k × k` convolution of stride 1 that keeps the image's size, rescaled to be 1-Lipschitz: with
+/// `w = raw + centre`, it computes with `w / √R²` over input channels, `R²` from
+/// [`crmt_kernels::gram_abs_rowsum`] (AOL: Prach and Lampert, 2022).
+///
+/// `centre` is a constant matrix with orthonormal rows or columns (a truncated cosine basis) at the middle
+/// tap, so that raw weights that start as small noise start a layer that keeps distances.
+#[derive(Debug, Clone)]
+pub struct AolConv2d {
+    name: String,
+    /// `[out, in, k, k]`.
+    weights: Weights,
+    /// `[out]`.
+    bias: Tensor,
+}
+
+impl AolConv2d {
+    /// Parameters `weight [outputs, inputs, size, size]` and `bias [outputs]`; `size` is odd.
+    pub fn new(vb: &VarBuilder, inputs: usize, outputs: usize, size: usize) -> Result<Self> {
+        odd(size)?;
+        let noise = Init::Randn { mean: 0.0, stdev: AOL_NOISE };
+        let raw = vb.get_with_hints((outputs, inputs, size, size), "weight", noise)?;
+        let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
+        Ok(Self { name: vb.prefix(), weights: Weights::Raw(raw), bias })
+    }
+
+    fn kernel(&self) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Baked { derived, .. } => Ok(derived.clone()),
+            Weights::Raw(raw) => {
+                let kernel = (raw + centre_tap(raw)?)?;
+                let scale = (kernels::gram_abs_rowsum(&kernel, 1)? + FLOOR)?.sqrt()?;
+                kernel.broadcast_div(&scale.reshape((1, (), 1, 1))?)
+            }
+        }
+    }
+
+    /// `x: [batch, in, h, w]` to `[batch, out, h, w]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let kernel = self.kernel()?;
+        let padding = kernel.dim(D::Minus1)? / 2;
+        kernels::conv2d(x, &kernel, Some(&self.bias), 1, padding)
+    }
+
+    /// The same function with its kernel derived once.
+    pub fn bake(&self) -> Result<Self> {
+        let weights = Weights::Baked { derived: self.kernel()?.detach(), constant: Some(self.constant()?) };
+        Ok(Self { name: self.name.clone(), weights, bias: self.bias.copy()?.detach() })
+    }
+
+    fn constant(&self) -> Result<f64> {
+        let raw = match &self.weights {
+            Weights::Baked { constant: Some(constant), .. } => return Ok(*constant),
+            Weights::Baked { derived: raw, .. } | Weights::Raw(raw) => exact(raw)?,
+        };
+        // With d = R every row sum of the exact kernel would be 1.
+        let d = (kernels::gram_abs_rowsum(&(&raw + centre_tap(&raw)?)?, 1)? + FLOOR)?.sqrt()?;
+        Ok(norm_squared(&exact(&self.kernel()?)?.transpose(0, 1)?, &d)?.sqrt().next_up())
+    }
+
+    /// `Fixed`, with the theorem's constant.
+    pub fn describe(&self) -> Result<Layer> {
+        Ok(Layer::Fixed { name: self.name.clone(), lipschitz: self.constant()? })
+    }
+}
+
+/// `y = x − 2 Cᵀ T⁻¹ relu(C x + b)` with a `k × k` convolution `C` into `hidden` channels, `T` from
+/// [`crmt_kernels::residual_scale`] and `q = exp(log_q)` (SLL: Araujo et al., 2023).
+///
+/// With `P = Cᵀ T^(−1/2)` and `ρ = ‖P‖₂`, differences are mapped by `I − 2 P D Pᵀ` with `D` diagonal in
+/// `[0, 1]`, so the constant is `max(1, 2ρ² − 1)`.
+#[derive(Debug, Clone)]
+pub struct SllConv2d {
+    name: String,
+    /// `[hidden, channels, k, k]`.
+    kernel: Tensor,
+    /// `[hidden]`.
+    bias: Tensor,
+    /// Raw: `log q`; baked: `2 / T`. `[hidden]`.
+    scale: Weights,
+}
+
+impl SllConv2d {
+    /// Parameters `weight [hidden, channels, size, size]`, `bias [hidden]` and `log_q [hidden]`; `size` is odd.
+    pub fn new(vb: &VarBuilder, channels: usize, hidden: usize, size: usize) -> Result<Self> {
+        odd(size)?;
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 / ((channels * size * size) as f64).sqrt() };
+        Ok(Self {
+            name: vb.prefix(),
+            kernel: vb.get_with_hints((hidden, channels, size, size), "weight", init)?,
+            bias: vb.get_with_hints(hidden, "bias", Init::Const(0.0))?,
+            scale: Weights::Raw(vb.get_with_hints(hidden, "log_q", Init::Const(0.0))?),
+        })
+    }
+
+    fn scale(&self) -> Result<Tensor> {
+        match &self.scale {
+            Weights::Baked { derived, .. } => Ok(derived.clone()),
+            Weights::Raw(log_q) => {
+                let t = (kernels::residual_scale(&self.kernel, &log_q.exp()?)? + FLOOR)?;
+                t.recip()? * 2.0
+            }
+        }
+    }
+
+    /// `x: [batch, channels, h, w]` to the same shape.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        kernels::residual_conv2d(x, &self.kernel, &self.bias, &self.scale()?)
+    }
+
+    /// The same function with its scale derived once.
+    pub fn bake(&self) -> Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            kernel: self.kernel.copy()?.detach(),
+            bias: self.bias.copy()?.detach(),
+            scale: Weights::Baked { derived: self.scale()?.detach(), constant: Some(self.constant()?) },
+        })
+    }
+
+    fn constant(&self) -> Result<f64> {
+        // P = Cᵀ √(s/2) with the s in use; with d = q √T every row sum of the exact P would be 1.
+        let root = (exact(&self.scale()?)? * 0.5)?.sqrt()?;
+        let q = match &self.scale {
+            Weights::Baked { constant: Some(constant), .. } => return Ok(*constant),
+            Weights::Baked { derived, .. } => exact(derived)?.ones_like()?,
+            Weights::Raw(log_q) => exact(log_q)?.exp()?,
+        };
+        let p = exact(&self.kernel)?.broadcast_mul(&root.reshape(((), 1, 1, 1))?)?;
+        Ok((2.0 * norm_squared(&p, &(q / &root)?)? - 1.0).max(1.0))
+    }
+
+    /// `Fixed`, with the theorem's constant.
+    pub fn describe(&self) -> Result<Layer> {
+        Ok(Layer::Fixed { name: self.name.clone(), lipschitz: self.constant()? })
+    }
+}
+
+/// `y = W x + b` where `W: [out, in]` is the polar factor of the raw weights: orthonormal rows if
+/// `out ≤ in`, orthonormal columns otherwise. Described by its weights, so that an audit measures how
+/// orthonormal they are instead of believing it.
+#[derive(Debug, Clone)]
+pub struct OrthonormalLinear {
+    name: String,
+    /// `[out, in]`.
+    weights: Weights,
+    /// `[out]`.
+    bias: Tensor,
+}
+
+impl OrthonormalLinear {
+    /// Parameters `weight [outputs, inputs]` and `bias [outputs]`. A Gaussian start: its polar factor is
+    /// uniformly distributed among orthonormal matrices.
+    pub fn new(vb: &VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
+        // Singular values near 1, so that a learning rate means what it means for orthonormal weights.
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 / (inputs.max(outputs) as f64).sqrt() };
+        let raw = vb.get_with_hints((outputs, inputs), "weight", init)?;
+        let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
+        Ok(Self { name: vb.prefix(), weights: Weights::Raw(raw), bias })
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Baked { derived, .. } => Ok(derived.clone()),
+            Weights::Raw(raw) => {
+                let (outputs, inputs) = raw.dims2()?;
+                match outputs <= inputs {
+                    true => kernels::polar_rows(raw),
+                    false => kernels::polar_rows(&raw.t()?.contiguous()?)?.t()?.contiguous(),
+                }
+            }
+        }
+    }
+
+    /// `x: [batch, in]` to `[batch, out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&self.weight()?.t()?)?.broadcast_add(&self.bias)
+    }
+
+    /// The same function with its weights derived once.
+    pub fn bake(&self) -> Result<Self> {
+        let weights = Weights::Baked { derived: self.weight()?.detach(), constant: None };
+        Ok(Self { name: self.name.clone(), weights, bias: self.bias.copy()?.detach() })
+    }
+
+    /// `Linear`, with the weights in use.
+    pub fn describe(&self) -> Result<Layer> {
+        Ok(Layer::Linear { name: self.name.clone(), weight: self.weight()?.detach() })
+    }
+}
+
+fn odd(size: usize) -> Result<()> {
+    if size % 2 == 0 {
+        candle_core::bail!("a convolution that keeps the image's size needs an odd kernel, got {size}")
+    }
+    Ok(())
+}
+
+/// On the host, in `f64`, tracking nothing.
+fn exact(t: &Tensor) -> Result<Tensor> {
+    t.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)
+}
+
+/// Zeros like `kernel: [out, in, k, k]`, but for the middle tap: the first columns or rows of the orthonormal
+/// cosine basis (DCT-IV) `√(2/n) cos(π (o + ½)(i + ½) / n)`, `n = max(out, in)`.
+fn centre_tap(kernel: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs, k, _) = kernel.dims4()?;
+    let n = outputs.max(inputs) as f64;
+    let mut values = vec![0f64; kernel.elem_count()];
+    for (i, tap) in values.iter_mut().skip(k / 2 * k + k / 2).step_by(k * k).enumerate() {
+        let (o, i) = ((i / inputs) as f64 + 0.5, (i % inputs) as f64 + 0.5);
+        *tap = (2.0 / n).sqrt() * (std::f64::consts::PI * o * i / n).cos();
+    }
+    Tensor::from_vec(values, kernel.shape(), &Device::Cpu)?.to_dtype(kernel.dtype())?.to_device(kernel.device())
+}
+
+/// An upper bound of `‖C‖₂²` for the convolution with `kernel: [n, c, kh, kw]` (`f64`), or of its
+/// transpose, by the theorem above with weights `d: [n]`: `max_i Σ_j S_ij d_j / d_i`, where `S` is computed from
+/// `C Cᵀ` and enlarged by what rounding may have taken from it.
+fn norm_squared(kernel: &Tensor, d: &Tensor) -> Result<f64> {
+    let (n, _, kh, kw) = kernel.dims4()?;
+    let s = kernels::gram_abs(kernel)?.flatten_all()?.to_vec1::<f64>()?;
+    let d = d.to_vec1::<f64>()?;
+    // A term of S is a sum of c·kh·kw products, then (2kh − 1)(2kw − 1) of those are added; the error of both is
+    // at most (number of additions + 2)·u times the sum of the absolute products, Σ_c |w_ic|₁ |w_jc|₁.
+    let taps = kernel.abs()?.sum((2, 3))?;
+    let products = taps.matmul(&taps.t()?)?.flatten_all()?.to_vec1::<f64>()?;
+    // Doubled for the rounding of this very bound, of the weighted row sums (n + 3 operations), and of `d`'s quotient.
+    let terms = kernel.elem_count() / n + (2 * kh - 1) * (2 * kw - 1) + n + 8;
+    let slack = 2.0 * terms as f64 * f64::EPSILON;
+    let row = |i: usize| (0..n).map(|j| (s[i * n + j] + slack * products[i * n + j]) * d[j] / d[i]).sum::<f64>();
+    let worst = (0..n).map(row).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
+    Ok(worst * (1.0 + slack))
+}
