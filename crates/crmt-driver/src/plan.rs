@@ -26,6 +26,8 @@ pub struct Plan {
     pub train: TrainPlan,
     /// The inner attack when `train.inputs = "adversarial"`.
     pub adversary: AdversaryPlan,
+    /// The objective when `train.objective = "certified"`.
+    pub certified: CertifiedPlan,
     /// CRMT's second step.
     pub step2: StepTwoPlan,
     /// Lipschitz constants and radii.
@@ -54,7 +56,8 @@ pub struct SyntheticPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
-    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `mlp` or `linear`.
+    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `mlp`, `linear`, or
+    /// `lipschitz` (1-Lipschitz by construction).
     pub encoder: String,
     /// The same for one modality by name; it wins over `encoder`.
     pub encoders: BTreeMap<String, String>,
@@ -70,7 +73,14 @@ pub struct ModelPlan {
     pub mlp_width: usize,
     /// Hidden layers of an MLP.
     pub mlp_depth: usize,
-    /// `concat`, `orthonormal`, or `unit-rows` (the released code's rule).
+    /// Channels of the first stage of a 1-Lipschitz encoder.
+    pub lipschitz_width: usize,
+    /// SLL blocks after each stage.
+    pub lipschitz_blocks: usize,
+    /// Orthonormal layers before the features.
+    pub lipschitz_hidden: Vec<usize>,
+    /// `concat`, `orthonormal`, `gauged` (orthonormal with positive integration weights of fixed
+    /// size), or `unit-rows` (the released code's rule).
     pub head: String,
     /// Integration weights before training.
     pub initial_weight: f64,
@@ -102,6 +112,8 @@ pub struct TrainPlan {
     pub step_epochs: u64,
     /// Largest norm of the whole gradient; 0 for no limit.
     pub clip: f64,
+    /// `cross-entropy`, or `certified` (the certificate inside the loss).
+    pub objective: String,
     /// Weight of CRMT's margin term.
     pub rho: f64,
     /// `clean`, `adversarial` or `mixup`.
@@ -120,6 +132,22 @@ pub struct AdversaryPlan {
     pub steps: usize,
     /// Step length over `eps`.
     pub relative_step: f64,
+}
+
+/// Certified training: `CE(κ·(h_j + ε·ℓ_yj)) + λ·margin`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertifiedPlan {
+    /// Joint radius to train for, in declared units.
+    pub eps: f64,
+    /// Inverse temperature of the logits.
+    pub kappa: f64,
+    /// Weight of the margin term.
+    pub lambda: f64,
+    /// Fraction of training over which the radius grows to `eps`.
+    pub ramp: f64,
+    /// How often a batch is shown with some modalities replaced by their baselines.
+    pub modality_dropout: f64,
 }
 
 /// CRMT's second step.
@@ -190,6 +218,9 @@ impl Default for Plan {
                 batch_norm: false,
                 mlp_width: 256,
                 mlp_depth: 2,
+                lipschitz_width: 16,
+                lipschitz_blocks: 1,
+                lipschitz_hidden: vec![256],
                 head: "concat".into(),
                 initial_weight: 0.1,
             },
@@ -205,11 +236,13 @@ impl Default for Plan {
                 warmup: 0.15,
                 step_epochs: 60,
                 clip: 5.0,
+                objective: "cross-entropy".into(),
                 rho: 0.0,
                 inputs: "clean".into(),
                 mixup_alpha: 1.0,
             },
             adversary: AdversaryPlan { eps: 1.0, steps: 3, relative_step: 0.5 },
+            certified: CertifiedPlan { eps: 1.58, kappa: 4.0, lambda: 0.1, ramp: 0.5, modality_dropout: 0.0 },
             step2: StepTwoPlan {
                 enabled: false,
                 epochs: 25,
@@ -273,6 +306,12 @@ pub const METHODS: &[Method] = &[
         about: "CRMT on Mixup samples",
         settings: "model.head = 'orthonormal'\ntrain.rho = 2.0\nstep2.enabled = true\ntrain.inputs = 'mixup'",
     },
+    Method {
+        name: "crmt-certified",
+        about: "certified CRMT: 1-Lipschitz encoders, the certificate inside the loss; radii are proved",
+        settings: "model.encoder = 'lipschitz'\nmodel.head = 'gauged'\ntrain.objective = 'certified'\n\
+                   train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 12",
+    },
 ];
 
 /// Which optimizer.
@@ -301,7 +340,8 @@ impl Plan {
         for (name, encoder) in &self.model.encoders {
             one_of(&format!("model.encoders.{name}"), encoder, ENCODERS);
         }
-        one_of("model.head", &self.model.head, &["concat", "orthonormal", "unit-rows"]);
+        one_of("model.head", &self.model.head, &["concat", "orthonormal", "gauged", "unit-rows"]);
+        one_of("train.objective", &self.train.objective, &["cross-entropy", "certified"]);
         one_of("train.optimizer", &self.train.optimizer, &["adam", "adamw", "sgd"]);
         one_of("train.schedule", &self.train.schedule, &["one-cycle", "cosine", "step", "constant"]);
         one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup"]);
@@ -329,13 +369,25 @@ impl Plan {
         check(positive(self.adversary.eps), "adversary.eps must be positive");
         check(self.adversary.steps > 0, "adversary.steps must be at least 1");
         check(positive(self.adversary.relative_step), "adversary.relative_step must be positive");
+        check(positive(self.certified.eps), "certified.eps must be positive");
+        check(positive(self.certified.kappa), "certified.kappa must be positive");
+        check(self.certified.lambda >= 0.0, "certified.lambda must not be negative");
+        check((0.0..=1.0).contains(&self.certified.ramp), "certified.ramp must be in 0..=1");
+        check(
+            (0.0..1.0).contains(&self.certified.modality_dropout),
+            "certified.modality_dropout must be at least 0 and less than 1",
+        );
+        check(
+            self.train.objective != "certified" || self.model.head == "gauged",
+            "train.objective = \"certified\" needs model.head = \"gauged\"",
+        );
         check(positive(self.step2.learning_rate), "step2.learning_rate must be positive");
         check(self.step2.batch > 0 && self.step2.samples > 0, "step2.batch and step2.samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.target_quantile), "step2.target_quantile must be in 0..=1");
         check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
         check(
-            !self.step2.enabled || self.model.head != "concat",
+            !self.step2.enabled || !["concat", "gauged"].contains(&self.model.head.as_str()),
             "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
         );
         check(self.certify.samples > 0, "certify.samples must be at least 1");
@@ -363,6 +415,12 @@ impl Plan {
         let features = model.features;
         match kind {
             "linear" => EncoderConfig::Linear { features },
+            "lipschitz" => EncoderConfig::Lipschitz {
+                width: model.lipschitz_width,
+                blocks: model.lipschitz_blocks,
+                hidden: model.lipschitz_hidden.clone(),
+                features,
+            },
             "mlp" => EncoderConfig::Mlp { width: model.mlp_width, depth: model.mlp_depth, features },
             _ => EncoderConfig::Cnn {
                 width: model.cnn_width,
@@ -378,6 +436,7 @@ impl Plan {
         let initial_weight = self.model.initial_weight;
         match self.model.head.as_str() {
             "concat" => HeadConfig::Concat,
+            "gauged" => HeadConfig::Gauged { rows: Rows::Orthonormal },
             "unit-rows" => HeadConfig::Orthonormal { rows: Rows::Unit, initial_weight },
             _ => HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight },
         }
@@ -408,7 +467,7 @@ impl Plan {
     }
 }
 
-const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear"];
+const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz"];
 
 #[cfg(test)]
 mod tests {

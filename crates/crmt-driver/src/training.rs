@@ -2,7 +2,7 @@
 //! CRMT's second step. Does not know files, attacks on the result, or reports.
 use crate::{
     checkpoint::Architecture,
-    lipschitz::Bounds,
+    lipschitz::{Bounds, scales},
     people::Voice,
     plan::{OptimizerKind, Plan},
     record::EpochMetrics,
@@ -10,13 +10,13 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use crmt_attacks::{Budget, Goal, Loss, Pgd};
-use crmt_core::{AdditiveClassifier, Batch, Streams, Trainable};
+use crmt_core::{AdditiveClassifier, Batch, Fusion, Streams, Trainable};
 use crmt_data::{DataSet, EpochPlan, Split};
-use crmt_fusion::Learner;
+use crmt_fusion::{Learner, Model};
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    CachedScores, Crmt, EpochReport, IntegrationModel, Phase, RadiusHinge, Selected, Source, Tables, TrainingInputs,
-    fit,
+    CachedScores, Certified, Crmt, EpochReport, IntegrationModel, ModalityDropout, Phase, RadiusHinge, Selected,
+    Source, Strategy, Tables, TrainingInputs, fit,
 };
 use indicatif::ProgressBar;
 use std::{collections::BTreeMap, time::Instant};
@@ -69,11 +69,12 @@ pub fn train(
     let mut warnings = vec![];
 
     let source = Epochs::new(data, streams, plan)?;
-    let strategy = Crmt { rho: plan.train.rho, inputs: training_inputs(plan) };
+    let strategy = strategy(plan, data, &source);
     let mut optimizer = optimizer(plan, &learner)?;
+    let certified = plan.train.objective == "certified";
     let phase = Phase {
         name: "step-1",
-        strategy: &strategy,
+        strategy: strategy.as_ref(),
         source: &source,
         epochs: plan.train.epochs,
         schedule: plan.schedule(),
@@ -81,9 +82,11 @@ pub fn train(
         clip: plan.clip(),
         streams,
     };
+    // A certified method is selected on what it promises, the others on accuracy.
     let select = |model: &dyn Trainable| {
         let accuracy = accuracy(model.fixed(), &data.select)?;
-        Ok(Selected { accuracy, score: accuracy })
+        let score = if certified { mean_radius(learner.model(), &data.select, plan.certified.eps)? } else { accuracy };
+        Ok(Selected { accuracy, score })
     };
     log.phase(&learner, optimizer.as_mut(), &phase, select)?;
 
@@ -190,6 +193,37 @@ fn attacked(plan: &Plan, learner: &Learner, batch: &Batch, streams: Streams) -> 
 fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
     let scores = model.fixed().scores(&batch.inputs)?;
     Ok(RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1()?)
+}
+
+fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Box<dyn Strategy> {
+    if plan.train.objective != "certified" {
+        return Box::new(Crmt { rho: plan.train.rho, inputs: training_inputs(plan) });
+    }
+    let settings = &plan.certified;
+    Box::new(Certified {
+        eps: settings.eps,
+        kappa: settings.kappa,
+        lambda: settings.lambda,
+        ramp: settings.ramp,
+        steps: plan.train.epochs * source.steps(),
+        units: data.modalities.map(|m| m.scale),
+        dropout: ModalityDropout { probability: settings.modality_dropout, baselines: data.baselines.clone() },
+    })
+}
+
+/// Mean radius on a split, clipped at `target`, for features taken to be 1-Lipschitz: steers, never
+/// certifies.
+fn mean_radius(model: &Model, split: &Split, target: f64) -> Result<f64> {
+    let features = scales(model);
+    let rows = model.head().rows()?;
+    let tables = Tables::Pairwise { rows, features };
+    let mut sum = 0.0;
+    for batch in split.batches(EVAL_BATCH) {
+        let batch = batch?;
+        let radii = RadiusHinge::signed_radii(&tables, &model.scores(&batch.inputs)?, &batch.labels)?;
+        sum += radii.to_vec1::<f32>()?.into_iter().map(|r| f64::from(r).min(target)).sum::<f64>();
+    }
+    Ok(sum / split.len() as f64)
 }
 
 fn training_inputs(plan: &Plan) -> TrainingInputs {

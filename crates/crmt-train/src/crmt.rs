@@ -1,6 +1,6 @@
 //! The family JT, AT, Mixup and CRMT step 1: cross-entropy plus `rho` times the margin term.
 //! Does not know the second step, nor how attacks search.
-use crate::{Draws, Result, StepLoss, Strategy, margin_term, soft_cross_entropy};
+use crate::{Draws, Result, StepLoss, Strategy, margin_term, soft_cross_entropy, strategy::scalar};
 use candle_core::Tensor;
 use candle_nn::encoding::one_hot;
 use crmt_attacks::{Attack, Goal};
@@ -80,8 +80,4 @@ impl TrainingInputs {
             }
         }
     }
-}
-
-fn scalar(x: &Tensor) -> candle_core::Result<f64> {
-    x.to_dtype(candle_core::DType::F64)?.to_scalar()
 }

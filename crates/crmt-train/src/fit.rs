@@ -1,6 +1,6 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
-use crate::{Draws, Error, Result, Schedule, Strategy};
+use crate::{Draws, Error, Result, Schedule, Strategy, strategy::scalar};
 use candle_core::{Tensor, Var};
 use crmt_core::{Batch, Streams, Trainable};
 use crmt_kernels::{Optimizer, clip_grad_norm};
@@ -85,7 +85,7 @@ pub fn fit<E: From<Error>>(
         for batch in phase.source.epoch(epoch) {
             let draws = Draws { streams: phase.streams, step };
             let loss = phase.strategy.loss(model, &batch?, &draws)?;
-            let value = to_f64(&loss.total)?;
+            let value = scalar(&loss.total).map_err(Error::from)?;
             if !value.is_finite() {
                 let (phase, epoch, batch) = (phase.name.to_owned(), epoch + 1, losses.count + 1);
                 return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: value }.into());
@@ -151,8 +151,4 @@ impl Mean {
     fn value(&self) -> f64 {
         self.sum / self.count as f64
     }
-}
-
-fn to_f64(x: &Tensor) -> Result<f64> {
-    Ok(x.to_dtype(candle_core::DType::F64)?.to_scalar()?)
 }

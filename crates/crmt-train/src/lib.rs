@@ -3,6 +3,7 @@
 //! A [`Strategy`] says how a batch becomes a loss; [`fit()`] is the only loop; CRMT's second step is
 //! another phase of it, on cached scores. Knows models through [`crmt_core::Trainable`];
 //! deliberately knows nothing of concrete layers, data formats, files or configuration text.
+mod certified;
 mod crmt;
 mod error;
 mod fit;
@@ -11,6 +12,7 @@ mod margin;
 mod schedule;
 mod strategy;
 
+pub use certified::{Certified, ModalityDropout};
 pub use crmt::{Crmt, TrainingInputs};
 pub use error::{Error, Result};
 pub use fit::{EpochReport, Phase, Selected, Source, fit};

@@ -27,3 +27,8 @@ pub trait Strategy {
     /// The loss of `model` on `batch`.
     fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss>;
 }
+
+/// For the record.
+pub(crate) fn scalar(x: &Tensor) -> candle_core::Result<f64> {
+    x.to_dtype(candle_core::DType::F64)?.to_scalar()
+}
