@@ -3,7 +3,9 @@
 //!
 //! `L[m][y][j]` bounds the Lipschitz constant of `g_y(m) - g_j(m)`, the part of the margin between classes `y` and
 //! `j` that modality `m` contributes, `g_k(m) = a_k(m) s_k(m)`.
-use crate::{Audit, CertifyError, Grade, LipschitzBound, Proved, audit::LastLinear, gram::gamma};
+use crate::{
+    Audit, CertifyError, Grade, LipschitzBound, Proved, WeightsHash, audit::LastLinear, gram::gamma, weights::common,
+};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::PerModality;
 use std::marker::PhantomData;
@@ -14,6 +16,7 @@ use std::marker::PhantomData;
 pub struct MarginConstants<E: Grade> {
     classes: usize,
     table: PerModality<Vec<f64>>,
+    weights: Option<WeightsHash>,
     grade: PhantomData<E>,
 }
 
@@ -65,7 +68,7 @@ impl<E: Grade> MarginConstants<E> {
                 return Err(CertifyError::Bound { what: format!("modality {m}: margin constant"), value: *value });
             }
         }
-        Ok(Self { classes, table, grade: PhantomData })
+        Ok(Self { classes, table, weights: None, grade: PhantomData })
     }
 
     /// The lesser of two valid bounds, entry by entry.
@@ -78,7 +81,8 @@ impl<E: Grade> MarginConstants<E> {
         }
         let pairs = self.table.zip(&other.table, "the other table")?;
         let table = pairs.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a.min(*b)).collect());
-        Ok(Self { classes: self.classes, table, grade: PhantomData })
+        let weights = common(self.weights.as_ref(), other.weights.as_ref());
+        Ok(Self { classes: self.classes, table, weights, grade: PhantomData })
     }
 
     /// Constants with respect to declared units: a distance of 1 on modality `m` is `scales[m]` in the array, so its
@@ -94,7 +98,22 @@ impl<E: Grade> MarginConstants<E> {
             let up = if **scale == 1. { 1. } else { 1. + f64::EPSILON };
             Ok(l.iter().map(|l| l * **scale * up).collect())
         })?;
-        Self::finish(self.classes, table)
+        Ok(Self { weights: self.weights.clone(), ..Self::finish(self.classes, table)? })
+    }
+
+    /// Names the weights that the constants are of; every certificate built on them carries the name.
+    pub fn for_weights(self, weights: WeightsHash) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
+    /// Which weights the constants are of, if that was said.
+    pub fn weights(&self) -> Option<&WeightsHash> {
+        self.weights.as_ref()
+    }
+
+    /// `L[modality][y][..]`.
+    pub(crate) fn row(&self, modality: usize, y: usize) -> &[f64] {
+        &self.table[modality][y * self.classes..][..self.classes]
     }
 
     /// `L[modality][y][j]`.

@@ -1,4 +1,5 @@
 //! What can go wrong on the way to a certificate. Does not know how to recover.
+use crate::WeightsHash;
 
 /// A Lipschitz constant could not be bounded.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +80,33 @@ pub enum CertifyError {
         class: u32,
         /// Number of classes.
         classes: usize,
+    },
+    /// A certificate of one model asked about another.
+    #[error("certified for weights {certified}, not for {given}; certify the new weights")]
+    OtherWeights {
+        /// Whose certificate it is.
+        certified: WeightsHash,
+        /// What it was asked about.
+        given: WeightsHash,
+    },
+    /// A certificate that does not say which weights it is for.
+    #[error("the certificate does not say which weights it is for; name them with `for_weights` before certifying")]
+    UnknownWeights,
+    /// Votes are missing, or more than agreed: a bound on them would not hold.
+    #[error("sample {id}: {got} votes of {expected}; a bound holds for the agreed number only, run to the end first")]
+    Votes {
+        /// The caller's number of the sample.
+        id: u64,
+        /// As agreed before the first draw.
+        expected: u64,
+        /// As counted.
+        got: u64,
+    },
+    /// A logit is NaN, so that there is no prediction to count.
+    #[error("sample {id}: the model returned a NaN logit on a noisy copy; is a smaller sigma needed?")]
+    NaN {
+        /// The caller's number of the first sample of the chunk.
+        id: u64,
     },
     /// The vocabulary refused.
     #[error(transparent)]

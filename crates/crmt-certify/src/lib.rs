@@ -30,22 +30,40 @@
 //! down. Logits should be computed in `f64`; the floating-point error of the executed network is the caller's to
 //! subtract from the margins.
 mod audit;
+pub mod binomial;
 mod constants;
 mod conv;
+mod diagnosis;
+mod ellipsoid;
 mod error;
 mod estimate;
 mod evidence;
 mod gram;
+mod margins;
+mod missing;
 pub mod objective;
 mod radius;
+mod region;
 mod released;
+mod smoothing;
+mod threat;
+mod votes;
+mod weights;
 
 pub use audit::{Audit, AuditRow, Method, audit};
 pub use constants::MarginConstants;
 pub use conv::conv_bound;
+pub use ellipsoid::{SmoothCertificate, smoothed_radius};
 pub use error::{AuditError, CertifyError};
 pub use estimate::{GradientNorms, gradient_norms};
 pub use evidence::{Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound};
 pub use gram::matrix_bound;
-pub use radius::{Certificate, Radii, SampleRadii, radii, ratio, ray};
+pub use margins::{Limit, ratio};
+pub use missing::{Contributions, MissingRegion, missing_regions};
+pub use radius::{Certificate, Radii, SampleRadii, limits, radii, ray};
+pub use region::{Region, regions};
 pub use released::{LipschitzRule, RivalRule, rival_ratio, runner_up};
+pub use smoothing::Smoothing;
+pub use threat::Threat;
+pub use votes::Votes;
+pub use weights::WeightsHash;

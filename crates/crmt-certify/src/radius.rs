@@ -1,23 +1,13 @@
 //! Radii: margins divided by constants, least over *all* rivals (theorems T1, T2, T8).
 //! Does not know where constants come from, only what grade they have.
-use crate::{CertifyError, Evidence, Grade, MarginConstants, Proved};
-use candle_core::{DType, Tensor};
+use crate::{
+    CertifyError, Evidence, Grade, Limit, MarginConstants, Proved, Threat, WeightsHash,
+    margins::{Margins, least},
+    weights::{check, common},
+};
+use candle_core::Tensor;
 use crmt_core::PerModality;
 use std::marker::PhantomData;
-
-/// How far a margin `mu` that changes at most `l` per unit distance stays positive: 0 if `mu <= 0` or NaN, infinite
-/// if `mu > 0` and `l == 0`, else `mu / l` rounded down.
-///
-/// A negative margin has radius 0, whatever its size: a sample that is already wrong is not "robustly" anything.
-pub fn ratio(mu: f64, l: f64) -> f64 {
-    if mu.is_nan() || l.is_nan() || mu <= 0. {
-        0.
-    } else if l == 0. {
-        f64::INFINITY
-    } else {
-        (mu / l).next_down().max(0.)
-    }
-}
 
 /// What is known of one sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +29,7 @@ pub struct SampleRadii {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Radii<E: Grade> {
     samples: Vec<SampleRadii>,
+    weights: Option<WeightsHash>,
     grade: PhantomData<E>,
 }
 
@@ -63,8 +54,14 @@ impl<E: Grade> Radii<E> {
         self.samples.iter().map(|s| s.unimodal[modality]).collect()
     }
 
-    /// Appends the radii of another batch.
+    /// Which weights they are of, if the constants say so ([`MarginConstants::for_weights`]).
+    pub fn weights(&self) -> Option<&WeightsHash> {
+        self.weights.as_ref()
+    }
+
+    /// Appends the radii of another batch. Of different weights, the whole no longer says which.
     pub fn extend(&mut self, other: Self) {
+        self.weights = common(self.weights.as_ref(), other.weights.as_ref());
         self.samples.extend(other.samples);
     }
 }
@@ -72,7 +69,8 @@ impl<E: Grade> Radii<E> {
 impl Radii<Proved> {
     /// One certificate per sample; `None` where the radius is 0.
     pub fn certificates(&self) -> Vec<Option<Certificate>> {
-        self.samples.iter().map(|s| (s.joint > 0.).then(|| Certificate { sample: s.clone() })).collect()
+        let certificate = |s: &SampleRadii| Certificate { sample: s.clone(), weights: self.weights.clone() };
+        self.samples.iter().map(|s| (s.joint > 0.).then(|| certificate(s))).collect()
     }
 }
 
@@ -82,6 +80,7 @@ impl Radii<Proved> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
     sample: SampleRadii,
+    weights: Option<WeightsHash>,
 }
 
 impl Certificate {
@@ -100,6 +99,14 @@ impl Certificate {
         &self.sample.unimodal
     }
 
+    /// Refuses every model but the one it was computed for: it says nothing of other weights.
+    ///
+    /// # Errors
+    /// [`CertifyError::OtherWeights`], or [`CertifyError::UnknownWeights`] when the constants never said whose they are.
+    pub fn check(&self, weights: &WeightsHash) -> Result<(), CertifyError> {
+        check(self.weights.as_ref(), weights)
+    }
+
     /// Always [`Evidence::Proved`].
     pub fn evidence(&self) -> Evidence {
         Evidence::Proved
@@ -116,31 +123,50 @@ pub fn radii<E: Grade>(
     logits: &Tensor,
     reference: &[u32],
 ) -> Result<Radii<E>, CertifyError> {
-    let modalities = constants.modalities();
-    let samples = samples(constants, logits, reference, |y, margins| {
-        let l = |m: usize, j: usize| constants.get(m, y, j);
-        let squares = |j: usize| (0..modalities).map(|m| l(m, j).powi(2)).sum::<f64>();
-        let least = |norm: &dyn Fn(usize) -> f64| {
-            let key = |&(j, mu): &(usize, f64)| (ratio(mu, norm(j)), mu);
-            let order = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1));
-            let (j, mu) = *margins.iter().min_by(|a, b| order(&key(a), &key(b))).expect("two classes or more");
-            (j, ratio(mu, norm(j)))
-        };
-        // Squares, their sum and the root round: up, like every constant.
-        let up = 1. + (modalities as f64 + 2.) * f64::EPSILON;
-        let (rival, joint) = least(&|j| squares(j).sqrt() * up);
-        let unimodal = PerModality::from_fn(modalities, |m| least(&|j| l(m, j)).1);
-        let positive = joint > 0.;
-        let total = squares(rival);
+    let (classes, modalities) = (constants.classes(), constants.modalities());
+    let margins = Margins::new(logits, reference, classes)?;
+    let threat = Threat::joint(modalities);
+    // Joint constants of a class serve every sample of that class.
+    let mut joint: Vec<Option<Vec<f64>>> = vec![None; classes];
+    let sample = |(y, mu): (usize, &[f64])| {
+        let all = || (0..classes).map(|j| threat.spent(|m| constants.get(m, y, j))).collect();
+        let Limit { radius, rival } = least(mu, joint[y].get_or_insert_with(all));
+        let squares = PerModality::from_fn(modalities, |m| constants.get(m, y, rival as usize).powi(2));
+        let total: f64 = squares.iter().sum();
         SampleRadii {
             reference: y as u32,
-            rival: rival as u32,
-            joint,
-            unimodal: unimodal.map(|p| if positive { *p } else { 0. }),
-            shares: PerModality::from_fn(modalities, |m| if total > 0. { l(m, rival).powi(2) / total } else { 0. }),
+            rival,
+            joint: radius,
+            unimodal: PerModality::from_fn(modalities, |m| {
+                if radius > 0. { least(mu, constants.row(m, y)).radius } else { 0. }
+            }),
+            shares: squares.map(|s| if total > 0. { s / total } else { 0. }),
         }
-    })?;
-    Ok(Radii { samples, grade: PhantomData })
+    };
+    let samples = margins.iter().map(sample).collect();
+    Ok(Radii { samples, weights: constants.weights().cloned(), grade: PhantomData })
+}
+
+/// How far `threat` may grow against each sample, and which rival limits it: `min_j mu_j / N(L_j)` over *all* rivals
+/// (theorem T2). One number per sample; infinite where no modality that the threat attacks moves any margin.
+///
+/// # Errors
+/// As [`radii`]; also when `threat` does not fit the modalities.
+pub fn limits<E: Grade>(
+    constants: &MarginConstants<E>,
+    logits: &Tensor,
+    reference: &[u32],
+    threat: &Threat,
+) -> Result<Vec<Limit>, CertifyError> {
+    threat.check(constants.modalities())?;
+    let classes = constants.classes();
+    let margins = Margins::new(logits, reference, classes)?;
+    let mut spent: Vec<Option<Vec<f64>>> = vec![None; classes];
+    let limit = |(y, mu): (usize, &[f64])| {
+        let all = || (0..classes).map(|j| threat.spent(|m| constants.get(m, y, j))).collect();
+        least(mu, spent[y].get_or_insert_with(all))
+    };
+    Ok(margins.iter().map(limit).collect())
 }
 
 /// How far one may go along the ray `direction` of budgets: for every `t` below the result, the prediction stands
@@ -149,49 +175,13 @@ pub fn radii<E: Grade>(
 /// With `direction = (eps_1, ..., eps_M)`, a result above 1 means: proved against per-modality budgets `eps`.
 ///
 /// # Errors
-/// As [`radii`]; also when a component of `direction` is negative or not finite.
+/// As [`limits`] of [`Threat::Ray`].
 pub fn ray<E: Grade>(
     constants: &MarginConstants<E>,
     logits: &Tensor,
     reference: &[u32],
     direction: &PerModality<f64>,
 ) -> Result<Vec<f64>, CertifyError> {
-    if direction.len() != constants.modalities() {
-        return Err(CertifyError::shape("components of the ray", constants.modalities(), direction.len()));
-    }
-    if let Some(value) = direction.iter().find(|d| !(d.is_finite() && **d >= 0.)) {
-        return Err(CertifyError::Bound { what: "component of the ray".into(), value: *value });
-    }
-    let up = 1. + (direction.len() as f64 + 1.) * f64::EPSILON;
-    samples(constants, logits, reference, |y, margins| {
-        let spent = |j: usize| direction.iter().enumerate().map(|(m, d)| d * constants.get(m, y, j)).sum::<f64>() * up;
-        margins.iter().map(|&(j, mu)| ratio(mu, spent(j))).fold(f64::INFINITY, f64::min)
-    })
-}
-
-/// Calls `f` with each sample's reference class and its margins `(rival, h_y - h_rival)`, rounded down.
-fn samples<E: Grade, T>(
-    constants: &MarginConstants<E>,
-    logits: &Tensor,
-    reference: &[u32],
-    f: impl Fn(usize, &[(usize, f64)]) -> T,
-) -> Result<Vec<T>, CertifyError> {
-    let (batch, classes) = logits.dims2()?;
-    if classes != constants.classes() || classes < 2 {
-        let expected = format!("{} classes, at least 2", constants.classes());
-        return Err(CertifyError::shape("logits", expected, format!("{classes} classes")));
-    }
-    if reference.len() != batch {
-        return Err(CertifyError::shape("reference classes", batch, reference.len()));
-    }
-    let rows = logits.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-    let each = rows.iter().zip(reference).enumerate().map(|(sample, (h, &class))| {
-        let y = class as usize;
-        if y >= classes {
-            return Err(CertifyError::Class { sample, class, classes });
-        }
-        let margins: Vec<_> = (0..classes).filter(|&j| j != y).map(|j| (j, (h[y] - h[j]).next_down())).collect();
-        Ok(f(y, &margins))
-    });
-    each.collect()
+    let limits = limits(constants, logits, reference, &Threat::Ray(direction.clone()))?;
+    Ok(limits.into_iter().map(|l| l.radius).collect())
 }

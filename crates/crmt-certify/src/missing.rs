@@ -1,0 +1,201 @@
+//! Certificates for missing modalities, alone and combined with budgets on the others (theorem T9).
+//! Does not know how a model treats a missing modality: only what each contributes, with its input and without.
+//!
+//! With `c_k(m) = g_k(m)(x(m)) - g_k(m)(u(m))`, what modality `m` adds to class `k` beyond its baseline `u(m)`, and
+//! `d_j(m) = c_y(m) - c_j(m)`, the margin without the modalities `Q` is exactly `mu_j - sum_{m in Q} d_j(m)`. The
+//! worst of all `|Q| <= q` is separable: the `q` largest positive terms, no enumeration.
+use crate::{CertifyError, Grade, MarginConstants, Region, ratio, regions, threat::check_budgets};
+use candle_core::{DType, Tensor};
+use crmt_core::{Missing, PerModality};
+
+/// `c_k(m)`: what each modality contributes to each class beyond its baseline, for a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contributions {
+    classes: usize,
+    batch: usize,
+    /// Per modality row-major `[batch, classes]`.
+    values: PerModality<Vec<f64>>,
+}
+
+impl Contributions {
+    /// From the weighted terms of additive logits at the inputs, `a(m) * s(m)`, each `[batch, classes]`
+    /// ([`crmt_core::AdditiveScores::contributions`]), and the same at the baselines, each `[1, classes]` or
+    /// `[batch, classes]`. `None`: a missing modality's term is dropped from the sum (baseline contribution 0).
+    ///
+    /// # Errors
+    /// [`CertifyError`] names the modality whose shape does not fit.
+    pub fn new(inputs: &PerModality<Tensor>, baselines: Option<&PerModality<Tensor>>) -> Result<Self, CertifyError> {
+        let (batch, classes) = inputs[0].dims2()?;
+        let baselines = match baselines {
+            Some(baselines) => inputs.zip(baselines, "contributions of the baselines")?.map(|(_, b)| Some(*b)),
+            None => inputs.map(|_| None),
+        };
+        let values = inputs.zip(&baselines, "contributions")?.try_enumerate(|m, (x, u)| {
+            if x.dims() != [batch, classes] {
+                let expected = format!("[{batch}, {classes}]");
+                return Err(CertifyError::shape(
+                    format!("modality {m}: contributions"),
+                    expected,
+                    format!("{:?}", x.dims()),
+                ));
+            }
+            let mut x = x.to_dtype(DType::F64)?;
+            if let Some(u) = u {
+                x = x.broadcast_sub(&u.to_dtype(DType::F64)?)?;
+                if x.dims() != [batch, classes] {
+                    let expected = format!("[1, {classes}] or [{batch}, {classes}]");
+                    let what = format!("modality {m}: contributions of the baseline");
+                    return Err(CertifyError::shape(what, expected, format!("{:?}", u.dims())));
+                }
+            }
+            Ok(x.flatten_all()?.to_vec1::<f64>()?)
+        })?;
+        Ok(Self { classes, batch, values })
+    }
+
+    /// `d_j(m) = c_y(m) - c_j(m)` of sample `i`, rounded up.
+    fn difference(&self, i: usize, m: usize, y: usize, j: usize) -> f64 {
+        let row = &self.values[m][i * self.classes..][..self.classes];
+        // Three subtractions round: two inside the terms, and their difference.
+        (row[y] - row[j] + f64::EPSILON * (row[y].abs() + row[j].abs())).next_up()
+    }
+}
+
+/// The certified region of one sample when modalities may be missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MissingRegion<E: Grade> {
+    region: Region<E>,
+    /// `d_j(m)`, rounded up, row-major `[rivals, modalities]`.
+    differences: Vec<f64>,
+}
+
+/// As [`regions`], with what each modality contributes.
+///
+/// # Errors
+/// As [`regions`]; also when `contributions` are of another batch or model.
+pub fn missing_regions<E: Grade>(
+    constants: &MarginConstants<E>,
+    logits: &Tensor,
+    reference: &[u32],
+    contributions: &Contributions,
+) -> Result<Vec<MissingRegion<E>>, CertifyError> {
+    let regions = regions(constants, logits, reference)?;
+    let expected = (regions.len(), constants.classes(), constants.modalities());
+    let got = (contributions.batch, contributions.classes, contributions.values.len());
+    if expected != got {
+        let what = "(samples, classes, modalities) of the contributions";
+        return Err(CertifyError::shape(what, format!("{expected:?}"), format!("{got:?}")));
+    }
+    let each = regions.into_iter().enumerate().map(|(i, region)| {
+        let y = region.class() as usize;
+        let of = |j: &u32| {
+            let j = *j as usize;
+            (0..expected.2).map(move |m| contributions.difference(i, m, y, j))
+        };
+        let differences = region.rivals().iter().flat_map(of).collect();
+        MissingRegion { region, differences }
+    });
+    Ok(each.collect())
+}
+
+impl<E: Grade> MissingRegion<E> {
+    /// The region with nothing missing.
+    pub fn region(&self) -> &Region<E> {
+        &self.region
+    }
+
+    /// `d_j(m)`, `[K - 1][M]`: also the Shapley value of modality `m` for the margin, which is an additive game.
+    pub fn contributions(&self) -> impl ExactSizeIterator<Item = &[f64]> {
+        self.differences.chunks_exact(self.region.modalities())
+    }
+
+    /// Each modality's part of the margin over `rival`: `d(m) / sum_m d(m)`; they sum to 1 and may be negative or above
+    /// 1 (a modality that argues for the rival). `None` when they cancel, or for a class that is no rival.
+    pub fn shapley_shares(&self, rival: u32) -> Option<PerModality<f64>> {
+        let j = self.region.rivals().iter().position(|r| *r == rival)?;
+        let d = self.contributions().nth(j)?;
+        let total: f64 = d.iter().sum();
+        (total != 0.).then(|| PerModality::from_fn(d.len(), |m| d[m] / total))
+    }
+
+    /// Margins per rival with exactly `missing` gone: `mu_j - sum_{m in Q} d_j(m)`, rounded down, `[K - 1]`.
+    pub fn margins_without(&self, missing: &Missing) -> Vec<f64> {
+        self.margins_if(|m| missing.contains(m))
+    }
+
+    /// `min_{|Q| <= q} min_j mu_j^Q`: positive exactly when the class stands with any `q` modalities missing.
+    pub fn worst_margin(&self, q: usize) -> f64 {
+        let nothing = PerModality::from_fn(self.region.modalities(), |_| 0.);
+        self.slacks(q, &nothing).expect("zero is a budget").into_iter().fold(f64::INFINITY, f64::min)
+    }
+
+    /// `slack_j(q, eps) = mu_j - sum_m eps_m L_j(m) - (sum of the q largest max(0, d_j(m) - eps_m L_j(m)))`, rounded
+    /// down, `[K - 1]`: what is left of each margin when any `q` modalities are missing and each of the others moves
+    /// up to `eps_m`.
+    ///
+    /// # Errors
+    /// [`CertifyError`] unless there is one finite budget of at least 0 per modality.
+    pub fn slacks(&self, q: usize, eps: &PerModality<f64>) -> Result<Vec<f64>, CertifyError> {
+        let modalities = self.region.modalities();
+        check_budgets(eps, modalities)?;
+        let margins = self.region.margins().iter();
+        let slack = |((mu, l), d): ((&f64, &[f64]), &[f64])| {
+            let spent = |m: usize| eps[m] * l[m];
+            let mut gains: Vec<f64> = (0..modalities).map(|m| (d[m] - spent(m)).max(0.)).collect();
+            gains.sort_by(|a, b| b.total_cmp(a));
+            let total: f64 = (0..modalities).map(spent).sum();
+            let size = mu.abs() + total + d.iter().map(|d| d.abs()).sum::<f64>();
+            let left = mu - total - gains.iter().take(q).sum::<f64>();
+            // A dropped NaN would certify.
+            if size.is_nan() { f64::NAN } else { down(left, size, modalities) }
+        };
+        let slacks = margins.zip(self.region.constants()).zip(self.contributions()).map(slack);
+        Ok(slacks.map(|s| if s.is_nan() { f64::NEG_INFINITY } else { s }).collect())
+    }
+
+    /// Whether the class stands for every set of at most `q` missing modalities, each of the others moving up to
+    /// `eps_m`: every slack is positive.
+    ///
+    /// # Errors
+    /// As [`slacks`](Self::slacks).
+    pub fn contains(&self, q: usize, eps: &PerModality<f64>) -> Result<bool, CertifyError> {
+        Ok(self.slacks(q, eps)?.iter().all(|s| *s > 0.))
+    }
+
+    /// Joint l2 radius on the modalities that remain when `missing` are gone:
+    /// `min_j mu_j^Q / sqrt(sum_{m not in Q} L_j(m)^2)`.
+    pub fn joint_without(&self, missing: &Missing) -> f64 {
+        self.joint_if(|m| missing.contains(m))
+    }
+
+    /// The least [`joint_without`](Self::joint_without) over all sets of at most `q` modalities, none included. By
+    /// enumeration: for up to about twenty modalities.
+    pub fn worst_joint(&self, q: usize) -> f64 {
+        let modalities = self.region.modalities();
+        assert!(modalities < u32::BITS as usize, "subsets of {modalities} modalities cannot be enumerated");
+        let sets = (0u32..1 << modalities).filter(|bits| bits.count_ones() as usize <= q);
+        sets.map(|bits| self.joint_if(|m| bits >> m & 1 == 1)).fold(f64::INFINITY, f64::min)
+    }
+
+    fn margins_if(&self, gone: impl Fn(usize) -> bool) -> Vec<f64> {
+        let margin = |(mu, d): (&f64, &[f64])| {
+            let lost = || d.iter().enumerate().filter(|(m, _)| gone(*m)).map(|(_, d)| *d);
+            down(mu - lost().sum::<f64>(), mu.abs() + lost().map(f64::abs).sum::<f64>(), d.len())
+        };
+        self.region.margins().iter().zip(self.contributions()).map(margin).collect()
+    }
+
+    fn joint_if(&self, gone: impl Fn(usize) -> bool) -> f64 {
+        let norm = |l: &[f64]| {
+            let kept = l.iter().enumerate().filter(|(m, _)| !gone(*m)).map(|(_, l)| l * l);
+            kept.sum::<f64>().sqrt() * (1. + (l.len() as f64 + 2.) * f64::EPSILON)
+        };
+        let each = self.margins_if(&gone).into_iter().zip(self.region.constants()).map(|(mu, l)| ratio(mu, norm(l)));
+        each.fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// A sum of about `2 modalities` terms of total size `size`, minus what it may have been rounded up by.
+fn down(sum: f64, size: f64, modalities: usize) -> f64 {
+    (sum - (2. * modalities as f64 + 4.) * f64::EPSILON * size).next_down()
+}
