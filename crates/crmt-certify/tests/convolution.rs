@@ -162,3 +162,24 @@ fn scales_before_a_layer_fold_into_it() {
     let three = random(&mut rng, &[2, 3, 3, 3]);
     assert_eq!(audit(&[diagonal(), conv("c", three, 1, 1)]).unwrap().rows().len(), 2);
 }
+
+/// AOL on kernels of many channels, random and nearly orthogonal: the theorem, 1, is found without being told.
+#[test]
+fn rescaled_kernels_of_many_channels_are_one() {
+    let mut rng = Streams::new(12).stream("aol", 0);
+    for (channels, noise) in [(24, 1.), (24, 0.1), (24, 0.01), (24, 0.001)] {
+        let mut tap = vec![0f64; channels * channels * 9];
+        (0..channels).for_each(|c| tap[(c * channels + c) * 9 + 4] = 1.);
+        let shape = [channels, channels, 3, 3];
+        let kernel = (Tensor::from_vec(tap, &shape, &Device::Cpu).unwrap()
+            + (random(&mut rng, &shape) * noise).unwrap())
+        .unwrap();
+        // R^2 by its definition, on the Gram kernel.
+        let w = kernel.transpose(0, 1).unwrap().contiguous().unwrap();
+        let gram = w.conv2d(&w, 2, 1, 1, 1).unwrap().abs().unwrap();
+        let r = gram.sum((1, 2, 3)).unwrap().sqrt().unwrap().reshape((1, channels, 1, 1)).unwrap();
+        let bound = row_sum_bound(&kernel.broadcast_div(&r).unwrap(), 1).unwrap();
+        println!("noise {noise}: {bound}");
+        assert!((1. - 1e-12..1. + 1e-9).contains(&bound), "noise {noise}: {bound}");
+    }
+}
