@@ -87,7 +87,7 @@ impl CustomOp1 for Polar {
             let symmetric = |m: &[T]| (0..n * n).map(|k| half * (m[k] + m[k % n * n + k / n])).collect::<Vec<T>>();
             let right = symmetric(&products(n, &products(n, inverse, &symmetric(outer)), inverse));
             let mut solution = lyapunov(n, root, &right);
-            solution.iter_mut().for_each(|s| *s = T::from_f64(-2.) * *s);
+            solution.iter_mut().for_each(|s| *s *= T::from_f64(-2.));
             let indirect = tensor(solution, &self.root)?.matmul(&v)?;
             let (a, b) = (Read::new(&direct), Read::new(&indirect));
             tensor(map2(a.elements::<T>()?, b.elements::<T>()?, |a, b| a + b), &v).map(Some)
@@ -151,8 +151,8 @@ fn newton_schulz<T: Real>(n: usize, gram: &[T], scale: f64) -> Option<[Vec<T>; 2
         }
     }
     let root = scale.sqrt();
-    y.iter_mut().for_each(|y| *y = *y * T::from_f64(root));
-    z.iter_mut().for_each(|z| *z = *z * T::from_f64(root.recip()));
+    y.iter_mut().for_each(|y| *y *= T::from_f64(root));
+    z.iter_mut().for_each(|z| *z *= T::from_f64(root.recip()));
     Some([y, z])
 }
 
@@ -185,8 +185,8 @@ fn lyapunov<T: Real>(n: usize, h: &[T], right: &[T]) -> Vec<T> {
         let image: Vec<T> = (0..n * n).map(|k| half[k] + half[k % n * n + k / n]).collect();
         let step = size / dot(&direction, &image);
         let (step, back) = (T::from_f64(step), T::from_f64(-step));
-        solution.iter_mut().zip(&direction).for_each(|(s, d)| *s = *s + step * *d);
-        residual.iter_mut().zip(&image).for_each(|(r, i)| *r = *r + back * *i);
+        solution.iter_mut().zip(&direction).for_each(|(s, d)| *s += step * *d);
+        residual.iter_mut().zip(&image).for_each(|(r, i)| *r += back * *i);
         let next = dot(&residual, &residual);
         let keep = T::from_f64(next / size);
         direction.iter_mut().zip(&residual).for_each(|(d, r)| *d = *r + keep * *d);
