@@ -4,15 +4,19 @@
 //! | layer | bound |
 //! |---|---|
 //! | linear | verified Gram iteration (T13) or `sqrt(1 + |W W^T - I|_F)` (T12b), the lesser |
-//! | convolution | Gram iteration on a frequency grid (T12, T13), any input size, zero padding, stride |
-//! | diagonal | largest absolute entry; folded into a preceding linear layer or convolution, which is tighter |
-//! | fixed | its theorem |
-//! | residual | 1 + the branch |
+//! | convolution | Gram iteration on a frequency grid (T12, T13) or row sums of the absolute Gram matrix, the lesser; any input size, zero padding, stride |
+//! | diagonal | largest absolute entry; tighter: folded into a neighbouring linear layer or convolution |
+//! | fixed | its theorem ([`rule`](crate::rule)) |
+//! | residual | 1 + the branch; for a linear branch, `I + branch` as one matrix or kernel, the lesser |
 //! | unbounded | refused, by name |
-use crate::{AuditError, SoundBound, conv::conv_bound, gram::both_bounds};
+use crate::{AuditError, SoundBound, conv::conv_bound, gram::both_bounds, row_sum_bound, row_sums::cost};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Layer;
 use std::fmt;
+
+/// Multiplications beyond which row sums are left out (256 channels of 3 x 3 need fewer): seconds, and the grid's bound
+/// holds without.
+const ROW_SUMS_COST: usize = 5_000_000_000;
 
 /// How a layer's bound was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +31,16 @@ pub enum Method {
         /// Frequencies per axis.
         points: usize,
     },
+    /// Row sums of the absolute Gram matrix: what makes an almost orthogonal kernel 1 by theorem.
+    RowSums,
     /// Largest absolute entry.
     LargestEntry,
     /// A constant known by theorem.
     Theorem,
     /// 1 + the bound of the branch.
     Residual,
+    /// The identity and a linear branch, as one matrix or kernel.
+    LinearResidual,
 }
 
 impl fmt::Display for Method {
@@ -41,9 +49,11 @@ impl fmt::Display for Method {
             Self::Gram => f.pad("Gram iteration"),
             Self::NearOrthonormal => f.pad("near-orthonormal"),
             Self::Grid { points } => f.pad(&format!("symbol on {points} frequencies")),
+            Self::RowSums => f.pad("row sums of |Gram|"),
             Self::LargestEntry => f.pad("largest entry"),
             Self::Theorem => f.pad("theorem"),
             Self::Residual => f.pad("1 + branch"),
+            Self::LinearResidual => f.pad("I + branch"),
         }
     }
 }
@@ -112,10 +122,10 @@ pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
     let mut last = None;
     let mut product = 1f64;
     let mut rest = layers;
-    while let [layer, tail @ ..] = rest {
-        let folded = fold(layer, tail.first())?;
-        rest = if folded.is_some() { &tail[1..] } else { tail };
-        let layer = folded.as_ref().unwrap_or(layer);
+    while !rest.is_empty() {
+        let layer;
+        (layer, rest) = fold_first(rest)?;
+        let layer = &layer;
         let (name, bound, how) = one(layer)?;
         let bound = finite(&name, "its bound", bound)?;
         match layer {
@@ -139,28 +149,94 @@ pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
     Ok(Audit { rows, bound, last })
 }
 
-/// `first` with a diagonal right after it folded into its output channels, if the two fit.
-fn fold(first: &Layer, next: Option<&Layer>) -> Result<Option<Layer>, AuditError> {
-    let Some(Layer::Diagonal { name: diagonal, scale }) = next else { return Ok(None) };
-    let fits = |weight: &Tensor| scale.rank() == 1 && weight.dim(0).ok() == scale.dim(0).ok();
-    let scaled = |name: &String, weight: &Tensor| -> Result<(String, Tensor), AuditError> {
-        let mut shape = vec![1; weight.rank()];
-        shape[0] = weight.dim(0).map_err(tensor(name))?;
-        let scale = exact(diagonal, scale)?.reshape(shape).map_err(tensor(diagonal))?;
-        let weight = exact(name, weight)?.broadcast_mul(&scale).map_err(tensor(name))?;
-        Ok((format!("{name} * {diagonal}"), weight))
+/// The first layer with the diagonals next to it folded in, and the layers that are left.
+fn fold_first(layers: &[Layer]) -> Result<(Layer, &[Layer]), AuditError> {
+    let (mut layer, mut rest) = (layers[0].clone(), &layers[1..]);
+    loop {
+        // A diagonal acts on channels, so flattening after it repeats each entry.
+        let (next, skipped) = match (&layer, rest) {
+            (Layer::Diagonal { .. }, [Layer::Fixed { name, .. }, next @ Layer::Linear { .. }, ..])
+                if name == "flatten" =>
+            {
+                (next, 2)
+            }
+            // A linear layer may act on another axis than the channels.
+            (Layer::Diagonal { .. }, [Layer::Linear { .. }, ..]) | (_, []) => return Ok((layer, rest)),
+            (_, [next, ..]) => (next, 1),
+        };
+        let Some(folded) = fold(&layer, next)? else { return Ok((layer, rest)) };
+        (layer, rest) = (folded, &rest[skipped..]);
+    }
+}
+
+/// `second` after `first` as one layer, if one of them is a diagonal that fits the other.
+fn fold(first: &Layer, second: &Layer) -> Result<Option<Layer>, AuditError> {
+    // Along the outputs (axis 0 of the weights) for a diagonal that comes second, along the inputs (1) else.
+    let (diagonal, scale, other, axis) = match (first, second) {
+        (_, Layer::Diagonal { name, scale }) => (name, scale, first, 0),
+        (Layer::Diagonal { name, scale }, _) => (name, scale, second, 1),
+        _ => return Ok(None),
     };
-    Ok(match first {
-        Layer::Linear { name, weight } if fits(weight) => {
-            let (name, weight) = scaled(name, weight)?;
-            Some(Layer::Linear { name, weight })
+    let scaled = |name: &String, weight: &Tensor| -> Result<Option<(String, Tensor)>, AuditError> {
+        let (Ok(size), Ok(channels)) = (weight.dim(axis), scale.dims1()) else { return Ok(None) };
+        let linear = weight.rank() == 2 && axis == 1;
+        if channels == 0 || !(size == channels || (linear && size % channels == 0)) {
+            return Ok(None);
         }
-        Layer::Conv2d { name, kernel, stride, padding } if fits(kernel) => {
-            let (name, kernel) = scaled(name, kernel)?;
-            Some(Layer::Conv2d { name, kernel, stride: *stride, padding: *padding })
-        }
+        let repeat = |s: Tensor| s.unsqueeze(1)?.repeat((1, size / channels))?.flatten_all();
+        let mut shape = vec![1; weight.rank()];
+        shape[axis] = size;
+        let scale = repeat(exact(diagonal, scale)?).and_then(|s| s.reshape(shape)).map_err(tensor(diagonal))?;
+        let weight = exact(name, weight)?.broadcast_mul(&scale).map_err(tensor(name))?;
+        Ok(Some((format!("{name} * {diagonal}"), weight)))
+    };
+    Ok(match other {
+        Layer::Linear { name, weight } => scaled(name, weight)?.map(|(name, weight)| Layer::Linear { name, weight }),
+        Layer::Conv2d { name, kernel, stride, padding } => scaled(name, kernel)?.map(|(name, kernel)| Layer::Conv2d {
+            name,
+            kernel,
+            stride: *stride,
+            padding: *padding,
+        }),
         _ => None,
     })
+}
+
+/// `I + branch` as one layer, where the branch is one linear map that keeps the shape.
+fn with_identity(branch: &[Layer]) -> Result<Option<Layer>, AuditError> {
+    if branch.is_empty() {
+        return Ok(None);
+    }
+    let (layer, rest) = fold_first(branch)?;
+    if !rest.is_empty() {
+        return Ok(None);
+    }
+    let eye = |n: usize| Tensor::eye(n, DType::F64, &Device::Cpu);
+    Ok(match layer {
+        Layer::Linear { name, weight } => match weight.dims() {
+            [out, inp] if out == inp && *out > 0 => {
+                let weight = eye(*out).and_then(|i| exact_sum(&weight, i)).map_err(tensor(&name))?;
+                Some(Layer::Linear { name, weight })
+            }
+            _ => None,
+        },
+        Layer::Conv2d { name, kernel, stride: 1, padding } => match *kernel.dims() {
+            [out, inp, h, w] if out == inp && out > 0 && h == 2 * padding + 1 && w == h => {
+                let tap = eye(out).and_then(|i| {
+                    let tap = i.reshape((out, out, 1, 1))?;
+                    exact_sum(&kernel, tap.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?)
+                });
+                Some(Layer::Conv2d { kernel: tap.map_err(tensor(&name))?, name, stride: 1, padding })
+            }
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// The sum in `f64`: each entry rounds once, which the few ulps added to every bound cover.
+fn exact_sum(weight: &Tensor, identity: Tensor) -> candle_core::Result<Tensor> {
+    weight.to_device(&Device::Cpu)?.to_dtype(DType::F64)? + identity
 }
 
 /// Name, bound and method of one layer.
@@ -185,8 +261,12 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
             let channels = kernel.dims()[0].min(kernel.dims()[1] * stride * stride);
             // A finer grid is tighter (0.1 % instead of 0.5 % per axis for 3 taps) and costs little when channels are few.
             let points = if channels <= 64 { 64 } else { 32 };
-            let bound = conv_bound(&exact(name, kernel)?, *stride, points).map_err(tensor(name))?;
-            Ok((name.clone(), bound * (1. + 4. * f64::EPSILON), Method::Grid { points }))
+            let exact = exact(name, kernel)?;
+            let grid = conv_bound(&exact, *stride, points).map_err(tensor(name))?;
+            let affordable = cost(kernel.dims(), *stride) <= ROW_SUMS_COST;
+            let rows = if affordable { row_sum_bound(&exact, *stride).map_err(tensor(name))? } else { f64::INFINITY };
+            let how = if rows < grid { Method::RowSums } else { Method::Grid { points } };
+            Ok((name.clone(), grid.min(rows) * (1. + 4. * f64::EPSILON), how))
         }
         Layer::Diagonal { name, scale } => {
             let values = exact(name, scale)?.flatten_all().and_then(|s| s.to_vec1::<f64>()).map_err(tensor(name))?;
@@ -200,7 +280,10 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
             Ok((name.clone(), finite(name, "its constant", *lipschitz)?, Method::Theorem))
         }
         Layer::Residual { name, branch } => {
-            Ok((name.clone(), round_up(1. + audit(branch)?.bound.value()), Method::Residual))
+            let sum = (name.clone(), round_up(1. + audit(branch)?.bound.value()), Method::Residual);
+            let Some(whole) = with_identity(branch)? else { return Ok(sum) };
+            let (_, bound, _) = one(&whole)?;
+            Ok(if bound < sum.1 { (name.clone(), bound, Method::LinearResidual) } else { sum })
         }
         Layer::Unbounded { name, why } => Err(AuditError::Unbounded { layer: name.clone(), why: why.clone() }),
         other => Err(AuditError::Unknown { layer: format!("{other:?}") }),

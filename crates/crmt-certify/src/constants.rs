@@ -10,6 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use crmt_core::PerModality;
 use std::marker::PhantomData;
 
+/// An error of 1e-12 of a squared distance costs less than 1e-12 of a radius.
+const NEGLIGIBLE: f64 = 1e-12;
+
 /// The table `L[m][y][j]`, symmetric in the classes, zero on the diagonal, in `f64`, rounded up; and the grade of
 /// its evidence.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +27,8 @@ impl<E: Grade> MarginConstants<E> {
     /// The pairwise bound (T6) of linear heads `s_k = <W_k, phi>`: `L[m][y][j] = |a_y W_y - a_j W_j|_2 Lip(phi)`.
     ///
     /// `rows`: `W(m)`, each `[classes, dim_m]`; `weights`: `a(m)`, each `[classes]`; `encoders`: `Lip(phi(m))`. The
-    /// rows need not be orthonormal: differences are taken directly, in `f64`, so nothing cancels.
+    /// rows need not be orthonormal: nothing is assumed, distances are computed in `f64` and rounded up by a proved bound
+    /// of their error.
     ///
     /// # Errors
     /// [`CertifyError`] names what does not fit together or is not finite.
@@ -38,7 +42,7 @@ impl<E: Grade> MarginConstants<E> {
         let pairs = rows.zip(weights, "integration weights")?;
         let table = pairs
             .zip(&lips, "encoder bounds")?
-            .try_enumerate(|m, ((w, a), lip)| Ok::<_, CertifyError>(Heads::new(m, w, a, classes)?.distances(**lip)))?;
+            .try_enumerate(|m, ((w, a), lip)| Heads::new(m, w, a, classes)?.distances(**lip))?;
         Self::finish(classes, table)
     }
 
@@ -57,7 +61,7 @@ impl<E: Grade> MarginConstants<E> {
             }
             let a = host(a)?;
             let own: Vec<f64> = a.iter().zip(t.iter()).map(|(a, t)| a.abs() * t.value()).collect();
-            Ok(square(classes, |y, j| (own[y] + own[j]) * (1. + 4. * f64::EPSILON)))
+            Ok(symmetric(classes, |y, j| (own[y] + own[j]) * (1. + 4. * f64::EPSILON)))
         })?;
         Self::finish(classes, table)
     }
@@ -155,7 +159,7 @@ impl MarginConstants<Proved> {
             // declared norm is right, but there is nothing to multiply with.
             let fits = |last: &&LastLinear| last.weight.dim(0).is_ok_and(|out| out == v.dim);
             let Some(last) = audit.last_linear().filter(fits) else { return Ok(plain.table[m].clone()) };
-            Ok::<_, CertifyError>(v.through(&last.weight)?.distances(last.prefix))
+            v.through(&last.weight)?.distances(last.prefix)
         })?;
         Self::finish(classes, table)?.min(&plain)
     }
@@ -193,14 +197,57 @@ impl Heads {
         &self.values[k * self.dim..(k + 1) * self.dim]
     }
 
-    /// `factor * |V_y - V_j|`, rounded up. Rows are read in place: no `[K, K, dim]` array.
-    fn distances(&self, factor: f64) -> Vec<f64> {
-        // Products, differences, squares, sum and root each round once.
-        let up = 1. + gamma(self.dim + 8);
-        square(self.classes, |y, j| {
-            let squares = self.row(y).iter().zip(self.row(j)).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
-            (squares.sqrt() * up + self.errors[y] + self.errors[j]) * factor * (1. + f64::EPSILON)
-        })
+    /// `factor * |V_y - V_j|`, rounded up.
+    ///
+    /// By one matrix product, `|V_y - V_j|^2 = G_yy + G_jj - 2 G_yj` with `G = V V^T`: each entry of `G` is off by at most
+    /// `gamma |V_y| |V_j|`, hence the sum by `gamma (|V_y| + |V_j|)^2`, which is added. Where that is not negligible (rows
+    /// that nearly agree), differences are taken directly. No `[K, K, dim]` array either way.
+    fn distances(&self, factor: f64) -> Result<Vec<f64>, CertifyError> {
+        let v = Tensor::from_slice(&self.values, (self.classes, self.dim), &Device::Cpu)?;
+        let gram = host(&v.matmul(&v.t()?)?)?;
+        let square = |k: usize| gram[k * self.classes + k];
+        let norms: Vec<f64> = (0..self.classes).map(|k| square(k).sqrt()).collect();
+        // The products, and a few roundings of norms and sums.
+        let gamma = gamma(self.dim + 16) * (1. + 1e-9);
+        Ok(symmetric(self.classes, |y, j| {
+            let total = square(y) + square(j) - 2. * gram[y * self.classes + j];
+            let error = gamma * (norms[y] + norms[j]).powi(2);
+            // Also false for NaN; squares may have under- or overflown.
+            let distance = if error <= NEGLIGIBLE * total && (1e-200..1e200).contains(&total) {
+                (total + error).sqrt() * (1. + 4. * f64::EPSILON)
+            } else {
+                self.direct(y, j)
+            };
+            (distance + self.errors[y] + self.errors[j]) * factor * (1. + 2. * f64::EPSILON)
+        }))
+    }
+
+    /// `|V_y - V_j|`, rounded up, by differences: nothing cancels.
+    fn direct(&self, y: usize, j: usize) -> f64 {
+        const LANES: usize = 8;
+        let (a, b) = (self.row(y), self.row(j));
+        // Differences, squares, sum and root each round once; scaling twice more.
+        let up = 1. + gamma(self.dim + 16);
+        let mut lanes = [0f64; LANES];
+        let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+        let tail: f64 = ca.remainder().iter().zip(cb.remainder()).map(|(a, b)| (a - b) * (a - b)).sum();
+        for (a, b) in ca.zip(cb) {
+            for i in 0..LANES {
+                lanes[i] += (a[i] - b[i]) * (a[i] - b[i]);
+            }
+        }
+        let sum = lanes.into_iter().sum::<f64>() + tail;
+        if (1e-200..1e200).contains(&sum) {
+            return sum.sqrt() * up;
+        }
+        // Squares may have under- or overflown: again, relative to the greatest difference.
+        let differences = || a.iter().zip(b).map(|(a, b)| (a - b).abs());
+        let greatest = differences().fold(0f64, |x, d| if d.is_nan() || d > x { d } else { x });
+        if greatest == 0. {
+            0.
+        } else {
+            differences().map(|d| (d / greatest).powi(2)).sum::<f64>().sqrt() * greatest * up
+        }
     }
 
     /// `V A`.
@@ -233,7 +280,7 @@ fn host(t: &Tensor) -> Result<Vec<f64>, CertifyError> {
 }
 
 /// A symmetric table with a zero diagonal.
-fn square(classes: usize, entry: impl Fn(usize, usize) -> f64) -> Vec<f64> {
+fn symmetric(classes: usize, entry: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     let mut table = vec![0.; classes * classes];
     for y in 0..classes {
         for j in 0..y {
@@ -243,4 +290,47 @@ fn square(classes: usize, entry: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SoundBound;
+    use crmt_core::Streams;
+    use rand::Rng;
+
+    /// Rows that nearly agree, agree, oppose each other, or are tiny: never below the distance, and above it by no more
+    /// than roundings.
+    #[test]
+    fn distances_are_upper_bounds_to_the_last_digits() {
+        let mut rng = Streams::new(2).stream("rows", 0);
+        for (dim, size) in [(1, 1.), (3, 1e-170), (64, 1e-30), (512, 1.), (512, 1e3), (40, 1e160)] {
+            let base: Vec<f64> = (0..dim).map(|_| rng.random_range(-1. ..1.)).collect();
+            // Scaled by powers of two below, so that their differences are exact multiples.
+            let rows: Vec<Vec<f64>> = [1., 1., 1. + 2f64.powi(-40), -1., 0.5, 1.25]
+                .map(|s| base.iter().map(|b| b * s * size).collect())
+                .to_vec();
+            let classes = rows.len();
+            let w = Tensor::new(rows.clone(), &Device::Cpu).unwrap();
+            let ones = Tensor::ones(classes, DType::F64, &Device::Cpu).unwrap();
+            let unit = PerModality::from([SoundBound::vouched(1.).unwrap()]);
+            let table = MarginConstants::pairwise(&PerModality::from([w]), &PerModality::from([ones]), &unit).unwrap();
+            for y in 0..classes {
+                for j in (0..classes).filter(|j| *j != y) {
+                    // Relative to the greatest: no under- or overflow; summed in ascending order, pairwise.
+                    let mut d: Vec<f64> = rows[y].iter().zip(&rows[j]).map(|(a, b)| (a - b).abs()).collect();
+                    d.sort_by(f64::total_cmp);
+                    let greatest = *d.last().unwrap();
+                    let want = match greatest {
+                        0. => 0.,
+                        g => d.iter().map(|d| (d / g).powi(2)).sum::<f64>().sqrt() * g,
+                    };
+                    let got = table.get(0, y, j);
+                    // The reference itself rounds: 512 terms, far below 1e-13.
+                    assert!(got >= want * (1. - 1e-13) && got <= want * (1. + 2e-12), "{dim} {size}: {got} for {want}");
+                    assert_eq!(got == 0., want == 0.);
+                }
+            }
+        }
+    }
 }

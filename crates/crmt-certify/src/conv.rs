@@ -52,7 +52,7 @@ pub fn conv_bound(kernel: &Tensor, stride: usize, points: usize) -> Result<f64> 
 }
 
 /// `K'[o, (i, p, q), a, b] = K[o, i, s a + p, s b + q]`.
-fn phases(kernel: &Tensor, s: usize) -> Result<Tensor> {
+pub(crate) fn phases(kernel: &Tensor, s: usize) -> Result<Tensor> {
     if s == 1 {
         return kernel.contiguous();
     }

@@ -9,7 +9,17 @@
 //!    [`SoundBound::vouched`] takes a constant that the caller proves);
 //! 2. [`MarginConstants`] turns these into one constant per modality and pair of classes;
 //! 3. [`radii`] divides margins by constants: joint and per-modality radii, and which modality is vulnerable;
-//! 4. [`Radii::certificates`] exists for proved constants only.
+//! 4. [`Radii::certificates`] exists for proved constants only, and each is for the weights that
+//!    [`MarginConstants::for_weights`] named.
+//!
+//! | question | answer |
+//! |---|---|
+//! | all modalities under one l2 budget; each alone | [`radii`]: `min_j mu_j / sqrt(sum_m L_mj^2)`, `min_j mu_j / L_mj` |
+//! | weighted l2, l1, linf mixtures, rays | [`limits`] of a [`Threat`]: `min_j mu_j / N(L_j)`, `N` the dual norm |
+//! | any budgets at once; plots | [`regions`]: `sum_m eps_m L_mj < mu_j` for all `j` |
+//! | modalities missing, others attacked | [`missing_regions`]: `mu_j - sum eps_m L_mj - top_q max(0, d_mj - eps_m L_mj)` |
+//! | which modality is weak; which is relied on | [`SampleRadii::shares`], [`SampleRadii::indicator`]; [`MissingRegion::shapley_shares`] |
+//! | a classifier that is not additive, or has no constants | [`Smoothing`]: `sum_m eps_m^2 / sigma_m^2 < Phi^-1(p_A)^2`, with confidence |
 //!
 //! Estimated constants ([`gradient_norms`]) walk the same road to [`Radii`] and stop there:
 //!
@@ -45,6 +55,8 @@ pub mod objective;
 mod radius;
 mod region;
 mod released;
+mod row_sums;
+pub mod rule;
 mod smoothing;
 mod threat;
 mod votes;
@@ -63,6 +75,7 @@ pub use missing::{Contributions, MissingRegion, missing_regions};
 pub use radius::{Certificate, Radii, SampleRadii, limits, radii, ray};
 pub use region::{Region, regions};
 pub use released::{LipschitzRule, RivalRule, rival_ratio, runner_up};
+pub use row_sums::row_sum_bound;
 pub use smoothing::Smoothing;
 pub use threat::Threat;
 pub use votes::Votes;

@@ -3,9 +3,10 @@
 //! `R(x) = { eps >= 0 : sum_m eps_m L[m][y][j] < mu_j for all j != y }`: a polytope with at most `K - 1` facets,
 //! closed downwards; empty exactly when the sample is misclassified or tied.
 use crate::{
-    CertifyError, Evidence, Grade, Limit, MarginConstants, Threat,
+    CertifyError, Evidence, Grade, Limit, MarginConstants, Threat, WeightsHash,
     margins::{Margins, least},
     threat::check_budgets,
+    weights::check,
 };
 use candle_core::Tensor;
 use crmt_core::PerModality;
@@ -20,6 +21,7 @@ pub struct Region<E: Grade> {
     /// Row-major `[rivals, modalities]`.
     constants: Vec<f64>,
     modalities: usize,
+    weights: Option<WeightsHash>,
     grade: PhantomData<E>,
 }
 
@@ -42,6 +44,7 @@ pub fn regions<E: Grade>(
             margins: rivals().map(|j| mu[j]).collect(),
             constants: rivals().flat_map(|j| (0..modalities).map(move |m| constants.get(m, y, j))).collect(),
             modalities,
+            weights: constants.weights().cloned(),
             grade: PhantomData,
         }
     };
@@ -72,6 +75,14 @@ impl<E: Grade> Region<E> {
     /// `L[m][y][j]`, rounded up, `[K - 1][M]`: with [`margins`](Self::margins), what a plot of the region needs.
     pub fn constants(&self) -> impl ExactSizeIterator<Item = &[f64]> {
         self.constants.chunks_exact(self.modalities)
+    }
+
+    /// Refuses every model but the one it was computed for: it says nothing of other weights.
+    ///
+    /// # Errors
+    /// [`CertifyError::OtherWeights`], or [`CertifyError::UnknownWeights`] when the constants never said whose they are.
+    pub fn check(&self, weights: &WeightsHash) -> Result<(), CertifyError> {
+        check(self.weights.as_ref(), weights)
     }
 
     /// Why one may believe the region.

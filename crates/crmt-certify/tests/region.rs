@@ -166,6 +166,8 @@ fn a_certificate_is_refused_for_other_weights() {
     for constants in [&bound, &scaled] {
         let c = certificate(constants);
         assert!(c.check(&this).is_ok());
+        let region = &regions(constants, &logits(&[5., 0.]), &[0]).unwrap()[0];
+        assert!(region.check(&this).is_ok() && region.check(&other).is_err());
         let e = c.check(&other).unwrap_err();
         assert!(matches!(e, CertifyError::OtherWeights { .. }) && e.to_string().contains("2e"), "{e}");
     }

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let labels = Tensor::from_vec((0..128u32).map(|i| i % 10).collect(), (128, 1), device)?;
     let mut variables: Vec<(String, Var)> = parameters.data().lock().expect("one thread").clone().into_iter().collect();
     variables.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut adam = AdamW { weight_decay: 0., ..AdamW::default() }.over(variables.iter().map(|(name, var)| Parameter::new(name.clone(), var)))?;
+    let mut adam = AdamW { weight_decay: 0., ..AdamW::default() }
+        .over(variables.iter().map(|(name, var)| Parameter::new(name.clone(), var)))?;
 
     let mut times = [const { Vec::new() }; 4];
     for _ in 0..STEPS {

@@ -27,8 +27,8 @@ const AOL_NOISE: f64 = 0.05;
 enum Weights {
     /// A parameter that training may change in place.
     Raw(Tensor),
-    /// Derived, with the layer's constant where a theorem gives one.
-    Baked { derived: Tensor, constant: Option<f64> },
+    /// Derived, with the constant of the layer.
+    Baked { derived: Tensor, constant: f64 },
 }
 
 /// A `k × k` convolution of stride 1 that keeps the image's size, rescaled to be 1-Lipschitz: with
@@ -76,14 +76,14 @@ impl AolConv2d {
 
     /// The same function with its kernel derived once.
     pub fn bake(&self) -> Result<Self> {
-        let weights = Weights::Baked { derived: self.kernel()?.detach(), constant: Some(self.constant()?) };
+        let weights = Weights::Baked { derived: self.kernel()?.detach(), constant: self.constant()? };
         Ok(Self { name: self.name.clone(), weights, bias: self.bias.copy()?.detach() })
     }
 
     fn constant(&self) -> Result<f64> {
         let raw = match &self.weights {
-            Weights::Baked { constant: Some(constant), .. } => return Ok(*constant),
-            Weights::Baked { derived: raw, .. } | Weights::Raw(raw) => exact(raw)?,
+            Weights::Baked { constant, .. } => return Ok(*constant),
+            Weights::Raw(raw) => exact(raw)?,
         };
         // With d = R every row sum of the exact kernel would be 1.
         let d = (kernels::gram_abs_rowsum(&(&raw + centre_tap(&raw)?)?, 1)? + FLOOR)?.sqrt()?;
@@ -146,7 +146,7 @@ impl SllConv2d {
             name: self.name.clone(),
             kernel: self.kernel.copy()?.detach(),
             bias: self.bias.copy()?.detach(),
-            scale: Weights::Baked { derived: self.scale()?.detach(), constant: Some(self.constant()?) },
+            scale: Weights::Baked { derived: self.scale()?.detach(), constant: self.constant()? },
         })
     }
 
@@ -154,8 +154,7 @@ impl SllConv2d {
         // P = Cᵀ √(s/2) with the s in use; with d = q √T every row sum of the exact P would be 1.
         let root = (exact(&self.scale()?)? * 0.5)?.sqrt()?;
         let q = match &self.scale {
-            Weights::Baked { constant: Some(constant), .. } => return Ok(*constant),
-            Weights::Baked { derived, .. } => exact(derived)?.ones_like()?,
+            Weights::Baked { constant, .. } => return Ok(*constant),
             Weights::Raw(log_q) => exact(log_q)?.exp()?,
         };
         let p = exact(&self.kernel)?.broadcast_mul(&root.reshape(((), 1, 1, 1))?)?;
@@ -174,10 +173,11 @@ impl SllConv2d {
 #[derive(Debug, Clone)]
 pub struct OrthonormalLinear {
     name: String,
-    /// `[out, in]`.
-    weights: Weights,
+    /// `[out, in]`: raw, or the polar factor if `baked`.
+    weight: Tensor,
     /// `[out]`.
     bias: Tensor,
+    baked: bool,
 }
 
 impl OrthonormalLinear {
@@ -186,21 +186,17 @@ impl OrthonormalLinear {
     pub fn new(vb: &VarBuilder, inputs: usize, outputs: usize) -> Result<Self> {
         // Singular values near 1, so that a learning rate means what it means for orthonormal weights.
         let init = Init::Randn { mean: 0.0, stdev: 1.0 / (inputs.max(outputs) as f64).sqrt() };
-        let raw = vb.get_with_hints((outputs, inputs), "weight", init)?;
+        let weight = vb.get_with_hints((outputs, inputs), "weight", init)?;
         let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
-        Ok(Self { name: vb.prefix(), weights: Weights::Raw(raw), bias })
+        Ok(Self { name: vb.prefix(), weight, bias, baked: false })
     }
 
     fn weight(&self) -> Result<Tensor> {
-        match &self.weights {
-            Weights::Baked { derived, .. } => Ok(derived.clone()),
-            Weights::Raw(raw) => {
-                let (outputs, inputs) = raw.dims2()?;
-                match outputs <= inputs {
-                    true => kernels::polar_rows(raw),
-                    false => kernels::polar_rows(&raw.t()?.contiguous()?)?.t()?.contiguous(),
-                }
-            }
+        let (outputs, inputs) = self.weight.dims2()?;
+        match self.baked {
+            true => Ok(self.weight.clone()),
+            false if outputs <= inputs => kernels::polar_rows(&self.weight),
+            false => kernels::polar_rows(&self.weight.t()?.contiguous()?)?.t()?.contiguous(),
         }
     }
 
@@ -211,8 +207,8 @@ impl OrthonormalLinear {
 
     /// The same function with its weights derived once.
     pub fn bake(&self) -> Result<Self> {
-        let weights = Weights::Baked { derived: self.weight()?.detach(), constant: None };
-        Ok(Self { name: self.name.clone(), weights, bias: self.bias.copy()?.detach() })
+        let (weight, bias) = (self.weight()?.detach(), self.bias.copy()?.detach());
+        Ok(Self { name: self.name.clone(), weight, bias, baked: true })
     }
 
     /// `Linear`, with the weights in use.
@@ -222,7 +218,7 @@ impl OrthonormalLinear {
 }
 
 fn odd(size: usize) -> Result<()> {
-    if size % 2 == 0 {
+    if size.is_multiple_of(2) {
         candle_core::bail!("a convolution that keeps the image's size needs an odd kernel, got {size}")
     }
     Ok(())

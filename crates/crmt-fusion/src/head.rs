@@ -139,14 +139,13 @@ impl Head {
                 (Some(*rows), Weights::Gauged { raw, current, lent })
             }
         };
-        if constraint == Some(Rows::Orthonormal) {
-            if let Some(m) = (0..dims.len()).find(|m| dims[*m] < classes) {
-                let (name, dim) = (names[m], dims[m]);
-                bail!(
-                    "modality `{name}`: {classes} classes need at least as many features for orthonormal rows, the \
-                     encoder has {dim}: raise `features`"
-                )
-            }
+        let narrow = (0..dims.len()).find(|m| constraint == Some(Rows::Orthonormal) && dims[*m] < classes);
+        if let Some(m) = narrow {
+            let (name, dim) = (names[m], dims[m]);
+            bail!(
+                "modality `{name}`: {classes} classes need at least as many features for orthonormal rows, the \
+                 encoder has {dim}: raise `features`"
+            )
         }
         Ok(Self { raw, constraint, weights, bias })
     }
@@ -266,8 +265,11 @@ mod tests {
         let start = [0.0, -1.3, 2.0, 0.4];
         let (vars, _, loss) = at(start)?;
         let store = loss.backward()?;
-        let gradient: Vec<f64> =
-            vars.iter().map(|v| store.get(v).expect("tracked").to_vec1::<f64>()).collect::<TensorResult<Vec<_>>>()?.concat();
+        let gradient: Vec<f64> = vars
+            .iter()
+            .map(|v| store.get(v).expect("tracked").to_vec1::<f64>())
+            .collect::<TensorResult<Vec<_>>>()?
+            .concat();
         for i in 0..4 {
             let moved = |by: f64| {
                 let mut values = start;

@@ -110,7 +110,8 @@ pub fn search(f: &dyn Encoder, shape: &[usize], seed: u64, steps: usize) -> Resu
             let Some(grad) = grads.get(&y) else { candle_core::bail!("no input gradient") };
             // A step of half the distance, which keeps its length.
             let size = per_sample_norm(&(y.as_tensor() - &x)?)?;
-            let column = |t: &Tensor| t.reshape([PAIRS].iter().copied().chain(shape.iter().map(|_| 1)).collect::<Vec<_>>());
+            let column =
+                |t: &Tensor| t.reshape([PAIRS].iter().copied().chain(shape.iter().map(|_| 1)).collect::<Vec<_>>());
             let step = grad.broadcast_mul(&column(&(&size / (per_sample_norm(grad)? + 1e-300)?)?)?)?;
             let moved = ((y.as_tensor() - &x)? + (step * 0.5)?)?;
             let moved = moved.broadcast_mul(&column(&(&size / per_sample_norm(&moved)?)?)?)?;

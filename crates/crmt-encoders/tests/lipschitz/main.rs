@@ -192,7 +192,8 @@ fn parameter_gradients_match_difference_quotients() -> TestResult {
         let grads = loss()?.backward()?;
         let variables = store.variables.lock().unwrap().clone();
         for (name, var) in &variables {
-            let grad = grads.get(var).unwrap_or_else(|| panic!("`{name}` has no gradient")).flatten_all()?.to_vec1::<f64>()?;
+            let grad =
+                grads.get(var).unwrap_or_else(|| panic!("`{name}` has no gradient")).flatten_all()?.to_vec1::<f64>()?;
             let start = var.flatten_all()?.to_vec1::<f64>()?;
             for at in (0..start.len()).step_by(start.len().div_ceil(6)) {
                 let moved = |by: f64| -> Result<f64, Box<dyn std::error::Error>> {

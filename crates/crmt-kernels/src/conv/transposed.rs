@@ -111,7 +111,7 @@ impl ResidualConv2d {
         let size = (g.co * g.plane()).max(1);
         hidden.par_chunks_mut(PIECE.div_ceil(size) * size).for_each(|samples| {
             for (plane, scale) in samples.chunks_mut(g.plane()).zip(scale.iter().cycle()) {
-                plane.iter_mut().for_each(|v| *v = *v * *scale);
+                plane.iter_mut().for_each(|v| *v *= *scale);
             }
         });
         hidden

@@ -94,14 +94,14 @@ proptest! {
 /// Golden case G9: 2×2×3×3 integers, sums computed independently.
 #[test]
 fn golden_gram_row_sums() -> Result<()> {
-    let w = |o: i64, i: i64, a: i64, b: i64| ((3 * o + 5 * i + 7 * a + 11 * b + 2 * o * a + i * b).rem_euclid(7) - 3) as f64;
+    let w = |o: i64, i: i64, a: i64, b: i64| {
+        ((3 * o + 5 * i + 7 * a + 11 * b + 2 * o * a + i * b).rem_euclid(7) - 3) as f64
+    };
     let all = (0..36).map(|n| w(n / 18, n / 9 % 2, n / 3 % 3, n % 3)).collect();
     let kernel = Tensor::from_vec(all, (2, 2, 3, 3), &Device::Cpu)?;
-    for (t, expected) in [
-        (1, [578., 451.]),
-        (2, [413.903_370_365_6, 325.159_960_634_8]),
-        (3, [364.080_233_262_3, 287.774_232_210_5]),
-    ] {
+    for (t, expected) in
+        [(1, [578., 451.]), (2, [413.903_370_365_6, 325.159_960_634_8]), (3, [364.080_233_262_3, 287.774_232_210_5])]
+    {
         // The golden values have 13 digits.
         assert_close("R²", &gram_abs_rowsum(&kernel, t)?, &Tensor::new(&expected, &Device::Cpu)?, 1e-12);
         let single = gram_abs_rowsum(&kernel.to_dtype(DType::F32)?, t)?;
@@ -127,9 +127,12 @@ fn golden_polar_factor() -> Result<()> {
     // Rounding of a few dozen operations, in each precision.
     assert_close("f64", &polar_rows(&v)?, &expected, 1e-14);
     assert_close("f32", &polar_rows(&v.to_dtype(DType::F32)?)?, &expected, 1e-6);
-    for (bad, part) in
-        [(v.t()?, "3 rows"), (v.zeros_like()?, "not zero"), ((&v * f64::INFINITY)?, "finite"), (v.flatten_all()?, "matrix")]
-    {
+    for (bad, part) in [
+        (v.t()?, "3 rows"),
+        (v.zeros_like()?, "not zero"),
+        ((&v * f64::INFINITY)?, "finite"),
+        (v.flatten_all()?, "matrix"),
+    ] {
         let error = polar_rows(&bad).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
@@ -151,7 +154,8 @@ fn large_polar_factor() -> Result<()> {
 
 #[test]
 fn frozen_arguments_get_no_gradient() -> Result<()> {
-    let (x, kernel, one) = (random(1, &[2, 3, 6, 6])?, random(2, &[4, 3, 3, 3])?, Tensor::ones(4, DType::F64, &Device::Cpu)?);
+    let (x, kernel, one) =
+        (random(1, &[2, 3, 6, 6])?, random(2, &[4, 3, 3, 3])?, Tensor::ones(4, DType::F64, &Device::Cpu)?);
     let (x_var, k_var) = (Var::from_tensor(&x)?, Var::from_tensor(&kernel)?);
     let y = |x: &Tensor, k: &Tensor| residual_conv2d(x, k, &one, &one)?.sum_all()?.backward();
     let grads = y(&x_var, &kernel)?;
@@ -174,7 +178,10 @@ fn shapes_that_do_not_fit_are_explained() -> Result<()> {
         (message(conv_transpose2d(&t(&[1, 4, 1, 5])?, &t(&[4, 3, 3, 3])?, 1, 2)), ["padding 2", "1×5"]),
         (message(conv_transpose2d(&t(&[1, 4])?, &t(&[4, 3, 3, 3])?, 1, 2)), ["[batch, out, h, w]", "[1, 4]"]),
         (message(residual_conv2d(&t(&[1, 3, 5, 5])?, &t(&[4, 3, 2, 2])?, &one, &one)), ["odd", "[4, 3, 2, 2]"]),
-        (message(residual_conv2d(&t(&[1, 3, 5, 5])?, &t(&[4, 3, 3, 3])?, &one, &t(&[3])?)), ["scale has shape [3]", "[4]"]),
+        (
+            message(residual_conv2d(&t(&[1, 3, 5, 5])?, &t(&[4, 3, 3, 3])?, &one, &t(&[3])?)),
+            ["scale has shape [3]", "[4]"],
+        ),
         (message(space_to_depth(&t(&[1, 3, 5, 4])?, 2)), ["blocks of 2", "5×4"]),
         (message(space_to_depth(&t(&[3, 4])?, 2)), ["[batch, channels, h, w]", "[3, 4]"]),
         (message(zero_pad2d(&t(&[3, 4])?, [1; 4])), ["[batch, channels, h, w]", "[3, 4]"]),
@@ -189,7 +196,8 @@ fn shapes_that_do_not_fit_are_explained() -> Result<()> {
 #[test]
 fn an_empty_batch_passes_through() -> Result<()> {
     let x = Var::zeros((0, 3, 6, 8), DType::F32, &Device::Cpu)?;
-    let (kernel, one) = (Tensor::ones((4, 3, 3, 3), DType::F32, &Device::Cpu)?, Tensor::ones(4, DType::F32, &Device::Cpu)?);
+    let (kernel, one) =
+        (Tensor::ones((4, 3, 3, 3), DType::F32, &Device::Cpu)?, Tensor::ones(4, DType::F32, &Device::Cpu)?);
     let y = space_to_depth(&zero_pad2d(&residual_conv2d(&x, &kernel, &one, &one)?, [1, 1, 0, 0])?, 2)?;
     assert_eq!(y.dims(), [0, 12, 4, 4]);
     y.sum_all()?.backward()?;

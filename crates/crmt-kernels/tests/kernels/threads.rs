@@ -35,9 +35,11 @@ fn step() -> Result<Vec<u32>> {
         space_to_depth(&zero_pad2d(&residual_conv2d(&t[0], &t[1], &t[2], &scale)?, [1, 1, 0, 2])?, 2)
     };
     keep(gradients(&inputs, &residual, 25)?);
-    keep(gradients(&[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?], &|t| {
-        conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?)
-    }, 27)?);
+    keep(gradients(
+        &[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?],
+        &|t| conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?),
+        27,
+    )?);
 
     let p = Var::from_tensor(&input(12, &[300, 301])?)?;
     let mut sgd = Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: false }.over([Parameter::new("p", &p)])?;
