@@ -82,29 +82,31 @@ impl Architecture {
 
     /// A fresh model to train, initialised from `streams`.
     pub fn learner(&self, streams: Streams, device: &Device) -> Result<Learner> {
-        Ok(Learner::new(&self.config(), &self.modalities()?, &self.builder(), streams, device)?)
+        Ok(Learner::new(&self.config(), &self.modalities()?, &self.builder(EncoderConfig::build), streams, device)?)
     }
 
     /// A fixed model with these weights, computing in `dtype`.
     pub fn model(&self, weights: &BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Result<Model> {
         let weights: HashMap<String, Tensor> = weights.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let vb = VarBuilder::from_tensors(weights, dtype, device);
-        Ok(Model::build(&self.config(), &self.modalities()?, &self.builder(), vb)?)
+        // These weights no longer change, so what derives from them is computed once.
+        Ok(Model::build(&self.config(), &self.modalities()?, &self.builder(EncoderConfig::build_fixed), vb)?)
     }
 
     fn config(&self) -> ModelConfig {
         ModelConfig { head: self.head.clone(), classes: self.classes.len() }
     }
 
-    fn builder(&self) -> impl Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn crmt_core::Encoder>, BuildError> + '_ {
-        |m, modality, vb| {
-            self.modalities[m]
-                .encoder
-                .build(&modality.shape, vb)
+    fn builder(&self, build: BuildOne) -> impl Fn(usize, &Modality, VarBuilder) -> BuiltOne<BuildError> + '_ {
+        move |m, modality, vb| {
+            build(&self.modalities[m].encoder, &modality.shape, vb)
                 .map_err(|e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) })
         }
     }
 }
+
+type BuiltOne<E> = Result<Box<dyn crmt_core::Encoder>, E>;
+type BuildOne = fn(&EncoderConfig, &[usize], VarBuilder) -> BuiltOne<crmt_encoders::BuildError>;
 
 /// SHA-256 over the architecture's JSON, then names, shapes and little-endian values in the order
 /// of the names.

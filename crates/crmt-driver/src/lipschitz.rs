@@ -62,16 +62,16 @@ impl Bounds {
 
     /// Constants of margins in declared units.
     pub fn constants(&self, scales: &PerModality<f64>) -> Result<Constants> {
-        let (rows, weights) = (self.model.head().rows()?, self.model.head().weights());
+        let (rows, weights) = (self.model.head().rows()?, self.model.head().weights()?);
         Ok(match &self.kind {
             Kind::Proved(audits) => {
-                Constants::Proved(MarginConstants::absorbed(&rows, weights, audits)?.in_units(scales)?)
+                Constants::Proved(MarginConstants::absorbed(&rows, &weights, audits)?.in_units(scales)?)
             }
             Kind::Estimated(norms) => {
                 let bounds = norms.try_map(|norms| {
                     norms.iter().map(|n| crmt_certify::EstimatedBound::estimated(*n)).collect::<Result<Vec<_>, _>>()
                 })?;
-                Constants::Estimated(MarginConstants::sum(weights, &bounds)?.in_units(scales)?)
+                Constants::Estimated(MarginConstants::sum(&weights, &bounds)?.in_units(scales)?)
             }
         })
     }

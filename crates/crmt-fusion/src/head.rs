@@ -3,7 +3,7 @@
 use candle_core::{D, Result as TensorResult, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{AdditiveScores, Fusion, Integration, PerModality, Result};
-use crmt_kernels::orthonormal_rows;
+use crmt_kernels::{gauged, orthonormal_rows};
 use serde::{Deserialize, Serialize};
 
 /// Newton–Schulz steps: enough for a condition number of about 1000 in the raw rows.
@@ -76,12 +76,7 @@ enum Weights {
     /// Learned as they are, or all ones where the head has none. Each `[classes]`.
     Free(PerModality<Tensor>),
     /// Positive, with root mean square 1.
-    Gauged {
-        raw: PerModality<Tensor>,
-        /// What [`Head::weights`] lends: storage that it brings up to date each time.
-        current: PerModality<Var>,
-        lent: PerModality<Tensor>,
-    },
+    Gauged(PerModality<Tensor>),
 }
 
 impl Weights {
@@ -89,23 +84,13 @@ impl Weights {
     fn compute(&self) -> TensorResult<PerModality<Tensor>> {
         match self {
             Self::Free(weights) => Ok(weights.clone()),
-            Self::Gauged { raw, .. } => gauge(raw),
+            Self::Gauged(raw) => gauge(raw),
         }
     }
 }
 
-/// `softplus(raw) / rms`, the root mean square over all modalities and classes.
 fn gauge(raw: &PerModality<Tensor>) -> TensorResult<PerModality<Tensor>> {
-    let positive = raw.try_map(softplus)?;
-    let squares = positive.iter().map(Tensor::sqr).collect::<TensorResult<Vec<_>>>()?;
-    let rms = Tensor::cat(&squares, 0)?.mean_all()?.sqrt()?;
-    positive.try_map(|a| a.broadcast_div(&rms))
-}
-
-/// `ln(1 + e^x)`, without overflow.
-fn softplus(x: &Tensor) -> TensorResult<Tensor> {
-    let peak = x.detach().maximum(&x.zeros_like()?)?;
-    (peak.neg()?.exp()? + (x - &peak)?.exp()?)?.log()? + peak
+    Ok(PerModality::new(gauged(raw.as_slice())?).expect("one for each modality"))
 }
 
 impl Head {
@@ -134,9 +119,7 @@ impl Head {
             HeadConfig::Gauged { rows } => {
                 let start = Init::Const((std::f64::consts::E - 1.0).ln()); // softplus⁻¹(1)
                 let raw = names.try_map(|name| vb.pp(name).get_with_hints(classes, "raw_a", start))?;
-                let current = raw.try_map(Tensor::zeros_like)?.try_map(Var::from_tensor)?;
-                let lent = current.map(Var::as_detached_tensor);
-                (Some(*rows), Weights::Gauged { raw, current, lent })
+                (Some(*rows), Weights::Gauged(raw))
             }
         };
         let narrow = (0..dims.len()).find(|m| constraint == Some(Rows::Orthonormal) && dims[*m] < classes);
@@ -150,21 +133,9 @@ impl Head {
         Ok(Self { raw, constraint, weights, bias })
     }
 
-    /// Integration weights `a(m)`, each `[classes]`, as they are now. They track no gradient where they are
-    /// gauged (those in the scores of [`fuse`](Fusion::fuse) do), and a later call brings the same storage up
-    /// to date.
-    pub fn weights(&self) -> &PerModality<Tensor> {
-        match &self.weights {
-            Weights::Free(weights) => weights,
-            Weights::Gauged { raw, current, lent } => {
-                let update = || -> TensorResult<()> {
-                    let weights = gauge(&raw.map(Tensor::detach))?;
-                    current.iter().zip(&weights).try_for_each(|(current, weights)| current.set(weights))
-                };
-                update().expect("elementwise operations on tensors of one shape");
-                lent
-            }
-        }
+    /// Integration weights `a(m)`, each `[classes]`.
+    pub fn weights(&self) -> TensorResult<PerModality<Tensor>> {
+        self.weights.compute()
     }
 
     /// The variables behind `a` and `b`; `None` where the head has no integration weights or is frozen.
@@ -225,7 +196,7 @@ mod tests {
         let config = HeadConfig::Gauged { rows: Rows::Orthonormal };
         let (parameters, live, fixed) = heads(&config)?;
         // softplus(ln(e − 1)) = 1 to rounding.
-        assert!(values(fixed.weights())?.iter().all(|a| (a - 1.0).abs() < 1e-14));
+        assert!(values(&fixed.weights()?)?.iter().all(|a| (a - 1.0).abs() < 1e-14));
         let features = PerModality::from([
             Tensor::ones((2, 7), DType::F64, &Device::Cpu)?,
             Tensor::ones((2, 5), DType::F64, &Device::Cpu)?,
@@ -236,7 +207,7 @@ mod tests {
             let found = parameters.variables().into_iter().find(|v| v.name == *name);
             found.expect(name).var.set(&Tensor::new(&moved, &Device::Cpu)?)?;
         }
-        let weights = values(fixed.weights())?;
+        let weights = values(&fixed.weights()?)?;
         assert!(weights.iter().all(|a| *a >= 0.0 && a.is_finite()), "{weights:?}");
         let rms = (weights.iter().map(|a| a * a).sum::<f64>() / 6.0).sqrt();
         assert!((rms - 1.0).abs() < 1e-14, "six squares and a square root round to 1e-15: {rms}");

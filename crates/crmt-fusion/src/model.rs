@@ -69,7 +69,8 @@ impl Model {
         let encoders =
             modalities.try_enumerate(|m, modality| encoder(m, modality, vb.pp("encoders").pp(&modality.name)))?;
         let dims = encoders.map(|e| e.out_dim());
-        if matches!(config.head, HeadConfig::Orthonormal { rows: crate::Rows::Orthonormal, .. }) {
+        use crate::Rows::Orthonormal as Full;
+        if matches!(config.head, HeadConfig::Orthonormal { rows: Full, .. } | HeadConfig::Gauged { rows: Full }) {
             for (modality, features) in modalities.iter().zip(&dims) {
                 if *features < config.classes {
                     return Err(BuildError::TooFewFeatures {

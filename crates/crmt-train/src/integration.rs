@@ -73,17 +73,7 @@ impl Frozen {
 }
 
 fn gauge(raw: &PerModality<Tensor>) -> candle_core::Result<PerModality<Tensor>> {
-    let positive = raw.try_map(softplus)?;
-    let squares = positive.try_map(|a| a.sqr()?.mean_all())?;
-    let mean = (Tensor::stack(squares.as_slice(), 0)?.mean_all())?;
-    let rms = mean.sqrt()?;
-    positive.try_map(|a| a.broadcast_div(&rms))
-}
-
-/// `log(1 + e^x)`, without overflow.
-fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
-    let tail = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    x.relu()? + tail
+    Ok(PerModality::new(crmt_kernels::gauged(raw.as_slice())?).expect("one for each modality"))
 }
 
 fn inverse_softplus(y: f64) -> f64 {
