@@ -30,9 +30,21 @@ enum Task {
     Tidy,
 }
 
+/// Something ran and did not succeed, as opposed to input that can't be used.
+#[derive(Debug)]
+pub struct Failed(pub String);
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
+
 fn main() -> ExitCode {
     let task = Cli::parse().task;
-    let bad_input = matches!(task, Task::Prepare(_));
+    let is_check = matches!(task, Task::Ci(_) | Task::Tidy);
     let outcome = match task {
         Task::Ci(args) => ci::run(&args),
         Task::Prepare(args) => prepare::run(args),
@@ -44,7 +56,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             // As the driver: 1 when a check or a run failed, 2 for input that can't be used.
-            ExitCode::from(if bad_input { 2 } else { 1 })
+            ExitCode::from(if is_check || error.is::<Failed>() { 1 } else { 2 })
         }
     }
 }

@@ -7,6 +7,7 @@ mod progress;
 mod spec;
 mod table;
 
+use crate::Failed;
 use crate::say::say;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
@@ -79,7 +80,7 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
     }
     if table.violations() > 0 {
-        bail!("{} attacks succeeded inside certified regions", table.violations());
+        return Err(Failed(format!("{} attacks succeeded inside certified regions", table.violations())).into());
     }
     if failures.is_empty() {
         return Ok(());
@@ -88,7 +89,8 @@ pub fn run(args: &Args) -> Result<()> {
     let unstarted = runs.len().saturating_sub(table.finished() + failures.len());
     let unstarted =
         if unstarted > 0 { format!(", {unstarted} not started (--keep-going starts all)") } else { String::new() };
-    bail!("{} {plural} failed{unstarted}; the same command continues and keeps what is finished", failures.len())
+    let advice = "the same command continues and keeps what is finished";
+    Err(Failed(format!("{} {plural} failed{unstarted}; {advice}", failures.len())).into())
 }
 
 /// Two sweeps in one folder would clear away each other's unfinished runs.

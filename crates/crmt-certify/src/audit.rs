@@ -134,7 +134,7 @@ pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
                 last = Some(LastLinear { weight, prefix: product });
             }
             // After a linear layer features are `[batch, d]`, which flattening leaves as they are.
-            Layer::Fixed { name, .. } if name == "flatten" => {}
+            Layer::Fixed { name, lipschitz } if name == "flatten" && *lipschitz == 1. => {}
             _ => last = None,
         }
         // Multiplying by 1 is exact.
@@ -155,8 +155,8 @@ fn fold_first(layers: &[Layer]) -> Result<(Layer, &[Layer]), AuditError> {
     loop {
         // A diagonal acts on channels, so flattening after it repeats each entry.
         let (next, skipped) = match (&layer, rest) {
-            (Layer::Diagonal { .. }, [Layer::Fixed { name, .. }, next @ Layer::Linear { .. }, ..])
-                if name == "flatten" =>
+            (Layer::Diagonal { .. }, [Layer::Fixed { name, lipschitz }, next @ Layer::Linear { .. }, ..])
+                if name == "flatten" && *lipschitz == 1. =>
             {
                 (next, 2)
             }

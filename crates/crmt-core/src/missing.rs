@@ -15,6 +15,11 @@ impl Missing {
         sets.into_iter().map(|bits| Self(PerModality::from_fn(modalities, |m| bits >> m & 1 == 1))).collect()
     }
 
+    /// Each modality alone.
+    pub fn each(modalities: usize) -> Vec<Self> {
+        (0..modalities).map(|gone| Self(PerModality::from_fn(modalities, |m| m == gone))).collect()
+    }
+
     /// Whether modality `m` is missing.
     pub fn contains(&self, m: usize) -> bool {
         self.0[m]
@@ -58,5 +63,6 @@ mod tests {
         assert!(names(1).is_empty());
         assert_eq!(names(2), ["a", "b"]);
         assert_eq!(names(3), ["a", "b", "c", "a+b", "a+c", "b+c"]);
+        assert_eq!(Missing::each(3), Missing::all(3)[..3]);
     }
 }

@@ -239,6 +239,12 @@ impl Manifest {
         if let Some(twice) = duplicate(&names) {
             return fail("modalities".into(), format!("two modalities are called `{twice}`"));
         }
+        if let Some(taken) = names.iter().find(|name| ["joint", "each"].contains(&name.as_str())) {
+            return fail(
+                "modalities".into(),
+                format!("`{taken}` names a threat over all modalities; choose another name"),
+            );
+        }
         for kind in [self.pairing.of(Purpose::Select), self.pairing.of(Purpose::Report)] {
             if kind == PairingKind::Class {
                 let problem = "`class` is random and only for train; select and report need `rows` or `index`";

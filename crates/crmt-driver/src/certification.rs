@@ -28,7 +28,7 @@ pub struct Radii {
 /// Computes them in f64.
 pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants(&scales(&bounds.model))?;
-    let bar = voice.bar("radii", data.report.len() as u64);
+    let bar = voice.stage("radii", data.report.len() as u64);
     let mut samples = vec![];
     for batch in data.report.batches(EVAL_BATCH) {
         let batch = batch?.to_dtype(DType::F64)?;
@@ -41,7 +41,6 @@ pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
         samples.extend(of_batch);
         bar.inc(batch.len() as u64);
     }
-    bar.finish_and_clear();
     let evidence = match constants {
         Constants::Proved(_) => "proved",
         Constants::Estimated(_) => "estimated",

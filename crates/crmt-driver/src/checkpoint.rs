@@ -15,9 +15,17 @@ use std::{
     path::Path,
 };
 
-/// Keys of the metadata.
-const ARCHITECTURE: &str = "crmt.architecture";
-const HASH: &str = "crmt.sha256";
+/// The key of the metadata; its value is a [`Card`] as JSON.
+const METADATA: &str = "crmt";
+
+/// What a checkpoint says of itself.
+#[derive(Serialize, Deserialize)]
+struct Card {
+    /// An [`Architecture`] as JSON: the very text that was hashed.
+    architecture: String,
+    /// Of that text and the weights.
+    sha256: String,
+}
 
 /// All that is needed, besides the weights, to rebuild a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,10 +125,16 @@ fn content_hash(architecture: &str, weights: &BTreeMap<String, Tensor>) -> Resul
         hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()));
         hash.update(bytes(tensor)?);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash))
 }
 
-fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+/// The digest as text.
+pub fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Little-endian f32 values.
+pub fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
     let values = tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
     Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
 }
@@ -139,11 +153,9 @@ pub fn save(path: &Path, architecture: &Architecture, weights: &BTreeMap<String,
             Ok((name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([
-        (ARCHITECTURE.to_owned(), architecture),
-        (HASH.to_owned(), hash.clone()),
-        ("format".to_owned(), "pt".to_owned()),
-    ]);
+    // One entry: several would be written in a random order.
+    let card = Card { architecture, sha256: hash.clone() };
+    let metadata = HashMap::from([(METADATA.to_owned(), serde_json::to_string(&card)?)]);
     write_file(path, &safetensors::serialize(views, Some(metadata))?)?;
     Ok(hash)
 }
@@ -169,14 +181,12 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     let (_, header) = SafeTensors::read_metadata(&bytes)
         .with_context(|| format!("{name} is not a safetensors file, or was truncated"))?;
     let metadata = header.metadata().as_ref();
-    let entry = |key: &str| {
-        metadata
-            .and_then(|m| m.get(key))
-            .with_context(|| format!("{name} has no `{key}` in its metadata: it is not a checkpoint of this program"))
-    };
-    let description = entry(ARCHITECTURE)?;
-    let architecture: Architecture =
-        serde_json::from_str(description).with_context(|| format!("{name} holds a model this version can't build"))?;
+    let card = metadata.and_then(|m| m.get(METADATA)).with_context(|| {
+        format!("{name} has no `{METADATA}` in its metadata: it is not a checkpoint of this program")
+    })?;
+    let damaged = || format!("{name} holds a model this version can't build");
+    let Card { architecture: description, sha256: stored } = serde_json::from_str(card).with_context(damaged)?;
+    let architecture: Architecture = serde_json::from_str(&description).with_context(damaged)?;
     let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
     let mut weights = BTreeMap::new();
     for (key, view) in tensors.tensors() {
@@ -187,9 +197,8 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
             view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         weights.insert(key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
     }
-    let hash = content_hash(description, &weights)?;
-    let stored = entry(HASH)?;
-    if *stored != hash {
+    let hash = content_hash(&description, &weights)?;
+    if stored != hash {
         bail!("{name}: its content does not match its hash: the file was altered since training");
     }
     Ok(Checkpoint { architecture, weights, hash })

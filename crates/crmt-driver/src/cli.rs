@@ -87,7 +87,7 @@ pub struct EvaluateArgs {
     /// A run directory.
     pub run: PathBuf,
     /// Budgets, in the modalities' declared units.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     pub eps: Vec<f64>,
     /// How many report samples to attack; 0 for all.
     #[arg(long)]
@@ -109,7 +109,7 @@ pub struct CertifyArgs {
     /// A run directory.
     pub run: PathBuf,
     /// Budgets at which the certified accuracy is told.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     pub eps: Vec<f64>,
     /// `auto`, `proved` or `estimated`.
     #[arg(long)]

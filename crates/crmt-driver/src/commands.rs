@@ -13,7 +13,7 @@ use crate::{
     settings::{Resolved, Settings},
     tour,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// Carries out what the command line asks for.
@@ -33,9 +33,9 @@ fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     let plan = &resolved.plan;
     if args.explain {
         if json {
-            println!("{}", serde_json::to_string_pretty(plan)?);
+            people::print(&(serde_json::to_string_pretty(plan)? + "\n"))?;
         } else {
-            print!("{}", resolved.explain());
+            people::print(&resolved.explain())?;
         }
         return Ok(Verdict::Fine);
     }
@@ -60,7 +60,7 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
     run.measure()?;
     run.certify(voice)?;
     run.attack(voice)?;
-    run.finish(&[])?;
+    run.finish()?;
     Ok(run)
 }
 
@@ -84,7 +84,7 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         bail!("{}", faults.join("\n"));
     }
     run.attack(voice)?;
-    run.finish(&[])?;
+    run.finish()?;
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
 
@@ -104,7 +104,10 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         audit(&run, voice)?;
     }
     run.certify(voice)?;
-    run.finish(&args.eps)?;
+    if !args.eps.is_empty() {
+        run.plan_mut().certify.eps.clone_from(&args.eps);
+    }
+    run.finish()?;
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
 
@@ -135,9 +138,9 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
         voice.say(text);
         let document =
             if let [run] = runs { serde_json::to_string_pretty(run)? } else { serde_json::to_string_pretty(runs)? };
-        println!("{document}");
+        people::print(&(document + "\n"))?;
     } else {
-        println!("{text}");
+        people::print(&(text + "\n"))?;
     }
     for (run, warning) in runs.iter().flat_map(|r| r.warnings.iter().map(move |w| (&r.method, w))) {
         voice.say(format!("warning: {run}: {warning}"));
@@ -145,9 +148,7 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
     voice.say(format!("report: {}", report.display()));
     let violations: u64 = runs.iter().map(|r| r.violations).sum();
     if violations > 0 {
-        eprintln!(
-            "error: {violations} samples fell to an attack inside their certified radius: this is a bug of this program"
-        );
+        eprintln!("error: {violations} attacks succeeded inside a certified radius: this is a bug of this program");
         return Ok(Verdict::Broken);
     }
     Ok(Verdict::Fine)
@@ -169,7 +170,8 @@ fn resolve(args: &TrainArgs) -> Result<Resolved> {
     flag("data", args.data.clone().map(Into::into));
     flag("method", args.method.clone().map(Into::into));
     flag("device", args.device.clone().map(Into::into));
-    flag("seed", args.seed.map(i64::try_from).transpose()?.map(Into::into));
+    let seed = args.seed.map(i64::try_from).transpose().context("--seed: at most 9223372036854775807")?;
+    flag("seed", seed.map(Into::into));
     settings.resolve()
 }
 

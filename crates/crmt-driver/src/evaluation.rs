@@ -2,7 +2,7 @@
 //! Does not know radii.
 use crate::{
     certification::JOINT,
-    people::Voice,
+    people::{Stage, Voice},
     plan::EvaluatePlan,
     record::{Accuracy, AttackResult},
     report::{Outcome, SampleRow},
@@ -19,6 +19,9 @@ const EACH: &str = "each";
 /// The union of all attacks.
 const STRONGEST: &str = "strongest";
 
+/// Samples attacked together: a step of progress.
+const ATTACK_BATCH: usize = 100;
+
 /// What is measured without an attacker.
 pub struct Clean {
     /// Accuracies.
@@ -31,7 +34,9 @@ pub struct Clean {
 
 /// Measures the report split.
 pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
-    let subsets = Missing::all(data.modalities.len());
+    // Of many modalities only single ones: there are too many subsets.
+    let modalities = data.modalities.len();
+    let subsets = if modalities <= 10 { Missing::all(modalities) } else { Missing::each(modalities) };
     let mut missing = vec![0.0; subsets.len()];
     let mut solo = vec![0.0; data.modalities.len()];
     let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
@@ -105,6 +110,12 @@ impl Threat {
     }
 }
 
+/// Checks that every threat of the plan is one of `data`.
+pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
+    Threat::all(plan, &names).map(drop)
+}
+
 /// Attacks the first report samples under every threat and budget, and writes outcomes into their
 /// rows. A sample broken at a budget counts as broken at every larger one.
 pub fn attack(
@@ -129,7 +140,7 @@ pub fn attack(
     // A joint ball contains each modality's own: what fell there, falls here. So joint comes last.
     let mut fell_alone = vec![vec![false; samples]; eps.len()];
     for threat in threats.iter().filter(|t| t.name != JOINT).chain(threats.iter().filter(|t| t.name == JOINT)) {
-        let bar = voice.bar(&format!("attack: {}", threat.name), (eps.len() * samples) as u64);
+        let bar = voice.stage(&format!("attack: {}", threat.name), (2 * eps.len() * samples) as u64);
         let mut broken: [Vec<bool>; 3] = std::array::from_fn(|_| wrong(&rows[..samples]));
         for (eps, fell_alone) in eps.iter().zip(&mut fell_alone) {
             let budget = threat.budget(norm, *eps);
@@ -137,7 +148,7 @@ pub fn attack(
                 [Box::new(Fgm::new(budget.clone())), Box::new(Pgd::strong(budget).with_steps(plan.steps))];
             let [fgm, pgd, strongest] = &mut broken;
             for (attack, own) in attacks.iter().zip([fgm, pgd]) {
-                search(attack.as_ref(), model, &batch, streams, own)?;
+                search(attack.as_ref(), model, &batch, streams, own, &bar)?;
                 strongest.iter_mut().zip(own.iter()).for_each(|(all, own)| *all |= own);
             }
             match (threat.name.as_str(), norm) {
@@ -147,7 +158,6 @@ pub fn attack(
                 }
                 _ => {}
             }
-            bar.inc(samples as u64);
             for (name, broken) in ["fgm", "pgd", STRONGEST].into_iter().zip(&broken) {
                 let held = broken.iter().filter(|b| !**b).count();
                 results.push(AttackResult {
@@ -165,7 +175,6 @@ pub fn attack(
                 }
             }
         }
-        bar.finish_and_clear();
     }
     results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
     Ok(results)
@@ -176,9 +185,16 @@ fn wrong(rows: &[SampleRow]) -> Vec<bool> {
 }
 
 /// Attacks the samples that still stand, and marks those that fall.
-fn search(attack: &dyn Attack, model: &Model, batch: &Batch, streams: Streams, broken: &mut [bool]) -> Result<()> {
+fn search(
+    attack: &dyn Attack,
+    model: &Model,
+    batch: &Batch,
+    streams: Streams,
+    broken: &mut [bool],
+    bar: &Stage,
+) -> Result<()> {
     let standing: Vec<u32> = (0..broken.len() as u32).filter(|i| !broken[*i as usize]).collect();
-    for chunk in standing.chunks(EVAL_BATCH) {
+    for chunk in standing.chunks(ATTACK_BATCH) {
         let rows = candle_core::Tensor::new(chunk, batch.labels.device())?;
         let inputs = batch.inputs.try_map(|x| x.index_select(&rows, 0))?;
         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
@@ -187,6 +203,8 @@ fn search(attack: &dyn Attack, model: &Model, batch: &Batch, streams: Streams, b
         for (i, success) in chunk.iter().zip(&outcome.success) {
             broken[*i as usize] |= success;
         }
+        bar.inc(chunk.len() as u64);
     }
+    bar.inc((broken.len() - standing.len()) as u64);
     Ok(())
 }

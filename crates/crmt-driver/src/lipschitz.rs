@@ -121,7 +121,7 @@ fn estimate(
     // An estimate gains nothing from f64, and f32 is twice as fast.
     let model = architecture.model(weights, DType::F32, &Device::Cpu)?;
     let sample = data.train_sample(&streams, plan.certify.samples)?;
-    let bar = voice.bar("gradient norms", sample.len() as u64);
+    let bar = voice.stage("gradient norms", sample.len() as u64);
     let mut all: Option<GradientNorms> = None;
     let rule = match plan.certify.lipschitz.as_str() {
         "as-released" => LipschitzRule::AsReleased,
@@ -136,6 +136,5 @@ fn estimate(
         });
         bar.inc(batch.len() as u64);
     }
-    bar.finish_and_clear();
     Ok(all.context("no training sample to estimate Lipschitz constants on")?.greatest().clone())
 }

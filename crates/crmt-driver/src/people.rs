@@ -1,8 +1,14 @@
 //! What people see while they wait and when it is done: progress, and the sandwich table.
 //! Does not compute anything.
 use crate::record::Summary;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::{fmt::Write, io::IsTerminal, time::Duration};
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    io::{ErrorKind, IsTerminal, Write as _},
+    time::{Duration, Instant},
+};
 
 /// How much to say. Everything here goes to stderr; results go to stdout.
 #[derive(Debug, Clone, Copy)]
@@ -24,21 +30,89 @@ impl Voice {
         }
     }
 
-    /// A bar with rate and time left on a terminal; nothing otherwise.
-    pub fn bar(&self, what: &str, steps: u64) -> ProgressBar {
-        let target = if self.bars { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+    /// A bar with rate and time left on a terminal; otherwise a line every ten seconds.
+    pub fn stage(&self, what: &str, steps: u64) -> Stage {
+        let bar = self.bars.then(|| self.bar(what, steps));
+        let now = Instant::now();
+        let clock = Cell::new(Clock { done: 0, told: now });
+        Stage { voice: *self, bar, what: what.to_owned(), steps, start: now, clock }
+    }
+
+    fn bar(&self, what: &str, steps: u64) -> ProgressBar {
+        let target = ProgressDrawTarget::stderr_with_hz(8);
         let style = "  {msg:24} {bar:30} {pos}/{len}  {per_sec}  {eta} left";
         let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
         let bar = ProgressBar::with_draw_target(Some(steps), target).with_style(style).with_message(what.to_owned());
-        if self.bars {
-            bar.enable_steady_tick(Duration::from_millis(250));
-        }
+        bar.enable_steady_tick(Duration::from_millis(250));
         bar
     }
+}
 
-    /// One line that does not tear a bar.
-    pub fn say_above(&self, bar: &ProgressBar, line: &str) {
-        if self.bars { bar.println(line) } else { self.say(line) }
+/// Something that takes a while.
+pub struct Stage {
+    voice: Voice,
+    bar: Option<ProgressBar>,
+    what: String,
+    steps: u64,
+    start: Instant,
+    clock: Cell<Clock>,
+}
+
+#[derive(Clone, Copy)]
+struct Clock {
+    done: u64,
+    told: Instant,
+}
+
+/// Between plain lines.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Stage {
+    /// `steps` more are done.
+    pub fn inc(&self, steps: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(steps);
+            return;
+        }
+        let mut clock = self.clock.get();
+        clock.done += steps;
+        if clock.told.elapsed() >= PATIENCE && clock.done < self.steps {
+            let seconds = self.start.elapsed().as_secs_f64();
+            let left = seconds / clock.done.max(1) as f64 * (self.steps - clock.done) as f64;
+            self.voice.say(format!("  {} {}/{}, about {left:.0} s left", self.what, clock.done, self.steps));
+            clock.told = Instant::now();
+        }
+        self.clock.set(clock);
+    }
+
+    /// One line that does not tear the bar.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => self.voice.say(line),
+        }
+        self.clock.set(Clock { told: Instant::now(), ..self.clock.get() });
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        match &self.bar {
+            Some(bar) => bar.finish_and_clear(),
+            None if self.start.elapsed() >= PATIENCE => {
+                self.voice.say(format!("  {}: {:.0} s", self.what, self.start.elapsed().as_secs_f64()));
+            }
+            None => {}
+        }
+    }
+}
+
+/// Prints a result to stdout. Whoever closed the other end has read enough.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context("can't write to standard output"),
+        _ => Ok(()),
     }
 }
 
@@ -47,7 +121,9 @@ pub fn sandwich(runs: &[&Summary]) -> String {
     let mut rows = vec![];
     for run in runs {
         for attack in run.attacks.iter().filter(|a| a.name == "strongest") {
-            let lower = run.certified.iter().find(|c| c.threat == attack.threat && c.eps == attack.eps);
+            // Radii are l2.
+            let lower =
+                run.certified.iter().find(|c| attack.norm == "l2" && c.threat == attack.threat && c.eps == attack.eps);
             let (certified, estimated) = match lower.map(|c| (c.attacked_samples, c.evidence.as_str())) {
                 Some((Some(value), "estimated")) => ("–".to_owned(), percent(value)),
                 Some((Some(value), _)) => (percent(value), "–".to_owned()),
@@ -72,7 +148,10 @@ pub fn modality_table(runs: &[&Summary]) -> String {
     let mut rows = vec![];
     for run in runs {
         rows.push([run.method.clone(), "all present".into(), percent(run.accuracy.clean)]);
-        let missing = run.accuracy.missing.iter().map(|(m, a)| (format!("without {m}"), a));
+        // Every subset is in the summary; of many modalities only single ones are shown.
+        let few = run.modalities.len() <= 3;
+        let shown = |m: &str| few || !m.contains('+');
+        let missing = run.accuracy.missing.iter().filter(|(m, _)| shown(m)).map(|(m, a)| (format!("without {m}"), a));
         let solo = run.accuracy.solo.iter().map(|(m, a)| (format!("{m}'s own head"), a));
         rows.extend(missing.chain(solo).map(|(what, a)| [run.method.clone(), what, percent(*a)]));
     }
@@ -118,6 +197,34 @@ fn table<const N: usize>(header: &[&str; N], rows: &[[String; N]], numbers: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{AttackResult, CertifiedResult};
+
+    #[test]
+    fn an_l2_radius_says_nothing_of_an_linf_attack() {
+        let mut run = Summary::default();
+        for norm in ["l2", "linf"] {
+            run.attacks.push(AttackResult {
+                name: "strongest".into(),
+                threat: "pix".into(),
+                norm: norm.into(),
+                eps: 1.0,
+                accuracy: 0.6,
+                clean: 1.0,
+                samples: 10,
+            });
+        }
+        run.certified.push(CertifiedResult {
+            threat: "pix".into(),
+            eps: 1.0,
+            accuracy: 0.5,
+            evidence: "proved".into(),
+            samples: 10,
+            attacked_samples: Some(0.5),
+        });
+        let text = sandwich(&[&run]);
+        let line = |norm: &str| text.lines().find(|l| l.contains(norm)).unwrap().to_owned();
+        assert!(line("l2 1").contains("50.0 %") && !line("linf 1").contains("50.0 %"), "{text}");
+    }
 
     #[test]
     fn tables_align_and_do_not_repeat_the_method() {

@@ -166,6 +166,9 @@ pub struct StepTwoPlan {
     pub samples: usize,
     /// The hinge's target: this quantile of the radii before.
     pub target_quantile: f64,
+    /// Joint budgets at which attacked selection accuracy must rise, on average, for the result to
+    /// be accepted.
+    pub accept_eps: Vec<f64>,
     /// Selection samples attacked to accept or reject the result.
     pub accept_samples: usize,
     /// How much clean selection accuracy may fall.
@@ -178,6 +181,8 @@ pub struct StepTwoPlan {
 pub struct CertifyPlan {
     /// `auto` (proved for linear and MLP encoders, estimated for others), `proved` or `estimated`.
     pub evidence: String,
+    /// Budgets at which radii are counted, beside those of the attacks.
+    pub eps: Vec<f64>,
     /// Training samples whose gradients estimate a Lipschitz constant.
     pub samples: usize,
     /// Estimates: `max-gradient`, or `as-released` (the released code's routine).
@@ -250,10 +255,16 @@ impl Default for Plan {
                 learning_rate: 0.02,
                 samples: 2000,
                 target_quantile: 0.75,
+                accept_eps: vec![0.5, 1.0],
                 accept_samples: 500,
                 tolerance: 0.005,
             },
-            certify: CertifyPlan { evidence: "auto".into(), samples: 2000, lipschitz: "max-gradient".into() },
+            certify: CertifyPlan {
+                evidence: "auto".into(),
+                eps: vec![],
+                samples: 2000,
+                lipschitz: "max-gradient".into(),
+            },
             evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
         }
     }
@@ -364,7 +375,10 @@ impl Plan {
         check(self.train.warmup > 0.0 && self.train.warmup < 1.0, "train.warmup must be between 0 and 1");
         check(self.train.clip >= 0.0, "train.clip must not be negative");
         check(self.train.step_epochs > 0, "train.step_epochs must be at least 1");
-        check(self.train.rho >= 0.0 && self.train.rho.is_finite(), "train.rho must not be negative");
+        check(
+            self.train.rho >= 0.0 && self.train.rho.is_finite(),
+            "train.rho must be a finite number that is not negative",
+        );
         check(positive(self.train.mixup_alpha), "train.mixup_alpha must be positive");
         check(positive(self.adversary.eps), "adversary.eps must be positive");
         check(self.adversary.steps > 0, "adversary.steps must be at least 1");
@@ -384,6 +398,8 @@ impl Plan {
         check(positive(self.step2.learning_rate), "step2.learning_rate must be positive");
         check(self.step2.batch > 0 && self.step2.samples > 0, "step2.batch and step2.samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.target_quantile), "step2.target_quantile must be in 0..=1");
+        let budgets = |eps: &[f64]| !eps.is_empty() && eps.iter().all(|e| positive(*e));
+        check(budgets(&self.step2.accept_eps), "step2.accept_eps must be a list of positive numbers");
         check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
         check(
@@ -392,7 +408,8 @@ impl Plan {
         );
         check(self.certify.samples > 0, "certify.samples must be at least 1");
         check(self.evaluate.steps > 0, "evaluate.steps must be at least 1");
-        check(self.evaluate.eps.iter().all(|e| positive(*e)), "evaluate.eps must be positive numbers");
+        check(budgets(&self.evaluate.eps), "evaluate.eps must be a list of positive numbers");
+        check(self.certify.eps.iter().all(|e| positive(*e)), "certify.eps must be positive numbers");
         check(
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",

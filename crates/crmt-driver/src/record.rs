@@ -33,8 +33,11 @@ pub struct Summary {
     pub warnings: Vec<String>,
     /// Facts about the data that belong beside any number, e.g. how samples were paired.
     pub notes: Vec<String>,
-    /// SHA-256 of the weights, as in `model.safetensors`.
+    /// SHA-256 of architecture and weights, as in `model.safetensors`.
     pub weights: String,
+    /// SHA-256 of the report split's inputs and labels.
+    #[serde(default)]
+    pub report_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
     /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`.
@@ -99,8 +102,10 @@ pub struct RadiusResult {
     /// As in [`CertifiedResult::evidence`].
     pub evidence: String,
     /// Mean radius.
+    #[serde(with = "number")]
     pub mean: f64,
     /// Radii at the quantiles 0, 0.05, …, 1: 21 values, ascending.
+    #[serde(with = "numbers")]
     pub quantiles: Vec<f64>,
     /// Mean share of the squared worst-case joint budget spent on this modality; none for `joint`.
     pub vulnerability_share: Option<f64>,
@@ -123,4 +128,51 @@ pub struct EpochMetrics {
     pub select_accuracy: f64,
     /// Wall-clock seconds; the only field that differs between equal runs.
     pub seconds: f64,
+}
+
+/// JSON has no infinity, and a radius may be infinite: what is not finite is a string, `"inf"`.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Finite(f64),
+    Other(String),
+}
+
+impl From<f64> for Number {
+    fn from(value: f64) -> Self {
+        if value.is_finite() { Self::Finite(value) } else { Self::Other(value.to_string()) }
+    }
+}
+
+impl Number {
+    fn value<E: serde::de::Error>(self) -> Result<f64, E> {
+        match self {
+            Self::Finite(value) => Ok(value),
+            Self::Other(text) => text.parse().map_err(|_| E::custom(format!("expected a number, got \"{text}\""))),
+        }
+    }
+}
+
+mod number {
+    use super::Number;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        Number::from(*value).serialize(serializer)
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        Number::deserialize(deserializer)?.value()
+    }
+}
+
+mod numbers {
+    use super::Number;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().copied().map(Number::from))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
+        Vec::<Number>::deserialize(deserializer)?.into_iter().map(Number::value).collect()
+    }
 }

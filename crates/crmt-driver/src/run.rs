@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Streams;
 use crmt_data::{DataSet, SyntheticOptions};
+use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 /// A trained model and everything measured of it so far.
@@ -73,6 +74,7 @@ impl Run {
             warnings: trained.warnings,
             notes: data.notes.clone(),
             weights: hash,
+            report_sha256: report_digest(&data)?,
             stages: [("train".to_owned(), start.elapsed().as_secs_f64())].into(),
             ..Summary::default()
         };
@@ -100,6 +102,15 @@ impl Run {
                 "the model of {} was trained on other modalities or classes than `{}` has",
                 dir.path().display(),
                 data.name
+            );
+        }
+        if summary.report_sha256 != report_digest(&data)? {
+            bail!(
+                "the report split of `{}` ({}) is not the one that {} was measured on: train a run on it, or name the \
+                 original with --data",
+                data.name,
+                plan.data,
+                dir.path().display()
             );
         }
         let rows = samples::read(&dir.file(run_dir::SAMPLES))?;
@@ -170,9 +181,10 @@ impl Run {
     }
 
     /// Confronts radii with attacks, and writes samples, report and, last, the summary.
-    pub fn finish(&mut self, certify_eps: &[f64]) -> Result<()> {
+    pub fn finish(&mut self) -> Result<()> {
         let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
-        let mut eps: Vec<f64> = self.summary.attacks.iter().map(|a| a.eps).chain(certify_eps.iter().copied()).collect();
+        let mut eps: Vec<f64> =
+            self.summary.attacks.iter().map(|a| a.eps).chain(self.plan.certify.eps.iter().copied()).collect();
         eps.sort_by(f64::total_cmp);
         eps.dedup();
         self.summary.certified = certification::certified(&self.rows, &evidence, &eps);
@@ -189,20 +201,25 @@ impl Run {
         }
         self.summary.seconds = self.summary.stages.values().sum();
         tracing::debug!(stages = ?self.summary.stages, "seconds");
-        self.dir.write(run_dir::SAMPLES, &samples::to_csv(&self.rows, &evidence)?)?;
-        self.dir.write(run_dir::REPORT, report::render(&[self.record()?])?.as_bytes())?;
+        let config = toml::to_string(&self.plan)?;
+        let samples = samples::to_csv(&self.rows, &evidence)?;
+        let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
+        // All of it is known to be good before any of it is written.
+        self.dir.write(run_dir::CONFIG, config.as_bytes())?;
+        self.dir.write(run_dir::SAMPLES, &samples)?;
+        self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)
     }
 
     /// What the report is made of.
-    fn record(&self) -> Result<RunRecord> {
+    fn record(&self, config: &str) -> Result<RunRecord> {
         Ok(RunRecord {
             title: self.summary.method.to_uppercase(),
             summary: self.summary.clone(),
             metrics: read_metrics(&self.dir)?,
-            config: self.dir.read(run_dir::CONFIG)?,
+            config: config.to_owned(),
             samples: self.rows.clone(),
         })
     }
@@ -229,6 +246,19 @@ fn read_metrics(dir: &RunDir) -> Result<Vec<EpochMetrics>> {
         serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), i + 1))
     };
     text.lines().enumerate().map(parse).collect()
+}
+
+/// SHA-256 of inputs and labels of the report split, sample by sample.
+fn report_digest(data: &DataSet) -> Result<String> {
+    let mut hash = Sha256::new();
+    for batch in data.report.batches(training::EVAL_BATCH) {
+        let batch = batch?;
+        for x in &batch.inputs {
+            hash.update(checkpoint::bytes(x)?);
+        }
+        batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
+    }
+    Ok(checkpoint::hex(hash))
 }
 
 fn json_lines(metrics: &[EpochMetrics]) -> Result<Vec<u8>> {

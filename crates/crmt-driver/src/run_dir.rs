@@ -29,9 +29,9 @@ pub struct RunDir(PathBuf);
 impl RunDir {
     /// Creates the directory and checks that it can be written to, before any work is spent.
     ///
-    /// A trained model is replaced only with `overwrite`; then just the files of a run go.
+    /// A finished run is replaced only with `overwrite`; then just the files of a run go.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        let occupied = [MODEL, SUMMARY].iter().any(|name| path.join(name).exists());
+        let occupied = path.join(SUMMARY).exists();
         if occupied && !overwrite {
             bail!("{} already holds a run: choose another --out, or say --overwrite", path.display());
         }
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(run.read(SUMMARY)?, "{}");
         let again = RunDir::create(dir.path(), true)?;
         again.write(METRICS, b"")?;
-        RunDir::create(dir.path(), false).expect("a run that never trained a model may be started again");
+        RunDir::create(dir.path(), false).expect("a run that never finished may be started again");
         assert!(!again.file(SUMMARY).exists());
         assert_eq!(again.read("notes.txt")?, "mine");
         Ok(())

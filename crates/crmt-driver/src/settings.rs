@@ -170,14 +170,14 @@ fn coerce(value: &Value, like: &Value) -> Result<Value, &'static str> {
         (Value::Integer(i), Value::Float(_)) => Ok(Value::Float(*i as f64)),
         (Value::Integer(i), Value::Integer(_)) if *i < 0 => Err("a whole number that is not negative"),
         (Value::Array(items), Value::Array(like)) => {
-            // An empty list in the defaults is one of names.
-            let (name, expected) = (Value::String(String::new()), "a list of numbers");
-            let like = like.first().unwrap_or(&name);
+            // What an empty default holds, the plan's type checks.
+            let Some(like) = like.first() else { return Ok(value.clone()) };
+            let expected = "a list of numbers";
             let items = items.iter().map(|item| coerce(item, like));
             let expected = if like.is_str() { "a list of names" } else { expected };
             items.collect::<Result<_, _>>().map(Value::Array).map_err(|_| expected)
         }
-        (Value::Float(_) | Value::Integer(_), Value::Array(like)) if !like.is_empty() => {
+        (Value::Float(_) | Value::Integer(_), Value::Array(like)) => {
             coerce(&Value::Array(vec![value.clone()]), &Value::Array(like.clone()))
         }
         (Value::String(text), Value::Array(like)) if like.is_empty() => {

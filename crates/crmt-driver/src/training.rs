@@ -2,8 +2,9 @@
 //! CRMT's second step. Does not know files, attacks on the result, or reports.
 use crate::{
     checkpoint::Architecture,
+    evaluation,
     lipschitz::{Bounds, scales},
-    people::Voice,
+    people::{Stage, Voice},
     plan::{OptimizerKind, Plan},
     record::EpochMetrics,
 };
@@ -18,7 +19,6 @@ use crmt_train::{
     CachedScores, Certified, Crmt, EpochReport, IntegrationModel, ModalityDropout, Phase, RadiusHinge, Selected,
     Source, Strategy, Tables, TrainingInputs, fit,
 };
-use indicatif::ProgressBar;
 use std::{collections::BTreeMap, time::Instant};
 
 /// Report samples per forward pass: large enough to keep the cores busy, small enough for caches.
@@ -50,6 +50,7 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
     let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
     Epochs::new(data, Streams::new(plan.seed), plan)?;
+    evaluation::check(&plan.evaluate, data)?;
     let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();
     tracing::debug!(parameters, modalities = data.modalities.len(), "model built");
     Ok(Untrained { architecture, learner })
@@ -155,17 +156,16 @@ fn step_two(
 
     let samples = settings.accept_samples.min(data.select.len());
     let judge = data.select.batch(0..samples)?;
-    let bar = log.voice.bar("judging step 2", 2);
+    let bar = log.voice.stage("judging step 2", 2);
     let before = (clean, attacked(plan, learner, &judge, streams)?);
     bar.inc(1);
     let undo = model.write_to(&head)?;
     let after = (accuracy(learner.fixed(), &data.select)?, attacked(plan, learner, &judge, streams)?);
-    bar.finish_and_clear();
     let told = format!(
         "selection split: clean {:.1} → {:.1} %, attacked (mean over eps {:?}) {:.1} → {:.1} %",
         100.0 * before.0,
         100.0 * after.0,
-        plan.evaluate.eps,
+        settings.accept_eps,
         100.0 * before.1,
         100.0 * after.1
     );
@@ -177,17 +177,17 @@ fn step_two(
     Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept; {told}")))
 }
 
-/// Mean accuracy on `batch` over the budgets of the plan, under a joint 20-step PGD on the margin.
+/// Mean accuracy on `batch` over the accepting budgets, under a joint 20-step PGD on the margin.
 fn attacked(plan: &Plan, learner: &Learner, batch: &Batch, streams: Streams) -> Result<f64> {
     let goal = Goal::Avoid(batch.labels.clone());
     let mut standing = 0.0;
-    for eps in &plan.evaluate.eps {
+    for eps in &plan.step2.accept_eps {
         let attack = Pgd::quick(Budget::Joint(*eps), 20, Loss::Margin);
         let draws = crmt_attacks::Draws::new(streams, 0);
         let outcome = crmt_attacks::run(&attack, learner.fixed(), &batch.inputs, &goal, &draws)?;
         standing += outcome.success.iter().filter(|broken| !**broken).count() as f64;
     }
-    Ok(standing / (batch.len() * plan.evaluate.eps.len().max(1)) as f64)
+    Ok(standing / (batch.len() * plan.step2.accept_eps.len()) as f64)
 }
 
 fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
@@ -316,7 +316,7 @@ impl Log<'_> {
         phase: &Phase,
         select: impl FnMut(&dyn Trainable) -> Result<Selected>,
     ) -> Result<()> {
-        let bar = self.voice.bar(phase.name, phase.epochs * phase.source.steps());
+        let bar = self.voice.stage(phase.name, phase.epochs * phase.source.steps());
         let mut since = Instant::now();
         let best = fit(model, optimizer, phase, select, |report| {
             bar.inc(u64::from(report.is_none()));
@@ -327,7 +327,6 @@ impl Log<'_> {
             self.metrics.push(metrics);
             (self.record)(&self.metrics)
         })?;
-        bar.finish_and_clear();
         if best < phase.epochs {
             self.voice
                 .say(format!("  {}: epoch {best} was best on the selection split, its weights are kept", phase.name));
@@ -336,7 +335,7 @@ impl Log<'_> {
     }
 
     /// Every epoch when there are few, else every fifth.
-    fn tell(&self, bar: &ProgressBar, m: &EpochMetrics, epochs: u64) {
+    fn tell(&self, bar: &Stage, m: &EpochMetrics, epochs: u64) {
         if epochs > 20 && m.epoch % 5 != 0 && m.epoch != epochs {
             return;
         }
@@ -346,7 +345,7 @@ impl Log<'_> {
             "  {} epoch {:>2}/{epochs}  loss {:.4}{parts}  selection {:.4}  {:.1} s",
             m.phase, m.epoch, m.loss, m.select_accuracy, m.seconds
         );
-        self.voice.say_above(bar, &line);
+        bar.say(&line);
     }
 }
 

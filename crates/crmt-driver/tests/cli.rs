@@ -252,6 +252,65 @@ fn a_run_is_neither_overwritten_nor_read_when_altered() -> Anyhow {
 }
 
 #[test]
+fn a_run_is_not_mixed_with_other_data() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    features(&dir.path().join("f"), 40)?;
+    features(&dir.path().join("moved"), 40)?;
+    features(&dir.path().join("other"), 44)?;
+    let settings = ["data=f", "model.encoder=linear", "train.epochs=1"];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    let evaluate = |data: &str| {
+        let mut command = driver(dir.path());
+        command.args(["evaluate", "r", "--eps", "0.1", "--data", data]);
+        command
+    };
+    evaluate("moved").assert().success();
+    let before = fs::read(dir.path().join("r/samples.csv"))?;
+    refused(&mut evaluate("other"), &["report split", "other"]);
+    assert_eq!(fs::read(dir.path().join("r/samples.csv"))?, before);
+    // What was asked for last is what the config says.
+    assert!(fs::read_to_string(dir.path().join("r/config.toml"))?.contains("eps = [0.1]"));
+    // A wrong threat is refused before a finished run is replaced.
+    let wrong = ["data=f", "model.encoder=linear", "evaluate.threats=up"];
+    refused(train(dir.path(), "jt", "r", wrong).arg("--overwrite"), &["threat `up`", "left, middle, right"]);
+    assert!(dir.path().join("r/summary.json").exists());
+    Ok(())
+}
+
+#[test]
+fn infinite_radii_can_be_read_back() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    // The released constants of one modality are exactly 0: its claimed radius is infinite.
+    train(dir.path(), "jt", "r", ["certify.lipschitz=as-released"]).assert().success();
+    let radii = json(dir.path().join("r/summary.json"))?["radii"].clone();
+    assert!(radii.to_string().contains("\"inf\""), "{radii}");
+    assert!(radii.as_array().unwrap().iter().all(|r| r["evidence"] == "estimated"));
+    driver(dir.path()).args(["report", "r", "--out", "r.html"]).assert().success();
+    Ok(())
+}
+
+#[test]
+fn certified_training_gives_certificates_that_hold() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let settings = [
+        "model.lipschitz_width=4",
+        "model.lipschitz_hidden=16",
+        "train.epochs=6",
+        "evaluate.eps=0.05,0.2",
+        "evaluate.samples=60",
+        "certified.modality_dropout=0.2",
+    ];
+    train(dir.path(), "crmt-certified", "r", settings).assert().success();
+    let summary = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(summary["violations"], 0);
+    let certified = summary["certified"].as_array().unwrap();
+    assert!(certified.iter().all(|c| c["evidence"] == "proved"));
+    let joint = certified.iter().find(|c| c["threat"] == "joint" && c["eps"] == 0.05).unwrap();
+    assert!(joint["accuracy"].as_f64() > Some(0.0), "{joint}");
+    Ok(())
+}
+
+#[test]
 fn help_teaches() {
     let help = |args: &[&str]| {
         let output = driver(Path::new(".")).args(args).assert().success().get_output().stdout.clone();

@@ -68,13 +68,15 @@ pub enum BuildError {
         /// Shape of one sample.
         shape: Vec<usize>,
     },
-    /// A size that must be positive is zero.
-    #[error("encoder `{kind}`: {what} must be at least 1")]
-    Zero {
+    /// A size that is zero, or that no machine holds.
+    #[error("encoder `{kind}`: {what} is {given}, expected 1 to {LARGEST}")]
+    Size {
         /// Kind of encoder.
         kind: &'static str,
         /// Which setting.
         what: &'static str,
+        /// Its value.
+        given: usize,
     },
     /// Max-min compares two halves.
     #[error("encoder `lipschitz`: {what} is {given}, but max-min compares two halves: use an even number")]
@@ -236,9 +238,12 @@ fn lipschitz(
     Ok(Chain::new(blocks, features))
 }
 
+/// Beyond this, one layer alone fills a machine.
+const LARGEST: usize = 1 << 16;
+
 fn positive(kind: &'static str, sizes: &[(&'static str, usize)]) -> Result<(), BuildError> {
-    match sizes.iter().find(|(_, size)| *size == 0) {
-        Some((what, _)) => Err(BuildError::Zero { kind, what }),
+    match sizes.iter().find(|(_, size)| *size == 0 || *size > LARGEST) {
+        Some((what, given)) => Err(BuildError::Size { kind, what, given: *given }),
         None => Ok(()),
     }
 }

@@ -25,7 +25,11 @@ const ROOMS: &[Room] = &[
     Room { name: "crmt-data", ours: &["crmt-core"], outside: None },
     Room { name: "crmt-encoders", ours: &["crmt-core", "crmt-kernels"], outside: None },
     Room { name: "crmt-fusion", ours: &["crmt-core", "crmt-kernels"], outside: None },
-    Room { name: "crmt-certify", ours: &["crmt-core"], outside: Some(&["candle-core", "statrs", "thiserror"]) },
+    Room {
+        name: "crmt-certify",
+        ours: &["crmt-core"],
+        outside: Some(&["candle-core", "rand", "rand_distr", "statrs", "thiserror"]),
+    },
     Room {
         name: "crmt-attacks",
         ours: &["crmt-core"],

@@ -249,7 +249,7 @@ fn configurations_are_read_strictly_and_errors_help() -> TestResult {
     for (given, shape, parts) in [
         ((15, 1, &[256][..], 128), &[1, 28, 28][..], ["width is 15", "even"]),
         ((16, 1, &[256, 7], 128), &[1, 28, 28], ["hidden is 7", "even"]),
-        ((16, 1, &[256], 0), &[1, 28, 28], ["features", "at least 1"]),
+        ((16, 1, &[256], 0), &[1, 28, 28], ["features is 0", "expected 1"]),
         ((16, 1, &[256], 128), &[28, 28], ["[channels, height, width]", "[28, 28]"]),
         ((16, 1, &[256], 128), &[1, 0, 28], ["at least 1", "[1, 0, 28]"]),
     ] {
