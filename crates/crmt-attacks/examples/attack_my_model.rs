@@ -39,7 +39,6 @@ fn main() -> Result<(), Error> {
     let inputs = PerModality::from([random((200, 8))?, random((200, 6))?]);
     let labels = model.logits(&inputs)?.argmax(1)?;
     println!("clean accuracy {:.1} %", 100. * accuracy(&model.logits(&inputs)?, &labels)?);
-
     let (goal, draws) = (Goal::Avoid(labels), Draws::new(streams, 0));
     let eps = [0.1, 0.3, 1.];
     println!("{:14} {:>8} {:>8} {:>8}", "accuracy at", eps[0], eps[1], eps[2]);
