@@ -504,8 +504,7 @@ mod tests {
 
     #[test]
     fn all_faults_are_named_at_once() {
-        let mut plan = Plan::default();
-        plan.method = "jtt".into();
+        let mut plan = Plan { method: "jtt".into(), ..Plan::default() };
         plan.train.batch = 0;
         plan.evaluate.eps = vec![-1.0];
         let faults = plan.faults();

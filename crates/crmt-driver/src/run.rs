@@ -50,7 +50,6 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
         report: s.report,
         image_snr_db: s.image_snr_db,
         audio_snr_db: s.audio_snr_db,
-        ..SyntheticOptions::default()
     })?)
 }
 

@@ -336,7 +336,7 @@ impl Log<'_> {
 
     /// Every epoch when there are few, else every fifth.
     fn tell(&self, bar: &Stage, m: &EpochMetrics, epochs: u64) {
-        if epochs > 20 && m.epoch % 5 != 0 && m.epoch != epochs {
+        if epochs > 20 && !m.epoch.is_multiple_of(5) && m.epoch != epochs {
             return;
         }
         let parts: String =
