@@ -158,7 +158,7 @@ fn features(dir: &Path, rows: usize) -> anyhow::Result<()> {
         let labels: Vec<u32> = (0..rows as u32).map(|i| i % 2).collect();
         let array = |m: usize| {
             let value = |i: usize, d: usize| {
-                let sign = if i % 2 == 0 { -1.0 } else { 1.0 };
+                let sign = if i.is_multiple_of(2) { -1.0 } else { 1.0 };
                 if d == 0 { sign } else { ((i * 7 + d * 3 + m) % 5) as f32 * 0.1 }
             };
             Array::floats(&[3], (0..rows).flat_map(|i| (0..3).map(move |d| value(i, d))).collect())
