@@ -64,6 +64,8 @@ fn main() -> ExitCode {
 fn one_message(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
+        // With RUST_BACKTRACE set, the tensor library's messages end in a backtrace.
+        let cause = cause.split("\n   0: ").next().unwrap_or_default().to_owned();
         if message.is_empty() {
             message = cause;
         } else if !message.contains(&cause) {
