@@ -73,13 +73,13 @@ impl Budget {
     }
 }
 
-/// One batch's budget: the radius of each sample is `factors[i]` times the budget's.
+/// One batch's budget: the radius of each sample on modality `m` is `factors[m][i]` times the budget's.
 #[derive(Debug, Clone)]
 pub(crate) struct Ball<'a> {
     pub budget: &'a Budget,
     pub modalities: &'a PerModality<Modality>,
-    /// `[batch, 1]`, in the inputs' type; `None`: all 1.
-    pub factors: Option<&'a Tensor>,
+    /// Each `[batch, 1]`, in the inputs' type, and all the same for a joint budget; `None`: all 1.
+    pub factors: Option<&'a PerModality<Tensor>>,
 }
 
 impl Ball<'_> {
@@ -189,10 +189,10 @@ impl Ball<'_> {
     /// The distance is the joint l2 norm, or the greatest change of any modality for an linf budget.
     pub fn spent(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<(Vec<f64>, Vec<f64>)> {
         let samples = clean[0].dim(0)?;
-        let factors = match self.factors {
-            Some(f) => f.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?,
-            None => vec![1.; samples],
-        };
+        let factors = moved.try_enumerate(|m, _| match self.factors {
+            Some(f) => f[m].flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>(),
+            None => Ok(vec![1.; samples]),
+        })?;
         let mut distance = vec![0f64; samples];
         let mut used = vec![0f64; samples];
         for (m, (x, x0)) in moved.zip(clean, "clean inputs")?.iter().enumerate() {
@@ -210,13 +210,13 @@ impl Ball<'_> {
                     false => distance[i].hypot(own),
                 };
                 if own > 0. {
-                    used[i] = used[i].max(own / (self.budget.radius(m) * factors[i]));
+                    used[i] = used[i].max(own / (self.budget.radius(m) * factors[m][i]));
                 }
             }
         }
         if let Budget::Joint(radius) = self.budget {
             let share = |(d, f): (&f64, &f64)| if *d > 0. { d / (radius * f) } else { 0. };
-            used = distance.iter().zip(&factors).map(share).collect();
+            used = distance.iter().zip(&factors[0]).map(share).collect();
         }
         Ok((distance, used))
     }
@@ -225,7 +225,7 @@ impl Ball<'_> {
     fn radius(&self, m: usize, like: &Tensor) -> Result<Tensor> {
         let radius = self.budget.radius(m);
         Ok(match self.factors {
-            Some(factors) => (factors * radius)?,
+            Some(factors) => (&factors[m] * radius)?,
             None => Tensor::full(radius, (1, 1), like.device())?.to_dtype(like.dtype())?,
         })
     }

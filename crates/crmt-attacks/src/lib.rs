@@ -28,4 +28,4 @@ pub use goal::{Goal, Loss, accuracy, correct, predictions};
 pub use missing::{MissingAccuracy, missing_accuracy};
 pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};
-pub use run::{Attack, Outcome, perturb, run, run_within};
+pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};

@@ -83,8 +83,8 @@ pub struct Problem<'a> {
     goal: Goal,
     labels: Vec<u32>,
     draws: Draws,
-    /// `[batch, 1]` multiples of the budget, in the inputs' type.
-    factors: Option<Tensor>,
+    /// Per modality `[batch, 1]` multiples of the budget, in the inputs' type; all the same for a joint budget.
+    factors: Option<PerModality<Tensor>>,
     counter: &'a Counter,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Problem<'a> {
         clean: &PerModality<Tensor>,
         goal: &Goal,
         draws: &Draws,
-        factors: Option<&[f64]>,
+        factors: Option<&PerModality<Vec<f64>>>,
         counter: &'a Counter,
     ) -> Result<Self> {
         for (x, modality) in clean.zip(classifier.modalities(), "inputs")?.iter() {
@@ -105,18 +105,23 @@ impl<'a> Problem<'a> {
         let counts = [
             ("labels", Some(labels.len())),
             ("random streams", draws.len()),
-            ("radii", factors.map(<[f64]>::len)),
+            ("radii", factors.and_then(|f| f.iter().map(Vec::len).find(|n| *n != samples))),
             ("inputs of every modality", clean.iter().map(|x| x.dims()[0]).find(|n| *n != samples)),
         ];
         if let Some((what, Some(got))) = counts.into_iter().find(|(_, got)| got.is_some_and(|got| got != samples)) {
             return Err(Error::Samples { what, expected: samples, got });
         }
-        if let Some(radius) = factors.and_then(|f| f.iter().find(|f| !(f.is_finite() && **f >= 0.))) {
-            return Err(Error::Radius { what: "radius of a sample".into(), radius: *radius });
+        let wrong = |f: &&PerModality<Vec<f64>>| f.iter().flatten().find(|f| !(f.is_finite() && **f >= 0.)).copied();
+        if let Some(radius) = factors.as_ref().and_then(wrong) {
+            return Err(Error::Radius { what: "radius of a sample".into(), radius });
         }
-        let like = &clean[0];
         let factors =
-            factors.map(|f| Tensor::from_slice(f, (samples, 1), like.device())?.to_dtype(like.dtype())).transpose()?;
+            match factors {
+                None => None,
+                Some(factors) => Some(clean.zip(factors, "radii of the samples")?.try_map(|(x, f)| {
+                    Tensor::from_slice(f.as_slice(), (samples, 1), x.device())?.to_dtype(x.dtype())
+                })?),
+            };
         // Whatever graph the inputs come from, an attack is not part of it.
         let clean = clean.map(Tensor::detach);
         Ok(Self { classifier, clean, goal: goal.clone(), labels, draws: draws.clone(), factors, counter })
@@ -276,7 +281,7 @@ impl<'a> Problem<'a> {
             let radius = budget.radius(m) * self.classifier.modalities()[m].scale * relative;
             let mut noise = noise.reshape((self.samples(), ()))?;
             if let Some(factors) = &self.factors {
-                noise = noise.broadcast_mul(factors)?;
+                noise = noise.broadcast_mul(&factors[m])?;
             }
             Ok((x + (noise * radius)?.reshape(x.shape())?)?)
         })?;
@@ -292,7 +297,7 @@ impl<'a> Problem<'a> {
             goal: self.goal.with(self.goal.labels().index_select(&index, 0)?),
             labels: keep.iter().map(|i| self.labels[*i as usize]).collect(),
             draws: self.draws.select(keep),
-            factors: self.factors.as_ref().map(|f| f.index_select(&index, 0)).transpose()?,
+            factors: self.factors.as_ref().map(|f| f.try_map(|f| f.index_select(&index, 0))).transpose()?,
             counter: self.counter,
         })
     }

@@ -62,6 +62,26 @@ pub fn run_within(
     draws: &Draws,
     radii: &[f64],
 ) -> Result<Outcome> {
+    let radii = inputs.map(|_| radii.to_vec());
+    run_all(attack, classifier, inputs, goal, draws, Some(&radii))
+}
+
+/// As [`run_within`], with a radius of each sample for each modality: `radii[m][i]` multiplies the budget of modality
+/// `m`. For budgets of their own only: [`Budget::Each`].
+///
+/// # Errors
+/// As [`run_within`]; also for [`Budget::Joint`], and when `radii` has not one list for each modality.
+pub fn run_within_each(
+    attack: &dyn Attack,
+    classifier: &dyn Classifier,
+    inputs: &PerModality<Tensor>,
+    goal: &Goal,
+    draws: &Draws,
+    radii: &PerModality<Vec<f64>>,
+) -> Result<Outcome> {
+    if matches!(attack.budget(), Budget::Joint(_)) {
+        return Err(Error::Setting("a joint budget has one radius for each sample, not one for each modality"));
+    }
     run_all(attack, classifier, inputs, goal, draws, Some(radii))
 }
 
@@ -88,7 +108,7 @@ fn run_all(
     inputs: &PerModality<Tensor>,
     goal: &Goal,
     draws: &Draws,
-    radii: Option<&[f64]>,
+    radii: Option<&PerModality<Vec<f64>>>,
 ) -> Result<Outcome> {
     let counter = Counter::default();
     attack.budget().check(classifier.modalities())?;

@@ -323,6 +323,36 @@ fn own_radii_are_kept_and_zero_means_untouched() {
     }
 }
 
+/// A radius of each sample for each modality: each is kept, and used where it is not 0.
+#[test]
+fn each_modality_of_a_sample_has_its_own_radius() {
+    let case = Case::new(2, DType::F64, 11);
+    let radii = PerModality::from_fn(2, |m| {
+        (0..SAMPLES).map(|i| if i % 3 == m { 0. } else { 0.02 * (i + m) as f64 }).collect()
+    });
+    let draws = Draws::new(Streams::new(1), 0);
+    let unit = |norm| Budget::Each { norm, radii: PerModality::from([1., 1.]) };
+    for norm in [Norm::L2, Norm::Linf] {
+        let pgd = Pgd { to_the_end: true, ..Pgd::quick(unit(norm), 10, Loss::Margin) };
+        let out = run_within_each(&pgd, &case.net, &case.inputs, &case.goal, &draws, &radii).unwrap();
+        let sizes = moved(&case, &out.adversarial, norm == Norm::Linf);
+        for (m, radii) in radii.iter().enumerate() {
+            for (i, r) in radii.iter().enumerate() {
+                assert!(sizes[m][i] <= r * (1. + SLACK), "sample {i}, m{m}: {} beyond {r}", sizes[m][i]);
+                // Gradients are not zero: an attack that may move, does.
+                assert!(
+                    out.success[i] || *r == 0. || sizes[m][i] > 0.5 * r,
+                    "sample {i}, m{m}: {} of {r}",
+                    sizes[m][i]
+                );
+            }
+        }
+    }
+    let joint = Pgd::quick(Budget::Joint(1.), 1, Loss::Margin);
+    let refused = run_within_each(&joint, &case.net, &case.inputs, &case.goal, &draws, &radii).unwrap_err();
+    assert!(refused.to_string().contains("joint budget"), "{refused}");
+}
+
 #[test]
 fn samples_already_lost_succeed_at_distance_zero_and_cost_nothing_more() {
     let mut case = Case::new(2, DType::F32, 10);

@@ -22,6 +22,7 @@ mod npy;
 mod prepare;
 mod source_files;
 mod split;
+mod subset;
 mod synthetic;
 mod table;
 mod voice;
@@ -42,5 +43,6 @@ pub use manifest::{
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
 pub use prepare::{OnProgress, PrepareError, Progress};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
+pub use subset::SubsetError;
 pub use synthetic::{SyntheticError, SyntheticOptions, synthetic};
 pub use wav::decode_wav;

@@ -5,76 +5,149 @@ use crate::{
     people::Voice,
     record::{CertifiedResult, RadiusResult},
     report::SampleRow,
+    threat::Threat,
     training::EVAL_BATCH,
 };
 use anyhow::Result;
-use candle_core::DType;
-use crmt_certify::SampleRadii;
-use crmt_core::{Classifier, PerModality};
+use candle_core::{DType, Tensor};
+use crmt_certify::{
+    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
+};
+use crmt_core::{AdditiveClassifier, AdditiveScores, Missing, PerModality};
 use crmt_data::DataSet;
+use crmt_fusion::Model;
 use std::collections::BTreeMap;
-
-/// The threat of one budget over all modalities.
-pub const JOINT: &str = "joint";
 
 /// Radii around the true labels (0 where misclassified), in declared units.
 pub struct Radii {
     /// `proved` or `estimated`.
     pub evidence: &'static str,
-    samples: Vec<SampleRadii>,
-    names: PerModality<String>,
+    names: Vec<String>,
+    /// One list of radii per threat, joint first.
+    threats: Vec<(Threat, Vec<f64>)>,
+    /// Mean share of the squared worst-case joint budget that each modality gets, over samples with a radius.
+    shares: Vec<f64>,
 }
 
-/// Computes them in f64.
+/// Computes them in f64. Proved ones for every threat; estimates for the usual ones.
 pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants(&scales(&bounds.model))?;
+    let modalities = data.modalities.len();
+    let absent = absent(&bounds.model, data)?;
     let bar = voice.stage("radii", data.report.len() as u64);
-    let mut samples = vec![];
+    let mut all = OfBatch::default();
     for batch in data.report.batches(EVAL_BATCH) {
         let batch = batch?.to_dtype(DType::F64)?;
-        let logits = bounds.model.logits(&batch.inputs)?;
+        let scores = bounds.model.scores(&batch.inputs)?;
         let labels = batch.labels.to_vec1::<u32>()?;
-        let of_batch = match &constants {
-            Constants::Proved(c) => crmt_certify::radii(c, &logits, &labels)?.samples().to_vec(),
-            Constants::Estimated(c) => crmt_certify::radii(c, &logits, &labels)?.samples().to_vec(),
-        };
-        samples.extend(of_batch);
+        all.extend(match &constants {
+            Constants::Proved(c) => OfBatch::new(c, &scores, &labels, &absent)?,
+            Constants::Estimated(c) => OfBatch::new(c, &scores, &labels, &absent)?,
+        });
         bar.inc(batch.len() as u64);
     }
-    let evidence = match constants {
-        Constants::Proved(_) => "proved",
-        Constants::Estimated(_) => "estimated",
-    };
-    Ok(Radii { evidence, samples, names: data.modalities.map(|m| m.name.clone()) })
+    let n = all.shares.len().max(1) as f64;
+    Ok(Radii {
+        evidence: constants.evidence(),
+        names: data.modalities.iter().map(|m| m.name.clone()).collect(),
+        threats: all.threats,
+        shares: (0..modalities).map(|m| all.shares.iter().map(|s| s[m]).sum::<f64>() / n).collect(),
+    })
+}
+
+/// What each modality contributes to the logits where it is at its baseline, each `[1, classes]`.
+pub fn absent(model: &Model, data: &DataSet) -> Result<PerModality<Tensor>> {
+    let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_dtype(DType::F64))?;
+    Ok(model.scores(&baselines)?.contributions()?)
+}
+
+/// Radii of a batch.
+#[derive(Default)]
+pub struct OfBatch {
+    /// One list of radii per threat, joint first.
+    pub threats: Vec<(Threat, Vec<f64>)>,
+    /// How the worst joint attack splits its squared budget, of each sample with a radius.
+    shares: Vec<PerModality<f64>>,
+}
+
+impl OfBatch {
+    /// `absent`: contributions of the baselines.
+    pub fn new<E: Grade>(
+        constants: &MarginConstants<E>,
+        scores: &AdditiveScores,
+        labels: &[u32],
+        absent: &PerModality<Tensor>,
+    ) -> Result<Self> {
+        let logits = scores.logits()?;
+        let radii = crmt_certify::radii(constants, &logits, labels)?;
+        let contributions = Contributions::new(&scores.contributions()?, Some(absent))?;
+        let regions = missing_regions(constants, &logits, labels, &contributions)?;
+        let modalities = absent.len();
+        let sets = Missing::each(modalities);
+        let of_each = |f: &dyn Fn(&MissingRegion<E>) -> f64| regions.iter().map(f).collect::<Vec<_>>();
+        let of = |threat: Threat| -> Result<(Threat, Vec<f64>)> {
+            let radii = match threat {
+                Threat::Joint => radii.joint(),
+                Threat::Only(m) => radii.unimodal(m),
+                Threat::Each => {
+                    let all_at_once = Norm::Linf(PerModality::from_fn(modalities, |_| 1.0));
+                    limits(constants, &logits, labels, &all_at_once)?.iter().map(|limit| limit.radius).collect()
+                }
+                Threat::Without(m) => of_each(&|region| region.joint_without(&sets[m])),
+                Threat::AnyMissing => of_each(&|region| region.worst_joint(1)),
+            };
+            Ok((threat, radii))
+        };
+        let right = radii.samples().iter().filter(|s| s.joint > 0.0);
+        Ok(Self {
+            threats: threats(E::EVIDENCE, modalities).into_iter().map(of).collect::<Result<_>>()?,
+            shares: right.map(|s| s.shares.clone()).collect(),
+        })
+    }
+
+    fn extend(&mut self, other: Self) {
+        if self.threats.is_empty() {
+            self.threats = other.threats;
+        } else {
+            self.threats.iter_mut().zip(other.threats).for_each(|((_, all), (_, more))| all.extend(more));
+        }
+        self.shares.extend(other.shares);
+    }
+}
+
+/// Proofs are told for every threat, guesses for the usual ones.
+pub fn threats(evidence: Evidence, modalities: usize) -> Vec<Threat> {
+    match evidence {
+        Evidence::Estimated => Threat::usual(modalities),
+        _ => Threat::all(modalities),
+    }
 }
 
 impl Radii {
     /// Writes each sample's radii into its row.
     pub fn write_to(&self, rows: &mut [SampleRow]) {
-        for (row, sample) in rows.iter_mut().zip(&self.samples) {
-            let unimodal = self.names.iter().cloned().zip(sample.unimodal.iter().copied());
-            row.radii = unimodal.chain([(JOINT.to_owned(), sample.joint)]).collect();
+        rows.iter_mut().for_each(|row| row.radii.clear());
+        for (threat, radii) in &self.threats {
+            let name = threat.name(&self.names);
+            rows.iter_mut().zip(radii).for_each(|(row, radius)| {
+                row.radii.insert(name.clone(), *radius);
+            });
         }
     }
 
     /// Mean and quantiles by threat, joint first.
     pub fn summary(&self) -> Vec<RadiusResult> {
-        let right: Vec<_> = self.samples.iter().filter(|s| s.joint > 0.0).collect();
-        let share = |m: usize| right.iter().map(|s| s.shares[m]).sum::<f64>() / right.len().max(1) as f64;
-        let result = |threat: &str, radii: Vec<f64>, share| RadiusResult {
-            threat: threat.to_owned(),
+        let result = |(threat, radii): &(Threat, Vec<f64>)| RadiusResult {
+            threat: threat.name(&self.names),
             evidence: self.evidence.to_owned(),
             mean: radii.iter().sum::<f64>() / radii.len().max(1) as f64,
-            quantiles: quantiles(radii),
-            vulnerability_share: share,
+            quantiles: quantiles(radii.clone()),
+            vulnerability_share: match threat {
+                Threat::Only(m) => Some(self.shares[*m]),
+                _ => None,
+            },
         };
-        let joint = result(JOINT, self.samples.iter().map(|s| s.joint).collect(), None);
-        let unimodal = self
-            .names
-            .iter()
-            .enumerate()
-            .map(|(m, name)| result(name, self.samples.iter().map(|s| s.unimodal[m]).collect(), Some(share(m))));
-        std::iter::once(joint).chain(unimodal).collect()
+        self.threats.iter().map(result).collect()
     }
 }
 
@@ -131,7 +204,7 @@ pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Outcome;
+    use crate::{report::Outcome, threat::JOINT};
 
     fn row(radius: f64, held: bool) -> SampleRow {
         SampleRow {

@@ -31,6 +31,7 @@ Examples:
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
   crmt-driver evaluate runs/digits-jt-s0 --eps 0.5,1.0 --samples 1000
+  crmt-driver certify runs/digits-crmt-certified-s0 --falsify
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
 
 Exit status: 0 fine, 1 a check failed (a certificate was broken), 2 bad usage or input.";
@@ -43,7 +44,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Attack the model of a run again, with other budgets or on more samples.
     Evaluate(EvaluateArgs),
-    /// Compute the radii of a run's model again.
+    /// Compute the radii of a run's model again, and try to break them.
     Certify(CertifyArgs),
     /// Write one report of one or several runs.
     Report(ReportArgs),
@@ -95,7 +96,7 @@ pub struct EvaluateArgs {
     /// `l2`, or `linf` for single modalities.
     #[arg(long)]
     pub norm: Option<String>,
-    /// `joint`, `each`, or names of modalities.
+    /// `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
     /// The data set, if it has moved since training.
@@ -117,6 +118,12 @@ pub struct CertifyArgs {
     /// Print the bound of each layer.
     #[arg(long)]
     pub audit: bool,
+    /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
+    #[arg(long)]
+    pub falsify: bool,
+    /// How many report samples --falsify attacks; 0 for all.
+    #[arg(long)]
+    pub samples: Option<usize>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,

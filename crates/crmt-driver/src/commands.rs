@@ -104,6 +104,13 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         audit(&run, voice)?;
     }
     run.certify(voice)?;
+    if args.falsify {
+        if let Some(samples) = args.samples {
+            run.plan_mut().falsify.samples = samples;
+        }
+        run.falsify(voice)?;
+        voice.say(format!("\n{}", people::falsification(&run.summary)));
+    }
     if !args.eps.is_empty() {
         run.plan_mut().certify.eps.clone_from(&args.eps);
     }
@@ -177,5 +184,6 @@ fn resolve(args: &TrainArgs) -> Result<Resolved> {
 
 fn default_out(plan: &Plan) -> PathBuf {
     let data = Path::new(&plan.data).file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    Path::new("runs").join(format!("{data}-{}-s{}", plan.method, plan.seed))
+    let modalities: String = plan.modalities.iter().map(|name| format!("-{name}")).collect();
+    Path::new("runs").join(format!("{data}{modalities}-{}-s{}", plan.method, plan.seed))
 }

@@ -1,21 +1,20 @@
 //! Accuracy of a trained model: clean, with modalities missing, and under attack.
 //! Does not know radii.
 use crate::{
-    certification::JOINT,
     people::{Stage, Voice},
     plan::EvaluatePlan,
     record::{Accuracy, AttackResult},
     report::{Outcome, SampleRow},
+    threat::{JOINT, Threat},
     training::EVAL_BATCH,
+    victim::Victim,
 };
 use anyhow::{Result, bail};
-use crmt_attacks::{Attack, Budget, Draws, Fgm, Goal, Norm, Pgd, accuracy, predictions};
-use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, PerModality, Streams};
+use crmt_attacks::{Attack, Draws, Fgm, Goal, Norm, Pgd, accuracy, predictions};
+use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 
-/// All modalities at once, a budget each.
-const EACH: &str = "each";
 /// The union of all attacks.
 const STRONGEST: &str = "strongest";
 
@@ -71,49 +70,26 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     Ok(Clean { accuracy, confusion, rows })
 }
 
-/// One set of budgets that grows with `eps`.
-struct Threat {
-    name: String,
-    /// Which modalities move; `None` for one joint budget.
-    moved: Option<Vec<bool>>,
-}
-
-impl Threat {
-    fn all(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Self>> {
-        let unimodal =
-            |m: usize| Self { name: names[m].clone(), moved: Some((0..names.len()).map(|i| i == m).collect()) };
-        if plan.threats.is_empty() {
-            let joint = Self { name: JOINT.to_owned(), moved: None };
-            // With one modality both are the same.
-            let alone = if names.len() > 1 { 0..names.len() } else { 0..0 };
-            return Ok(std::iter::once(joint).chain(alone.map(unimodal)).collect());
-        }
-        let threat = |wanted: &String| match wanted.as_str() {
-            JOINT => Ok(Self { name: JOINT.to_owned(), moved: None }),
-            EACH => Ok(Self { name: EACH.to_owned(), moved: Some(vec![true; names.len()]) }),
-            name => match names.iter().position(|n| n == name) {
-                Some(m) => Ok(unimodal(m)),
-                None => bail!("threat `{name}`: expected joint, each, or a modality: {}", names.join(", ")),
-            },
-        };
-        plan.threats.iter().map(threat).collect()
+/// The threats of `plan`, joint ones last: a joint ball contains each modality's own, so what fell there,
+/// falls here.
+fn threats(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Threat>> {
+    if plan.threats.is_empty() {
+        return Ok(Threat::usual(names.len()));
     }
-
-    fn budget(&self, norm: Norm, eps: f64) -> Budget {
-        match &self.moved {
-            None => Budget::Joint(eps),
-            Some(moved) => {
-                let radii = PerModality::from_fn(moved.len(), |m| if moved[m] { eps } else { 0.0 });
-                Budget::Each { norm, radii }
-            }
-        }
-    }
+    plan.threats.iter().map(|name| Threat::parse(name, names)).collect()
 }
 
 /// Checks that every threat of the plan is one of `data`.
 pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
-    Threat::all(plan, &names).map(drop)
+    match threats(plan, &names)?.iter().find(|t| plan.norm == "linf" && t.is_joint()) {
+        Some(threat) => bail!(
+            "evaluate.norm = \"linf\": `{}` is one l2 budget over several modalities; set evaluate.threats to \
+             \"each\" or names of modalities",
+            threat.name(&names)
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Attacks the first report samples under every threat and budget, and writes outcomes into their
@@ -126,43 +102,53 @@ pub fn attack(
     rows: &mut [SampleRow],
     voice: &Voice,
 ) -> Result<Vec<AttackResult>> {
+    check(plan, data)?;
     let samples = if plan.samples == 0 { data.report.len() } else { plan.samples.min(data.report.len()) };
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
-    let threats = Threat::all(plan, &names)?;
     let norm = if plan.norm == "linf" { Norm::Linf } else { Norm::L2 };
     let mut eps = plan.eps.clone();
     eps.sort_by(f64::total_cmp);
     eps.dedup();
     rows.iter_mut().for_each(|row| row.outcomes.clear());
-    let clean = rows[..samples].iter().filter(|r| r.label == r.prediction).count();
     let batch = data.report.batch(0..samples)?;
     let mut results = vec![];
     // A joint ball contains each modality's own: what fell there, falls here. So joint comes last.
     let mut fell_alone = vec![vec![false; samples]; eps.len()];
-    for threat in threats.iter().filter(|t| t.name != JOINT).chain(threats.iter().filter(|t| t.name == JOINT)) {
-        let bar = voice.stage(&format!("attack: {}", threat.name), (2 * eps.len() * samples) as u64);
-        let mut broken: [Vec<bool>; 3] = std::array::from_fn(|_| wrong(&rows[..samples]));
+    let mut threats = threats(plan, &names)?;
+    threats.sort_by_key(Threat::is_joint);
+    for threat in threats {
+        let name = threat.name(&names);
+        let victims: Vec<Victim> =
+            threat.missing(names.len()).into_iter().map(|gone| Victim::new(model, gone, &data.baselines)).collect();
+        let wrong = wrong(&victims, &batch)?;
+        let bar = voice.stage(&format!("attack: {name}"), (2 * eps.len() * samples * victims.len()) as u64);
+        let clean = wrong.iter().filter(|w| !**w).count();
+        let mut broken: [Vec<bool>; 3] = std::array::from_fn(|_| wrong.clone());
         for (eps, fell_alone) in eps.iter().zip(&mut fell_alone) {
-            let budget = threat.budget(norm, *eps);
-            let attacks: [Box<dyn Attack>; 2] =
-                [Box::new(Fgm::new(budget.clone())), Box::new(Pgd::strong(budget).with_steps(plan.steps))];
             let [fgm, pgd, strongest] = &mut broken;
-            for (attack, own) in attacks.iter().zip([fgm, pgd]) {
-                search(attack.as_ref(), model, &batch, streams, own, &bar)?;
-                strongest.iter_mut().zip(own.iter()).for_each(|(all, own)| *all |= own);
+            for victim in &victims {
+                let budget = threat.budget(norm, *eps, names.len());
+                let attacks: [Box<dyn Attack>; 2] =
+                    [Box::new(Fgm::new(budget.clone())), Box::new(Pgd::strong(budget).with_steps(plan.steps))];
+                for (attack, own) in attacks.iter().zip([&mut *fgm, &mut *pgd]) {
+                    search(attack.as_ref(), victim, &batch, streams, own, &bar)?;
+                    strongest.iter_mut().zip(own.iter()).for_each(|(all, own)| *all |= own);
+                }
             }
-            match (threat.name.as_str(), norm) {
-                (JOINT, _) => strongest.iter_mut().zip(fell_alone.iter()).for_each(|(all, alone)| *all |= alone),
-                (name, Norm::L2) if name != EACH => {
+            match (threat, norm) {
+                (Threat::Joint | Threat::AnyMissing, _) => {
+                    strongest.iter_mut().zip(fell_alone.iter()).for_each(|(all, alone)| *all |= alone);
+                }
+                (Threat::Only(_), Norm::L2) => {
                     fell_alone.iter_mut().zip(strongest.iter()).for_each(|(alone, fell)| *alone |= fell);
                 }
                 _ => {}
             }
-            for (name, broken) in ["fgm", "pgd", STRONGEST].into_iter().zip(&broken) {
+            for (attack, broken) in ["fgm", "pgd", STRONGEST].into_iter().zip(&broken) {
                 let held = broken.iter().filter(|b| !**b).count();
                 results.push(AttackResult {
-                    name: name.to_owned(),
-                    threat: threat.name.clone(),
+                    name: attack.to_owned(),
+                    threat: name.clone(),
                     norm: plan.norm.clone(),
                     eps: *eps,
                     accuracy: held as f64 / samples as f64,
@@ -170,8 +156,8 @@ pub fn attack(
                     samples: samples as u64,
                 });
                 for (row, broken) in rows.iter_mut().zip(broken) {
-                    let (threat, norm) = (threat.name.clone(), plan.norm.clone());
-                    row.outcomes.push(Outcome { name: name.to_owned(), threat, norm, eps: *eps, held: !broken });
+                    let (threat, norm) = (name.clone(), plan.norm.clone());
+                    row.outcomes.push(Outcome { name: attack.to_owned(), threat, norm, eps: *eps, held: !broken });
                 }
             }
         }
@@ -180,14 +166,26 @@ pub fn attack(
     Ok(results)
 }
 
-fn wrong(rows: &[SampleRow]) -> Vec<bool> {
-    rows.iter().map(|r| r.label != r.prediction).collect()
+/// Who is wrong before any attack, in front of any of the victims.
+fn wrong(victims: &[Victim], batch: &Batch) -> Result<Vec<bool>> {
+    let labels = batch.labels.to_vec1::<u32>()?;
+    let mut wrong = vec![false; labels.len()];
+    for victim in victims {
+        for start in (0..labels.len()).step_by(EVAL_BATCH) {
+            let part = batch.narrow(start, EVAL_BATCH.min(labels.len() - start))?;
+            let predicted = predictions(&victim.logits(&victim.part(&part.inputs))?)?;
+            for (i, prediction) in predicted.into_iter().enumerate() {
+                wrong[start + i] |= prediction != labels[start + i];
+            }
+        }
+    }
+    Ok(wrong)
 }
 
 /// Attacks the samples that still stand, and marks those that fall.
 fn search(
     attack: &dyn Attack,
-    model: &Model,
+    victim: &Victim,
     batch: &Batch,
     streams: Streams,
     broken: &mut [bool],
@@ -196,10 +194,10 @@ fn search(
     let standing: Vec<u32> = (0..broken.len() as u32).filter(|i| !broken[*i as usize]).collect();
     for chunk in standing.chunks(ATTACK_BATCH) {
         let rows = candle_core::Tensor::new(chunk, batch.labels.device())?;
-        let inputs = batch.inputs.try_map(|x| x.index_select(&rows, 0))?;
+        let inputs = victim.part(&batch.inputs).try_map(|x| x.index_select(&rows, 0))?;
         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
         let draws = Draws::for_samples(streams, chunk.iter().map(|i| u64::from(*i)).collect());
-        let outcome = crmt_attacks::run(attack, model, &inputs, &goal, &draws)?;
+        let outcome = crmt_attacks::run(attack, victim, &inputs, &goal, &draws)?;
         for (i, success) in chunk.iter().zip(&outcome.success) {
             broken[*i as usize] |= success;
         }

@@ -35,6 +35,16 @@ pub enum Constants {
     Estimated(MarginConstants<Estimated>),
 }
 
+impl Constants {
+    /// As in reports.
+    pub fn evidence(&self) -> &'static str {
+        match self {
+            Self::Proved(_) => "proved",
+            Self::Estimated(_) => "estimated",
+        }
+    }
+}
+
 impl Bounds {
     /// Of the model with these weights, as `plan.certify` asks.
     pub fn of(

@@ -5,6 +5,7 @@ mod checkpoint;
 mod cli;
 mod commands;
 mod evaluation;
+mod falsify;
 mod lipschitz;
 mod people;
 mod plan;
@@ -14,8 +15,10 @@ mod run;
 mod run_dir;
 mod samples;
 mod settings;
+mod threat;
 mod tour;
 mod training;
+mod victim;
 
 use clap::Parser;
 use std::process::ExitCode;

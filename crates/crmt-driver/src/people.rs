@@ -158,6 +158,23 @@ pub fn modality_table(runs: &[&Summary]) -> String {
     table(&["method", "modalities", "accuracy"], &rows, 2)
 }
 
+/// What attacks strictly inside the certificates did.
+pub fn falsification(run: &Summary) -> String {
+    let proved = run.falsification.iter().all(|f| f.evidence != "estimated");
+    let row = |f: &crate::record::Falsification| {
+        let tight = match f.tightness_samples {
+            0 => ["–".into(), "–".into()],
+            _ => [format!("{:.2}", f.tightness_mean), format!("{:.2}", f.tightness_max)],
+        };
+        let [mean, max] = tight;
+        let attacked = f.samples.to_string();
+        [f.certificate.clone(), attacked, f.violations.to_string(), format!("{:.3}", f.mean_radius), mean, max]
+    };
+    let rows: Vec<_> = run.falsification.iter().map(row).collect();
+    let fell = if proved { "violations" } else { "disproved" };
+    table(&["attacked inside", "samples", fell, "mean radius", "tightness, mean", "max"], &rows, 1)
+}
+
 fn percent(fraction: f64) -> String {
     format!("{:.1} %", 100.0 * fraction)
 }

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub struct Plan {
     /// `synthetic`, or a directory with a `dataset.toml`.
     pub data: String,
+    /// Names of the modalities to use, in order; empty for all that the data have.
+    pub modalities: Vec<String>,
     /// See [`METHODS`].
     pub method: String,
     /// Everything random derives from it.
@@ -34,6 +36,8 @@ pub struct Plan {
     pub certify: CertifyPlan,
     /// Attacks on the trained model.
     pub evaluate: EvaluatePlan,
+    /// Attacks on its certificates.
+    pub falsify: FalsifyPlan,
 }
 
 /// The built-in audio-visual digits.
@@ -199,17 +203,33 @@ pub struct EvaluatePlan {
     pub samples: usize,
     /// `l2`, or `linf` for single modalities.
     pub norm: String,
-    /// `joint`, `each` (all modalities at once, a budget each), and names of modalities; empty
-    /// for joint and every modality alone.
+    /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one alone);
+    /// `without-NAME` (it is missing, the others share the budget); `any-missing`. Empty for joint and every
+    /// modality alone.
     pub threats: Vec<String>,
     /// Gradient steps of PGD.
     pub steps: usize,
+}
+
+/// Attacks strictly inside every kind of certificate (`certify RUN --falsify`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FalsifyPlan {
+    /// The first so many report samples are attacked; 0 for all.
+    pub samples: usize,
+    /// Gradient steps of each of three restarts.
+    pub steps: usize,
+    /// Random directions of budgets, each a kind of certificate.
+    pub rays: usize,
+    /// Of so many samples the distance of the nearest break is searched for, to compare with the radius.
+    pub tightness_samples: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
         Self {
             data: "synthetic".into(),
+            modalities: vec![],
             method: "crmt-jt".into(),
             seed: 0,
             device: "cpu".into(),
@@ -266,6 +286,7 @@ impl Default for Plan {
                 lipschitz: "max-gradient".into(),
             },
             evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
+            falsify: FalsifyPlan { samples: 100, steps: 40, rays: 4, tightness_samples: 20 },
         }
     }
 }
@@ -408,15 +429,12 @@ impl Plan {
         );
         check(self.certify.samples > 0, "certify.samples must be at least 1");
         check(self.evaluate.steps > 0, "evaluate.steps must be at least 1");
+        check(self.falsify.steps > 0, "falsify.steps must be at least 1");
         check(budgets(&self.evaluate.eps), "evaluate.eps must be a list of positive numbers");
         check(self.certify.eps.iter().all(|e| positive(*e)), "certify.eps must be positive numbers");
         check(
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",
-        );
-        check(
-            self.evaluate.norm == "l2" || !self.evaluate.threats.iter().any(|t| t == "joint"),
-            "evaluate.norm = \"linf\" has no joint budget: leave `joint` out of evaluate.threats",
         );
         faults
     }

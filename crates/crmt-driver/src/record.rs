@@ -25,6 +25,9 @@ pub struct Summary {
     pub certified: Vec<CertifiedResult>,
     /// Distribution of the radii, one entry per threat.
     pub radii: Vec<RadiusResult>,
+    /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
+    #[serde(default)]
+    pub falsification: Vec<Falsification>,
     /// `confusion[label][prediction]`: counts on the clean report split.
     pub confusion: Vec<Vec<u64>>,
     /// Attacks that succeeded inside a certified region. Anything but 0 is a bug of this program.
@@ -109,6 +112,42 @@ pub struct RadiusResult {
     pub quantiles: Vec<f64>,
     /// Mean share of the squared worst-case joint budget spent on this modality; none for `joint`.
     pub vulnerability_share: Option<f64>,
+}
+
+/// Attacks on one kind of certificate, strictly inside it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Falsification {
+    /// A threat as in [`RadiusResult::threat`]; `weighted W:…` (a joint norm with these weights), `ray E:…` (budgets
+    /// in these proportions), `optimal split` (the worst attack's own), or `any-missing, each`.
+    pub certificate: String,
+    /// As in [`CertifiedResult::evidence`]; only certificates can be violated, estimates are disproved.
+    pub evidence: String,
+    /// Report samples with a radius, all of them attacked at 0.999 of it.
+    pub samples: u64,
+    /// Those that fell.
+    pub violations: u64,
+    /// Mean radius of these samples, at most 20 each.
+    pub mean_radius: f64,
+    /// Samples of which a break was found within four radii.
+    pub tightness_samples: u64,
+    /// Mean over these of radius / distance of the nearest break found.
+    pub tightness_mean: f64,
+    /// The greatest; above 1 would be a violation.
+    pub tightness_max: f64,
+}
+
+impl Falsification {
+    /// Adds the samples of `other`, attacked in the same way.
+    pub fn merge(&mut self, other: Self) {
+        let mean = |a: f64, n: u64, b: f64, m: u64| (a * n as f64 + b * m as f64) / (n + m).max(1) as f64;
+        self.mean_radius = mean(self.mean_radius, self.samples, other.mean_radius, other.samples);
+        let tight = (self.tightness_samples, other.tightness_samples);
+        self.tightness_mean = mean(self.tightness_mean, tight.0, other.tightness_mean, tight.1);
+        self.tightness_max = self.tightness_max.max(other.tightness_max);
+        self.tightness_samples += other.tightness_samples;
+        self.samples += other.samples;
+        self.violations += other.violations;
+    }
 }
 
 /// One line of `metrics.jsonl`: one epoch.

@@ -4,13 +4,16 @@ use crate::{
     certification::{self, Radii},
     checkpoint::{self, Architecture},
     evaluation,
+    falsify::{Subject, falsify},
     lipschitz::Bounds,
     people::Voice,
     plan::Plan,
-    record::{EpochMetrics, Summary},
+    record::{EpochMetrics, Falsification, Summary},
     report::{self, RunRecord, SampleRow},
     run_dir::{self, RunDir},
-    samples, training,
+    samples,
+    settings::Settings,
+    training,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -39,18 +42,22 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
             plan.device
         );
     }
-    if plan.data != "synthetic" {
-        return Ok(DataSet::open(&plan.data)?);
-    }
     let s = &plan.synthetic;
-    Ok(crmt_data::synthetic(&SyntheticOptions {
-        seed: plan.seed,
-        train: s.train,
-        select: s.select,
-        report: s.report,
-        image_snr_db: s.image_snr_db,
-        audio_snr_db: s.audio_snr_db,
-    })?)
+    let data = match plan.data.as_str() {
+        "synthetic" => crmt_data::synthetic(&SyntheticOptions {
+            seed: plan.seed,
+            train: s.train,
+            select: s.select,
+            report: s.report,
+            image_snr_db: s.image_snr_db,
+            audio_snr_db: s.audio_snr_db,
+        })?,
+        path => DataSet::open(path)?,
+    };
+    if plan.modalities.is_empty() {
+        return Ok(data);
+    }
+    data.subset(&plan.modalities).context("modalities")
 }
 
 impl Run {
@@ -83,9 +90,12 @@ impl Run {
 
     /// Reads a finished run. `data` wins over the data set that the run was trained on.
     pub fn open(dir: RunDir, data: Option<&str>) -> Result<Self> {
-        let text = dir.read(run_dir::CONFIG)?;
-        let mut plan: Plan = toml::from_str(&text)
-            .with_context(|| format!("{} was not written by this version", dir.file(run_dir::CONFIG).display()))?;
+        // As if typed: a setting that is younger than the run has its default.
+        let mut settings = Settings::default();
+        settings.read_file(&dir.file(run_dir::CONFIG))?;
+        let resolved = settings.resolve();
+        let mut plan =
+            resolved.with_context(|| format!("{} is not of this version", dir.file(run_dir::CONFIG).display()))?.plan;
         if let Some(data) = data {
             plan.data = data.to_owned();
         }
@@ -179,6 +189,22 @@ impl Run {
         Ok(())
     }
 
+    /// Attacks on the certificates of the first report samples.
+    pub fn falsify(&mut self, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let subject = Subject {
+            bounds: &self.bounds(voice)?,
+            model: &self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?,
+            hash: &self.summary.weights,
+            data: &self.data,
+            streams: self.streams(),
+        };
+        let results = falsify(&subject, &self.plan.falsify, voice)?;
+        self.summary.falsification = results;
+        self.summary.stages.insert("falsify".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// Confronts radii with attacks, and writes samples, report and, last, the summary.
     pub fn finish(&mut self) -> Result<()> {
         let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
@@ -188,6 +214,8 @@ impl Run {
         eps.dedup();
         self.summary.certified = certification::certified(&self.rows, &evidence, &eps);
         let beaten = certification::beaten(&self.rows);
+        // Of radii that are no longer told.
+        self.summary.falsification.retain(|f| f.evidence == evidence);
         self.summary.warnings.retain(|w| !w.contains(BEATEN));
         self.summary.violations = 0;
         if evidence == "estimated" {
@@ -195,8 +223,13 @@ impl Run {
                 format!("{threat}: {n} samples {BEATEN}: estimates are not certificates")
             };
             self.summary.warnings.extend(beaten.iter().map(warn));
+            let disproved = self.summary.falsification.iter().filter(|f| f.violations > 0);
+            let warn =
+                |f: &Falsification| format!("{}: {} of {} samples {BEATEN}", f.certificate, f.violations, f.samples);
+            self.summary.warnings.extend(disproved.map(warn));
         } else {
-            self.summary.violations = beaten.values().sum();
+            let falsified: u64 = self.summary.falsification.iter().map(|f| f.violations).sum();
+            self.summary.violations = beaten.values().sum::<u64>() + falsified;
         }
         self.summary.seconds = self.summary.stages.values().sum();
         tracing::debug!(stages = ?self.summary.stages, "seconds");
