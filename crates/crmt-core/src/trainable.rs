@@ -22,8 +22,10 @@ pub trait Trainable {
 /// Integration weights and bias of `h_k = sum_m a_k(m) * s_k(m) + b_k`.
 #[derive(Debug, Clone)]
 pub struct Integration {
-    /// `a(m)`, each `[classes]`.
+    /// `a(m)`, each `[classes]`; where they are gauged, what `a(m)` is computed from.
     pub weights: PerModality<Var>,
+    /// `a = softplus(weights) / rms`, with the root mean square over all modalities and classes.
+    pub gauged: bool,
     /// `b`, `[classes]`.
     pub bias: Var,
 }

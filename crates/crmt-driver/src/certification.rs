@@ -1,7 +1,7 @@
 //! Radii of every report sample, and what they say of the whole split.
 //! Does not know attacks.
 use crate::{
-    lipschitz::{Bounds, Constants, scales},
+    lipschitz::{Bounds, Constants},
     people::Voice,
     record::{CertifiedResult, RadiusResult},
     report::SampleRow,
@@ -31,7 +31,7 @@ pub struct Radii {
 
 /// Computes them in f64. Proved ones for every threat; estimates for the usual ones.
 pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
-    let constants = bounds.constants(&scales(&bounds.model))?;
+    let constants = bounds.constants()?;
     let modalities = data.modalities.len();
     let absent = absent(&bounds.model, data)?;
     let bar = voice.stage("radii", data.report.len() as u64);

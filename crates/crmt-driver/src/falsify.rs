@@ -2,7 +2,7 @@
 //! further an attack has to go is measured. Does not know how certificates are computed.
 use crate::{
     certification::{self, OfBatch},
-    lipschitz::{Bounds, Constants, scales},
+    lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
     plan::FalsifyPlan,
     record::Falsification,
@@ -67,7 +67,7 @@ struct Claim<'a> {
 pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<Vec<Falsification>> {
     let report = &subject.data.report;
     let samples = if plan.samples == 0 { report.len() } else { plan.samples.min(report.len()) };
-    let constants = subject.bounds.constants(&scales(&subject.bounds.model))?;
+    let constants = subject.bounds.constants()?;
     let mut results: Vec<Falsification> = vec![];
     let evidence = match &constants {
         Constants::Proved(_) => Evidence::Proved,
@@ -162,8 +162,7 @@ fn claims<'a, E: Grade>(
     for i in 0..plan.rays {
         let mut rng = streams.stream("falsify ray", i as u64);
         let ray = PerModality::from_fn(modalities, |_| rng.random::<f64>());
-        let length = ray.iter().map(|t| t * t).sum::<f64>().sqrt();
-        let ray = ray.map(|t| t / length);
+        let ray = ray.map(|t| t / length(&ray));
         claims.push(whole(format!("ray {}", told(&ray)), victim(None), each(ray.clone()), Shape::Ray(ray))?);
     }
     let ones = PerModality::from_fn(modalities, |_| 1.0);
@@ -172,8 +171,8 @@ fn claims<'a, E: Grade>(
         name: "optimal split".into(),
         trials: vec![(victim(None), each(ones.clone()))],
         // No radius, or an infinite one, has no split.
-        radii: splits.iter().map(|s| f64::from(u8::from((f64::MIN_POSITIVE..FAR).contains(&s.iter().sum())))).collect(),
-        split: Some(PerModality::from_fn(modalities, |m| splits.iter().map(|s| s[m]).collect())),
+        radii: splits.iter().map(|s| Some(length(s)).filter(|r| r.is_finite()).unwrap_or(0.0)).collect(),
+        split: Some(PerModality::from_fn(modalities, |m| splits.iter().map(|s| s[m] / length(s)).collect())),
     });
     let trials = Threat::AnyMissing.missing(modalities).into_iter().map(|gone| {
         let victim = victim(gone);
@@ -187,6 +186,10 @@ fn claims<'a, E: Grade>(
         split: None,
     });
     Ok(claims)
+}
+
+fn length(values: &PerModality<f64>) -> f64 {
+    values.iter().map(|t| t * t).sum::<f64>().sqrt()
 }
 
 fn told(values: &PerModality<f64>) -> String {
@@ -348,7 +351,7 @@ mod tests {
         }
         // A claim three percent too large is caught.
         let batch = data.report.batch(0..40)?;
-        let Constants::Proved(constants) = bounds.constants(&scales(&bounds.model))? else { unreachable!("proved") };
+        let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
         let bar = voice.stage("", 1);
         let search = Search { batch: &batch, first: 0, streams, plan: &plan.falsify, bar: &bar };
         for mut claim in claims(&constants, &subject, &plan.falsify, &batch)? {

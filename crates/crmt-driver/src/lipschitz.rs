@@ -71,17 +71,22 @@ impl Bounds {
     }
 
     /// Constants of margins in declared units.
-    pub fn constants(&self, scales: &PerModality<f64>) -> Result<Constants> {
-        let (rows, weights) = (self.model.head().rows()?, self.model.head().weights()?);
+    pub fn constants(&self) -> Result<Constants> {
+        self.constants_with(&self.model.head().rows()?, &self.model.head().weights()?)
+    }
+
+    /// The same for another head on the same encoders: its rows `W(m)` and integration weights `a(m)` (f64).
+    pub fn constants_with(&self, rows: &PerModality<Tensor>, weights: &PerModality<Tensor>) -> Result<Constants> {
+        let scales = scales(&self.model);
         Ok(match &self.kind {
             Kind::Proved(audits) => {
-                Constants::Proved(MarginConstants::absorbed(&rows, &weights, audits)?.in_units(scales)?)
+                Constants::Proved(MarginConstants::absorbed(rows, weights, audits)?.in_units(&scales)?)
             }
             Kind::Estimated(norms) => {
                 let bounds = norms.try_map(|norms| {
                     norms.iter().map(|n| crmt_certify::EstimatedBound::estimated(*n)).collect::<Result<Vec<_>, _>>()
                 })?;
-                Constants::Estimated(MarginConstants::sum(&weights, &bounds)?.in_units(scales)?)
+                Constants::Estimated(MarginConstants::sum(weights, &bounds)?.in_units(&scales)?)
             }
         })
     }

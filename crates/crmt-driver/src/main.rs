@@ -15,6 +15,7 @@ mod run;
 mod run_dir;
 mod samples;
 mod settings;
+mod step_two;
 mod threat;
 mod tour;
 mod training;

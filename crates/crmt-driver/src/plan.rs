@@ -170,8 +170,11 @@ pub struct StepTwoPlan {
     pub samples: usize,
     /// The hinge's target: this quantile of the radii before.
     pub target_quantile: f64,
-    /// Joint budgets at which attacked selection accuracy must rise, on average, for the result to
-    /// be accepted.
+    /// Also tries to do without modalities: all sets of up to four, else each one alone. A pruned modality has
+    /// integration weights of 0, and no attack on it changes anything.
+    pub prune: bool,
+    /// Joint budgets that decide whether the result is accepted: on average over them, attacked accuracy on the
+    /// selection split must rise, or, for a certified method, certified accuracy must not fall.
     pub accept_eps: Vec<f64>,
     /// Selection samples attacked to accept or reject the result.
     pub accept_samples: usize,
@@ -275,6 +278,7 @@ impl Default for Plan {
                 learning_rate: 0.02,
                 samples: 2000,
                 target_quantile: 0.75,
+                prune: false,
                 accept_eps: vec![0.5, 1.0],
                 accept_samples: 500,
                 tolerance: 0.005,
@@ -342,7 +346,8 @@ pub const METHODS: &[Method] = &[
         name: "crmt-certified",
         about: "certified CRMT: 1-Lipschitz encoders, the certificate inside the loss; radii are proved",
         settings: "model.encoder = 'lipschitz'\nmodel.head = 'gauged'\ntrain.objective = 'certified'\n\
-                   train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 12",
+                   train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 12\n\
+                   step2.enabled = true\nstep2.prune = true\nstep2.accept_eps = [1.0, 1.58]",
     },
 ];
 
@@ -424,7 +429,7 @@ impl Plan {
         check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
         check(
-            !self.step2.enabled || !["concat", "gauged"].contains(&self.model.head.as_str()),
+            !self.step2.enabled || self.model.head != "concat",
             "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
         );
         check(self.certify.samples > 0, "certify.samples must be at least 1");

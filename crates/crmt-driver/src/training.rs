@@ -1,23 +1,24 @@
-//! A plan and a data set become a trained model: the phases, their order, and the acceptance of
-//! CRMT's second step. Does not know files, attacks on the result, or reports.
+//! A plan and a data set become a trained model: the phases and their order.
+//! Does not know files, attacks on the result, or reports.
 use crate::{
     checkpoint::Architecture,
     evaluation,
-    lipschitz::{Bounds, scales},
+    lipschitz::scales,
     people::{Stage, Voice},
     plan::{OptimizerKind, Plan},
     record::EpochMetrics,
+    step_two::StepTwo,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
-use crmt_attacks::{Budget, Goal, Loss, Pgd};
+use crmt_attacks::{Budget, Pgd};
 use crmt_core::{AdditiveClassifier, Batch, Fusion, Streams, Trainable};
 use crmt_data::{DataSet, EpochPlan, Split};
 use crmt_fusion::{Learner, Model};
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    CachedScores, Certified, Crmt, EpochReport, IntegrationModel, ModalityDropout, Phase, RadiusHinge, Selected,
-    Source, Strategy, Tables, TrainingInputs, fit,
+    Certified, Crmt, EpochReport, ModalityDropout, Phase, RadiusHinge, Selected, Source, Strategy, Tables,
+    TrainingInputs, fit,
 };
 use std::{collections::BTreeMap, time::Instant};
 
@@ -92,107 +93,13 @@ pub fn train(
     log.phase(&learner, optimizer.as_mut(), &phase, select)?;
 
     if plan.step2.enabled
-        && let Some(warning) = step_two(plan, data, streams, &learner, &architecture, &mut log)?
+        && let Some(warning) =
+            (StepTwo { plan, data, streams, learner: &learner, architecture: &architecture }).run(&mut log)?
     {
         voice.say(format!("  {warning}"));
         warnings.push(warning);
     }
     Ok(Trained { weights: weights(&learner), architecture, warnings })
-}
-
-/// CRMT's second step. Returns why it was rejected, if it was.
-fn step_two(
-    plan: &Plan,
-    data: &DataSet,
-    streams: Streams,
-    learner: &Learner,
-    architecture: &Architecture,
-    log: &mut Log,
-) -> Result<Option<String>> {
-    let settings = &plan.step2;
-    let head = learner.integration().context("the second step needs integration weights (an orthonormal head)")?;
-    let tables: Tables = Bounds::of(plan, data, streams, architecture, &weights(learner), log.voice)?.tables()?;
-    let sample = data.train_sample(&streams, settings.samples)?;
-    let cached = |batch: Batch| {
-        let chunks = (0..batch.len()).step_by(EVAL_BATCH).map(move |i| {
-            let rows = EVAL_BATCH.min(batch.len() - i);
-            Ok(batch.narrow(i, rows)?)
-        });
-        CachedScores::new(learner.fixed(), chunks, settings.batch, streams)
-    };
-    let train = cached(sample)?;
-    let select = cached(data.select.batch(0..data.select.len())?)?;
-
-    let model = IntegrationModel::new(&data.modalities, &head)?;
-    let mut radii = signed_radii(&model, &tables, train.all())?;
-    radii.sort_by(f64::total_cmp);
-    let target = radii[((radii.len() - 1) as f64 * settings.target_quantile).round() as usize].max(f64::MIN_POSITIVE);
-    let strategy = RadiusHinge { tables, target };
-    let options = AdamW { weight_decay: 0.0, ..AdamW::default() };
-    let mut optimizer = options.over(parameters(&model))?;
-    let phase = Phase {
-        name: "step-2",
-        strategy: &strategy,
-        source: &train,
-        epochs: settings.epochs,
-        schedule: crmt_train::Schedule::Constant,
-        learning_rate: settings.learning_rate,
-        clip: f64::INFINITY,
-        streams,
-    };
-    let clean = accuracy(learner.fixed(), &data.select)?;
-    // The best epoch has the largest mean radius on the selection split, clipped at the target, of
-    // those whose clean accuracy is tolerable.
-    let score = |model: &dyn Trainable| -> Result<Selected> {
-        let batch = select.all();
-        let scores = model.fixed().scores(&batch.inputs)?;
-        let radii = RadiusHinge::signed_radii(&strategy.tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
-        let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
-        let radius = radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64;
-        let tolerable = accuracy >= clean - settings.tolerance;
-        Ok(Selected { accuracy, score: if tolerable { radius } else { f64::MIN } })
-    };
-    log.phase(&model, &mut optimizer, &phase, score)?;
-
-    let samples = settings.accept_samples.min(data.select.len());
-    let judge = data.select.batch(0..samples)?;
-    let bar = log.voice.stage("judging step 2", 2);
-    let before = (clean, attacked(plan, learner, &judge, streams)?);
-    bar.inc(1);
-    let undo = model.write_to(&head)?;
-    let after = (accuracy(learner.fixed(), &data.select)?, attacked(plan, learner, &judge, streams)?);
-    let told = format!(
-        "selection split: clean {:.1} → {:.1} %, attacked (mean over eps {:?}) {:.1} → {:.1} %",
-        100.0 * before.0,
-        100.0 * after.0,
-        settings.accept_eps,
-        100.0 * before.1,
-        100.0 * after.1
-    );
-    if after.1 > before.1 && after.0 >= before.0 - settings.tolerance {
-        log.voice.say(format!("  step 2 accepted; {told}"));
-        return Ok(None);
-    }
-    undo.iter().try_for_each(|(var, value)| var.set(value))?;
-    Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept; {told}")))
-}
-
-/// Mean accuracy on `batch` over the accepting budgets, under a joint 20-step PGD on the margin.
-fn attacked(plan: &Plan, learner: &Learner, batch: &Batch, streams: Streams) -> Result<f64> {
-    let goal = Goal::Avoid(batch.labels.clone());
-    let mut standing = 0.0;
-    for eps in &plan.step2.accept_eps {
-        let attack = Pgd::quick(Budget::Joint(*eps), 20, Loss::Margin);
-        let draws = crmt_attacks::Draws::new(streams, 0);
-        let outcome = crmt_attacks::run(&attack, learner.fixed(), &batch.inputs, &goal, &draws)?;
-        standing += outcome.success.iter().filter(|broken| !**broken).count() as f64;
-    }
-    Ok(standing / (batch.len() * plan.step2.accept_eps.len()) as f64)
-}
-
-fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
-    let scores = model.fixed().scores(&batch.inputs)?;
-    Ok(RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1()?)
 }
 
 fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Box<dyn Strategy> {
@@ -237,7 +144,8 @@ fn training_inputs(plan: &Plan) -> TrainingInputs {
     }
 }
 
-fn parameters(model: &dyn Trainable) -> Vec<Parameter> {
+/// What an optimizer moves.
+pub fn parameters(model: &dyn Trainable) -> Vec<Parameter> {
     let learned = model.variables().into_iter().filter(|v| v.learned);
     learned.map(|v| Parameter::new(v.name, &v.var)).collect()
 }
@@ -255,7 +163,8 @@ fn optimizer(plan: &Plan, learner: &Learner) -> Result<Box<dyn Optimizer>> {
     })
 }
 
-fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
+/// A model's state by name.
+pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
     learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
 }
 
@@ -302,14 +211,16 @@ impl Source for Epochs<'_> {
 }
 
 /// Runs phases, shows their progress and keeps their record.
-struct Log<'a> {
+pub struct Log<'a> {
     metrics: Vec<EpochMetrics>,
     record: &'a mut dyn FnMut(&[EpochMetrics]) -> Result<()>,
-    voice: &'a Voice,
+    /// Speaks to people.
+    pub voice: &'a Voice,
 }
 
 impl Log<'_> {
-    fn phase(
+    /// Trains `model` as `phase` says.
+    pub fn phase(
         &mut self,
         model: &dyn Trainable,
         optimizer: &mut dyn Optimizer,

@@ -139,16 +139,15 @@ impl Head {
     }
 
     /// The variables behind `a` and `b`; `None` where the head has no integration weights or is frozen.
-    ///
-    /// Also `None` where they are gauged: there `a` is a function of all raw weights at once, and what
-    /// writes a new `a` into its storage (CRMT's second step) would write the raw weights instead. Nothing is
-    /// lost: a gauged head is trained on the certificate from the start, which is what that step is for.
     pub fn integration(&self) -> Option<Integration> {
-        let Weights::Free(weights) = &self.weights else { return None };
+        let (weights, gauged) = match &self.weights {
+            Weights::Free(weights) => (weights, false),
+            Weights::Gauged(raw) => (raw, true),
+        };
         let learned = self.constraint.is_some() && self.bias.is_variable();
         let var = |t: &Tensor| Var::from_tensor(t).ok();
         let weights = learned.then(|| weights.try_map(|a| var(a).ok_or(())).ok()).flatten()?;
-        Some(Integration { weights, bias: var(&self.bias)? })
+        Some(Integration { weights, gauged, bias: var(&self.bias)? })
     }
 
     /// Bias `b`, `[classes]`.
@@ -216,7 +215,7 @@ mod tests {
         for head in [&live, &fixed] {
             assert_eq!(values(&head.fuse(&features)?.weights)?, weights);
         }
-        assert!(live.integration().is_none() && fixed.integration().is_none());
+        assert!(live.integration().is_some_and(|i| i.gauged) && fixed.integration().is_none());
         Ok(())
     }
 

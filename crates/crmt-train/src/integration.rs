@@ -8,7 +8,7 @@ use crate::{Draws, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
 use crmt_certify::objective;
 use crmt_core::{
-    AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Modality, Mode, PerModality, Streams,
+    AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Missing, Modality, Mode, PerModality, Streams,
     Trainable, Variable,
 };
 use rand::seq::SliceRandom;
@@ -34,14 +34,17 @@ struct Frozen {
 
 impl IntegrationModel {
     /// Starts at the head's own weights; weights that are not positive start at a thousandth of
-    /// their root mean square.
-    pub fn new(modalities: &PerModality<Modality>, head: &Integration) -> Result<Self> {
-        let weights = head.weights.try_map(|a| a.to_dtype(DType::F64)?.to_vec1::<f64>())?;
+    /// their root mean square. Those of `pruned` modalities are 0, and stay so.
+    pub fn new(modalities: &PerModality<Modality>, head: &Integration, pruned: Option<&Missing>) -> Result<Self> {
+        let weights = head.weights.map(|a| a.as_tensor().clone());
+        let weights = if head.gauged { gauge(&weights)? } else { weights };
+        let weights = weights.try_map(|a| a.to_dtype(DType::F64)?.to_vec1::<f64>())?;
         let (sum, n) = weights.iter().flatten().fold((0.0, 0.0), |(sum, n), a| (sum + a * a, n + 1.0));
         let scale = (sum / n).sqrt().max(f64::MIN_POSITIVE);
-        let raw = weights.try_map(|a| {
-            let raw: Vec<f64> = a.iter().map(|a| inverse_softplus((a / scale).max(1e-3))).collect();
-            Var::from_vec(raw, a.len(), &Device::Cpu)
+        let raw = weights.try_enumerate(|m, a| {
+            let gone = pruned.is_some_and(|gone| gone.contains(m));
+            let raw = |a: &f64| if gone { NOTHING } else { inverse_softplus((a / scale).max(1e-3)) };
+            Var::from_vec(a.iter().map(raw).collect::<Vec<_>>(), a.len(), &Device::Cpu)
         })?;
         let bias = Var::from_tensor(&(head.bias.to_dtype(DType::F64)? / scale)?.detach())?;
         let fixed = Frozen {
@@ -55,15 +58,27 @@ impl IntegrationModel {
     /// Writes the weights and the bias into the head. Returns what was there, to undo it.
     pub fn write_to(&self, head: &Integration) -> Result<Vec<(Var, Tensor)>> {
         let (weights, bias) = self.fixed.integration()?;
-        let new = weights.into_iter().chain([bias]);
+        // Of gauged weights the size is 1, and so is `scale`.
+        let weights = if head.gauged { weights.try_map(ungauge)? } else { weights.try_map(|a| a * self.scale)? };
+        let new = weights.into_iter().chain([(bias * self.scale)?]);
         let vars = head.weights.iter().chain([&head.bias]);
         let mut before = vec![];
         for (var, value) in vars.zip(new) {
             before.push((var.clone(), var.as_tensor().copy()?.detach()));
-            var.set(&(value * self.scale)?.to_dtype(var.dtype())?.to_device(var.device())?)?;
+            var.set(&value.to_dtype(var.dtype())?.to_device(var.device())?)?;
         }
         Ok(before)
     }
+}
+
+/// Its softplus is 0, in any type.
+const NOTHING: f64 = -1e4;
+
+/// What [`gauge`] turns into `weights` (f64), if these have root mean square 1.
+fn ungauge(weights: &Tensor) -> candle_core::Result<Tensor> {
+    let raw = |a: f64| if a > 0.0 { inverse_softplus(a) } else { NOTHING };
+    let raw: Vec<f64> = weights.to_vec1::<f64>()?.into_iter().map(raw).collect();
+    Tensor::from_vec(raw, weights.shape(), weights.device())
 }
 
 impl Frozen {
@@ -115,6 +130,7 @@ impl Trainable for IntegrationModel {
 }
 
 /// How Lipschitz constants of margins depend on the integration weights.
+#[derive(Clone)]
 pub enum Tables {
     /// `|a_y| T_y + |a_j| T_j` with per-class constants `T(m)`, each `[classes]` (f64).
     Sum {
@@ -221,5 +237,69 @@ impl Source for CachedScores {
                 labels: self.scores.labels.index_select(&rows, 0)?,
             })
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crmt_core::Domain;
+
+    fn modalities() -> PerModality<Modality> {
+        PerModality::from(["image", "audio"].map(|name| Modality::new(name, &[2], Domain::Unbounded)))
+    }
+
+    fn head(gauged: bool, weights: [[f32; 2]; 2]) -> candle_core::Result<Integration> {
+        let var = |v: &[f32]| Var::from_slice(v, v.len(), &Device::Cpu);
+        let weights = PerModality::from([var(&weights[0])?, var(&weights[1])?]);
+        Ok(Integration { weights, gauged, bias: var(&[0.3, -0.1])? })
+    }
+
+    fn values(weights: &PerModality<Tensor>) -> Result<Vec<f64>> {
+        let each = weights.iter().map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>());
+        Ok(each.collect::<candle_core::Result<Vec<_>>>()?.concat())
+    }
+
+    #[test]
+    fn what_is_written_back_is_what_was_read() -> Result<()> {
+        for gauged in [false, true] {
+            let head = head(gauged, [[0.4, 0.1], [0.2, 1.3]])?;
+            let now = |head: &Integration| -> Result<Vec<f64>> {
+                let own = head.weights.map(|v| v.as_tensor().clone());
+                values(&if gauged { gauge(&own)? } else { own })
+            };
+            let before = now(&head)?;
+            IntegrationModel::new(&modalities(), &head, None)?.write_to(&head)?;
+            for (a, b) in now(&head)?.iter().zip(&before) {
+                // A softplus, its inverse and two conversions to f32.
+                assert!((a - b).abs() < 1e-6, "{gauged}: {a} {b}");
+            }
+            let bias: Vec<f32> = head.bias.to_vec1()?;
+            assert!((bias[0] - 0.3).abs() < 1e-6 && (bias[1] + 0.1).abs() < 1e-6, "{gauged}: {bias:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_pruned_modality_has_no_weight_and_gets_none() -> Result<()> {
+        let head = head(true, [[0.4, 0.1], [0.2, 1.3]])?;
+        let pruned = Missing::each(2).remove(1);
+        let model = IntegrationModel::new(&modalities(), &head, Some(&pruned))?;
+        let rows = model.raw.try_map(|_| Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu))?;
+        let hinge =
+            RadiusHinge { tables: Tables::Pairwise { rows, features: PerModality::from([1.0, 1.0]) }, target: 9.0 };
+        let scores = model.raw.try_map(|_| Tensor::new(&[[0.9f64, 0.2], [0.1, 0.4]], &Device::Cpu))?;
+        let batch = Batch { inputs: scores, labels: Tensor::new(&[0u32, 1], &Device::Cpu)? };
+        let loss = hinge.loss(&model, &batch, &Draws { streams: Streams::new(0), step: 0 })?;
+        let gradients = loss.total.backward()?;
+        let slope = |m: usize| gradients.get(&model.raw[m]).expect("tracked").to_vec1::<f64>();
+        assert_eq!(slope(1)?, [0.0, 0.0]);
+        assert!(slope(0)?.iter().all(|g| g.is_finite() && *g != 0.0), "{:?}", slope(0)?);
+        model.write_to(&head)?;
+        let now = values(&gauge(&head.weights.map(|v| v.as_tensor().clone()))?)?;
+        assert_eq!(now[2..], [0.0, 0.0]);
+        // Two weights carry the root mean square of four.
+        assert!((now[0] * now[0] + now[1] * now[1] - 4.0).abs() < 1e-5, "{now:?}");
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
 mod confusion;
+mod falsification;
 mod header;
 mod html;
 mod modalities;
@@ -89,6 +90,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let sections = [
         sandwich::tables(runs),
         sandwich::curves(runs),
+        falsification::falsification(runs),
         modalities::modalities(runs),
         training::training(runs),
         confusion::confusion(runs),

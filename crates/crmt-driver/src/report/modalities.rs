@@ -192,7 +192,7 @@ fn radius_row(radius: &RadiusResult, reach: f64) -> String {
         .collect();
     format!(
         "<tr><th scope=\"row\">{} <small class=\"{class}\">{word}</small></th><td class=\"box\">{}</td>{cells}</tr>",
-        escape(&radius.threat),
+        escape(&radius.threat.replacen("without-", "without ", 1).replace("any-missing", "any one missing")),
         box_plot(radius, class, reach)
     )
 }

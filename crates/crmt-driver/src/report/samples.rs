@@ -26,7 +26,9 @@ pub fn samples(runs: &[RunRecord]) -> String {
 
 fn ten(run: &RunRecord) -> String {
     let order = |t: &str| run.summary.modalities.iter().position(|m| m == t);
-    let mut threats: Vec<&String> = run.samples.iter().flat_map(|s| s.radii.keys()).collect();
+    // The other threats are in samples.csv.
+    let usual = |t: &&String| *t == "joint" || order(t).is_some();
+    let mut threats: Vec<&String> = run.samples.iter().flat_map(|s| s.radii.keys()).filter(usual).collect();
     threats.sort_by_key(|t| (*t != "joint", order(t), *t));
     threats.dedup();
     let Some(main) = threats.first() else { return String::new() };

@@ -26,7 +26,11 @@ impl Threat {
         match self.name.as_str() {
             "joint" => format!("All modalities, one joint {norm} budget"),
             "each" => format!("All modalities, an {norm} budget each"),
-            name => format!("Only {} attacked, {norm}", escape(name)),
+            "any-missing" => format!("Any one modality missing, one joint {norm} budget on the others"),
+            name => match name.strip_prefix("without-") {
+                Some(missing) => format!("{} missing, one joint {norm} budget on the others", escape(missing)),
+                None => format!("Only {} attacked, {norm}", escape(name)),
+            },
         }
     }
 
@@ -52,6 +56,16 @@ pub fn threats(runs: &[RunRecord]) -> Vec<Threat> {
     let order = |t: &Threat| (t.norm != "l2", t.name != "joint", t.name != "each");
     out.sort_by_key(order);
     out
+}
+
+/// Those of [`threats`] with both sides of the sandwich: attacked in some run; and the others, with claims only. The
+/// joint threat is always of the first kind.
+fn sides(runs: &[RunRecord]) -> (Vec<Threat>, Vec<Threat>) {
+    let attacked = |threat: &Threat| {
+        let mut attacks = runs.iter().flat_map(|run| &run.summary.attacks);
+        threat.name == "joint" || attacks.any(|a| a.threat == threat.name && a.norm == threat.norm)
+    };
+    threats(runs).into_iter().partition(attacked)
 }
 
 /// The word for a piece of evidence and its CSS class; whatever is no known certificate is estimated.
@@ -130,8 +144,10 @@ pub fn cells(run: &RunRecord, threat: &Threat) -> Vec<Cell> {
 
 /// The tables, one per threat.
 pub fn tables(runs: &[RunRecord]) -> String {
-    let tables: String = threats(runs).iter().map(|threat| threat_table(runs, threat)).collect();
+    let (attacked, claimed) = sides(runs);
+    let tables: String = attacked.iter().map(|threat| threat_table(runs, threat)).collect();
     let tables = if tables.is_empty() { tables } else { format!("<div class=\"row\">{tables}</div>\n") };
+    let tables = tables + &claims_table(runs, &claimed);
     section(
         "The sandwich",
         "Accuracy in % on the same samples, from the mildest question to the hardest. \
@@ -153,6 +169,47 @@ fn threat_table(runs: &[RunRecord], threat: &Threat) -> String {
         rows.iter().filter(|(_, cells)| !cells.is_empty()).map(|(run, cells)| body(run, cells, &budgets)).collect();
     let head = format!("<th scope=\"col\">% at ε =</th>{head}");
     table("sandwich", &format!("<b>{}</b>", threat.title()), &head, &bodies)
+}
+
+/// What is claimed under threats that nobody tested with attacks at fixed budgets, one row each.
+fn claims_table(runs: &[RunRecord], threats: &[Threat]) -> String {
+    let all = || runs.iter().flat_map(|run| threats.iter().map(move |threat| (run, threat, cells(run, threat))));
+    let mut budgets: Vec<f64> = all().flat_map(|(_, _, cells)| cells.into_iter().map(|c| c.eps)).collect();
+    budgets.sort_by(f64::total_cmp);
+    budgets.dedup_by(|a, b| same_budget(*a, *b));
+    let rows = |run: &RunRecord| -> String {
+        let own = all().filter(|(r, _, cells)| std::ptr::eq(*r, run) && !cells.is_empty());
+        own.map(|(_, threat, cells)| {
+            let columns: String = budgets
+                .iter()
+                .map(|eps| {
+                    let claim =
+                        cells.iter().find(|c| same_budget(c.eps, *eps)).and_then(|c| Some((c, c.claims.first()?)));
+                    match claim {
+                        None => "<td>–</td>".into(),
+                        Some((cell, (kind, value))) => number(evidence(kind).1, *value, cell),
+                    }
+                })
+                .collect();
+            format!("<tr><th scope=\"row\">{}</th>{columns}</tr>", threat.title())
+        })
+        .collect()
+    };
+    let bodies: String = runs
+        .iter()
+        .map(|run| (run, rows(run)))
+        .filter(|(_, rows)| !rows.is_empty())
+        .map(|(run, rows)| group(&escape(&run.title), budgets.len() + 1, &rows))
+        .collect();
+    if bodies.is_empty() {
+        return bodies;
+    }
+    let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">{}</th>", budget(*e))).collect();
+    let head = format!("<th scope=\"col\">% of all report samples at ε =</th>{head}");
+    format!(
+        "<div class=\"row\">{}</div>\n",
+        table("sandwich", "<b>Certified under further threats</b>", &head, &bodies)
+    )
 }
 
 fn body(run: &RunRecord, cells: &[Cell], budgets: &[f64]) -> String {
@@ -205,7 +262,7 @@ fn number(class: &str, value: f64, cell: &Cell) -> String {
 
 /// The curves: one row of charts per run, one chart per threat, equal axes under equal norms.
 pub fn curves(runs: &[RunRecord]) -> String {
-    let threats = threats(runs);
+    let (threats, _) = sides(runs);
     let mut content = String::new();
     let titles: String = runs
         .iter()
