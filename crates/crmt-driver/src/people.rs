@@ -85,6 +85,11 @@ impl Stage {
         self.clock.set(clock);
     }
 
+    /// Since the last line, or the start.
+    pub fn silent_for(&self) -> Duration {
+        self.clock.get().told.elapsed()
+    }
+
     /// One line that does not tear the bar.
     pub fn say(&self, line: &str) {
         match &self.bar {

@@ -20,7 +20,10 @@ use crmt_train::{
     Certified, Crmt, EpochReport, ModalityDropout, Phase, RadiusHinge, Selected, Source, Strategy, Tables,
     TrainingInputs, fit,
 };
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 /// Report samples per forward pass: large enough to keep the cores busy, small enough for caches.
 pub const EVAL_BATCH: usize = 250;
@@ -245,9 +248,9 @@ impl Log<'_> {
         Ok(())
     }
 
-    /// Every epoch when there are few, else every fifth.
+    /// One line every second at most, and the last.
     fn tell(&self, bar: &Stage, m: &EpochMetrics, epochs: u64) {
-        if epochs > 20 && !m.epoch.is_multiple_of(5) && m.epoch != epochs {
+        if bar.silent_for() < Duration::from_secs(1) && m.epoch != epochs {
             return;
         }
         let parts: String =

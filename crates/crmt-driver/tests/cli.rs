@@ -22,6 +22,9 @@ const TINY: &[&str] = &[
     "certify.samples=40",
     "evaluate.samples=20",
     "evaluate.steps=5",
+    "falsify.steps=5",
+    "falsify.rays=1",
+    "falsify.tightness_samples=4",
 ];
 
 fn driver(dir: &Path) -> Command {
@@ -307,6 +310,78 @@ fn certified_training_gives_certificates_that_hold() -> Anyhow {
     assert!(certified.iter().all(|c| c["evidence"] == "proved"));
     let joint = certified.iter().find(|c| c["threat"] == "joint" && c["eps"] == 0.05).unwrap();
     assert!(joint["accuracy"].as_f64() > Some(0.0), "{joint}");
+
+    // Every kind of certificate, attacked strictly inside.
+    let stdout = |command: &mut Command| -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&command.arg("--json").assert().success().get_output().stdout)?)
+    };
+    let summary = stdout(driver(dir.path()).args(["certify", "r", "--falsify", "--samples", "10"]))?;
+    let kinds = summary["falsification"].as_array().unwrap();
+    let names: Vec<_> = kinds.iter().map(|f| f["certificate"].as_str().unwrap()).collect();
+    let expected =
+        ["joint", "image", "audio", "each", "without-image", "without-audio", "any-missing", "optimal split"];
+    assert!(expected.iter().all(|name| names.contains(name)), "{names:?}");
+    assert_eq!(names.iter().filter(|n| n.starts_with("ray ")).count(), 1, "{names:?}");
+    assert!(kinds[0]["samples"].as_u64() > Some(0), "{kinds:?}");
+    assert!(kinds.iter().all(|f| f["violations"] == 0 && f["evidence"] == "proved"), "{kinds:?}");
+    let page = fs::read_to_string(dir.path().join("r/report.html"))?;
+    assert!(page.contains("Certificates under attack") && page.contains("Violations: 0."));
+
+    // Certificates for missing modalities are confronted with attacks on what is left.
+    let threats = "joint,each,without-audio,any-missing";
+    let summary = stdout(driver(dir.path()).args(["evaluate", "r", "--eps", "0.1", "--threat", threats]))?;
+    assert_eq!(summary["violations"], 0);
+    let accuracy = |threat: &str| {
+        let found = summary["attacks"].as_array().unwrap().iter();
+        found.filter(|a| a["threat"] == threat && a["name"] == "strongest").map(|a| a["accuracy"].as_f64()).next()
+    };
+    assert!(accuracy("any-missing").flatten() <= accuracy("without-audio").flatten(), "{summary}");
+    assert!(accuracy("any-missing").flatten() <= accuracy("joint").flatten(), "{summary}");
+    refused(
+        driver(dir.path()).args(["evaluate", "r", "--threat", "any-missing", "--norm", "linf"]),
+        &["any-missing", "linf"],
+    );
+
+    // A broken certificate: exit status 1, and a red report.
+    let path = dir.path().join("r/summary.json");
+    let mut broken = json(&path)?;
+    broken["violations"] = 1.into();
+    fs::write(&path, broken.to_string())?;
+    driver(dir.path()).args(["report", "r", "--out", "red.html"]).assert().code(1);
+    assert!(fs::read_to_string(dir.path().join("red.html"))?.contains("Violations: 1 in"));
+    Ok(())
+}
+
+#[test]
+fn estimates_are_disproved_not_violated() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    // The released constants of one modality are 0, so whatever attacks it finds a break inside.
+    let settings = ["certify.lipschitz=as-released", "falsify.samples=30", "train.epochs=4"];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    driver(dir.path()).args(["certify", "r", "--falsify"]).assert().success();
+    let summary = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(summary["violations"], 0);
+    let fell: u64 =
+        summary["falsification"].as_array().unwrap().iter().map(|f| f["violations"].as_u64().unwrap()).sum();
+    assert!(fell > 0, "{}", summary["falsification"]);
+    assert!(
+        summary["warnings"].to_string().contains("estimates are not certificates")
+            || summary["warnings"].to_string().contains("fell to an attack inside their estimated radius")
+    );
+    Ok(())
+}
+
+#[test]
+fn one_modality_alone() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let settings = ["modalities=[\"audio\"]", "certify.evidence=proved", "model.encoder=linear"];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    let summary = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(summary["modalities"], serde_json::json!(["audio"]));
+    assert_eq!(summary["accuracy"]["missing"], serde_json::json!({}));
+    driver(dir.path()).args(["certify", "r", "--falsify", "--samples", "5"]).assert().success();
+    refused(&mut train(dir.path(), "jt", "q", ["modalities=[\"lidar\"]"]), &["no modality `lidar`", "image, audio"]);
+    assert!(!dir.path().join("q").exists());
     Ok(())
 }
 

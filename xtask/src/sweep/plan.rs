@@ -44,15 +44,17 @@ impl fmt::Display for State {
     }
 }
 
-/// The cartesian product of the grid, the last key fastest.
+/// The cartesian product of the variants and the grid, the last key fastest.
 pub fn expand(spec: &Spec) -> Vec<Run> {
-    let mut chosen: Vec<Vec<&Value>> = vec![Vec::new()];
-    for (_, values) in &spec.grid {
-        chosen =
-            chosen.iter().flat_map(|row| values.iter().map(move |value| [row.as_slice(), &[value]].concat())).collect();
+    let mut chosen: Vec<Vec<(&str, &Value)>> = match spec.variants.as_slice() {
+        [] => vec![vec![]],
+        variants => variants.iter().map(|v| v.iter().map(|(key, value)| (key.as_str(), value)).collect()).collect(),
+    };
+    for (key, values) in &spec.grid {
+        let with = |row: &Vec<_>, value| [row.as_slice(), &[(key.as_str(), value)]].concat();
+        chosen = chosen.iter().flat_map(|row| values.iter().map(move |value| with(row, value))).collect();
     }
-    let runs = chosen.into_iter().map(|values| {
-        let pairs: Vec<(&str, &Value)> = spec.grid.iter().map(|(key, _)| key.as_str()).zip(values).collect();
+    let runs = chosen.into_iter().map(|pairs| {
         let mut settings = spec.base.clone();
         settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).clone())));
         let point =
@@ -185,6 +187,20 @@ mod tests {
     }
 
     const SWEEP: &str = "[base]\ndata = \"synthetic\"\nattack.norm = \"l2\"\n[grid]\nmethod = [\"jt\", \"crmt-jt\"]\nseed = [0, 1, 2]\nrho = [0.5]\n";
+
+    #[test]
+    fn what_varies_together_is_combined_with_the_grid() {
+        let text = "[grid]\nseed = [0, 1]\n[[variants]]\nmodalities = []\n\"train.epochs\" = 2\n\
+                    [[variants]]\nmodalities = [\"audio\"]\ntrain.epochs = 9\n";
+        let runs = expand(&spec(text));
+        let epochs: Vec<_> = runs.iter().map(|r| r.settings["train.epochs"].as_integer().unwrap()).collect();
+        assert_eq!(epochs, [2, 2, 9, 9]);
+        assert_eq!(runs[3].point, [("modalities".into(), "[\"audio\"]".into()), ("train.epochs".into(), "9".into())]);
+        let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}")).unwrap_err().to_string();
+        assert!(fault("[[variants]]\na = 1\n[[variants]]\nb = 1").contains("same keys"));
+        assert!(fault("[base]\na = 1\n[[variants]]\na = 1").contains("a is in [[variants]]"));
+        assert!(fault("variants = 3").contains("[[variants]]"));
+    }
 
     #[test]
     fn the_grid_is_a_cartesian_product() {

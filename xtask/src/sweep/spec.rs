@@ -16,10 +16,12 @@ pub struct Spec {
     pub base: BTreeMap<String, Value>,
     /// What varies, outermost first: `method`, then by name, `seed` last.
     pub grid: Vec<(String, Vec<Value>)>,
+    /// Settings that vary together: each is combined with every point of the grid; all have the same keys.
+    pub variants: Vec<BTreeMap<String, Value>>,
     pub columns: Vec<Column>,
 }
 
-const TOP: &[&str] = &["name", "out", "base", "grid", "table"];
+const TOP: &[&str] = &["name", "out", "base", "grid", "variants", "table"];
 const TABLE: &[&str] = &["columns"];
 
 impl Spec {
@@ -48,6 +50,12 @@ impl Spec {
             }
             grid.extend(list(&key, value, &mut faults).map(|values| (key, values)));
         }
+        let variants = variants(&file, &mut faults);
+        for key in variants.first().into_iter().flat_map(|first| first.keys()) {
+            if base.contains_key(key) || grid.iter().any(|(other, _)| other == key) {
+                faults.push(format!("{key} is in [[variants]] and in [base] or [grid]: keep one"));
+            }
+        }
         for value in base
             .get("seed")
             .into_iter()
@@ -59,7 +67,11 @@ impl Spec {
         }
         grid.sort_by_key(|(key, _)| (key == "seed", key != "method", key.clone()));
         let columns = columns(&file, &mut faults);
-        if faults.is_empty() { Ok(Self { name, out, base, grid, columns }) } else { bail!("{}", faults.join("\n")) }
+        if faults.is_empty() {
+            Ok(Self { name, out, base, grid, variants, columns })
+        } else {
+            bail!("{}", faults.join("\n"))
+        }
     }
 }
 
@@ -106,6 +118,31 @@ fn settings(file: &Table, name: &str, faults: &mut Vec<String>) -> BTreeMap<Stri
         Some(other) => faults.push(format!("{name} must be a section, [{name}], not {other}")),
     }
     settings
+}
+
+/// The tables `[[variants]]`, by dotted keys.
+fn variants(file: &Table, faults: &mut Vec<String>) -> Vec<BTreeMap<String, Value>> {
+    let tables = match file.get("variants") {
+        None => return vec![],
+        Some(value) => value.clone().try_into::<Vec<Table>>(),
+    };
+    let Ok(tables) = tables else {
+        faults.push("variants must be tables: write each under [[variants]]".into());
+        return vec![];
+    };
+    let mut variants: Vec<BTreeMap<String, Value>> = vec![];
+    for table in tables {
+        let mut settings = BTreeMap::new();
+        flatten(&table, "", &mut settings, faults);
+        if variants.first().is_some_and(|first| !first.keys().eq(settings.keys())) {
+            faults
+                .push("all [[variants]] must have the same keys, so that each has a value to be told apart by".into());
+        } else if variants.contains(&settings) {
+            faults.push("two of the [[variants]] are the same".into());
+        }
+        variants.push(settings);
+    }
+    variants
 }
 
 fn flatten(table: &Table, prefix: &str, settings: &mut BTreeMap<String, Value>, faults: &mut Vec<String>) {
@@ -211,7 +248,7 @@ mod tests {
             ("name = \"a\"\ngrid = 1", "grid must be a section"),
             ("name = \"a\"\n[base]\n\"x.y\" = 1\n[base.x]\ny = 2", "x.y is there twice"),
             ("name = \"a\"\n[table]\ncolumns = [\"acuracy.clean\"]", "did you mean accuracy?"),
-            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, grid, table"),
+            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, grid, variants, table"),
             ("name = ", "TOML parse error"),
         ] {
             let fault = format!("{:#}", Spec::parse(text).expect_err(text));
