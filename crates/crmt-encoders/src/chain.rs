@@ -148,6 +148,22 @@ impl Block {
         }
     }
 
+    /// Whether this is a block that [`kernels::image_stack`] computes together with its neighbours.
+    fn stacks(&self) -> bool {
+        matches!(self, Self::AolConv2d(_) | Self::SllConv2d(_) | Self::MaxMin | Self::SpaceToDepth { .. })
+    }
+
+    /// `None` unless it [`stacks`](Self::stacks).
+    fn image_layer(&self) -> candle_core::Result<Option<kernels::ImageLayer>> {
+        Ok(match self {
+            Self::AolConv2d(conv) => Some(conv.image_layer()?),
+            Self::SllConv2d(conv) => Some(conv.image_layer()?),
+            Self::MaxMin => Some(kernels::ImageLayer::MaxMin),
+            Self::SpaceToDepth { block } => Some(kernels::ImageLayer::SpaceToDepth { block: *block }),
+            _ => None,
+        })
+    }
+
     fn bake(&self) -> candle_core::Result<Self> {
         Ok(match self {
             Self::AolConv2d(conv) => Self::AolConv2d(conv.bake()?),
@@ -223,6 +239,13 @@ impl Encoder for Chain {
     fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (mut features, mut rest) = (x.clone(), &self.blocks[..]);
         while let [block, tail @ ..] = rest {
+            let stacked = rest.iter().take_while(|block| block.stacks()).count();
+            if stacked > 1 && features.rank() == 4 {
+                let layers = rest[..stacked].iter().map(Block::image_layer).filter_map(candle_core::Result::transpose);
+                let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
+                (features, rest) = (kernels::image_stack(&features, &layers)?, &rest[stacked..]);
+                continue;
+            }
             (features, rest) = match (block, tail) {
                 // The same bits, without the tensor in between.
                 (Block::Conv2d { kernel, bias, stride, padding, .. }, [Block::Relu, after @ ..]) => {

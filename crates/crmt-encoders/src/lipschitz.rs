@@ -74,6 +74,11 @@ impl AolConv2d {
         kernels::conv2d(x, &kernel, Some(&self.bias), 1, padding)
     }
 
+    /// This layer among others that are computed together.
+    pub fn image_layer(&self) -> Result<kernels::ImageLayer> {
+        Ok(kernels::ImageLayer::Conv2d { kernel: self.kernel()?, bias: self.bias.clone() })
+    }
+
     /// The same function with its kernel derived once.
     pub fn bake(&self) -> Result<Self> {
         let weights = Weights::Baked { derived: self.kernel()?.detach(), constant: self.constant()? };
@@ -138,6 +143,12 @@ impl SllConv2d {
     /// `x: [batch, channels, h, w]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         kernels::residual_conv2d(x, &self.kernel, &self.bias, &self.scale()?)
+    }
+
+    /// This layer among others that are computed together.
+    pub fn image_layer(&self) -> Result<kernels::ImageLayer> {
+        let (kernel, bias, scale) = (self.kernel.clone(), self.bias.clone(), self.scale()?);
+        Ok(kernels::ImageLayer::ResidualConv2d { kernel, bias, scale })
     }
 
     /// The same function with its scale derived once.

@@ -38,6 +38,7 @@ mod polar;
 mod pool;
 mod real;
 mod rearrange;
+mod stack;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
@@ -49,3 +50,4 @@ pub use orthonormal::orthonormal_rows;
 pub use polar::polar_rows;
 pub use pool::max_pool2d;
 pub use rearrange::{space_to_depth, zero_pad2d};
+pub use stack::{ImageLayer, image_stack};
