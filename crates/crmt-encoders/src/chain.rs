@@ -140,7 +140,7 @@ impl Block {
             Self::Linear { weight, bias, .. } => x.matmul(&weight.t()?)?.broadcast_add(bias),
             Self::AolConv2d(conv) => conv.forward(x),
             Self::SllConv2d(conv) => conv.forward(x),
-            Self::OrthonormalLinear(linear) => linear.forward(x),
+            Self::OrthonormalLinear(linear) => linear.forward(x, mode),
             Self::MaxMin => kernels::max_min(x),
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),

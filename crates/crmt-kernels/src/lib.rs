@@ -47,7 +47,7 @@ pub use gauge::gauged;
 pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_grad_norm};
 pub use orthonormal::orthonormal_rows;
-pub use polar::polar_rows;
+pub use polar::{polar_linear, polar_rows};
 pub use pool::max_pool2d;
 pub use rearrange::{space_to_depth, zero_pad2d};
 pub use stack::{ImageLayer, image_stack};

@@ -29,6 +29,7 @@ fn step() -> Result<Vec<u32>> {
     keep(gradients(&[input(10, &[40, 300])?], &|t| orthonormal_rows(&t[0], 12), 11)?);
 
     keep(gradients(&[input(20, &[150, 300])?], &|t| polar_rows(&t[0]), 21)?);
+    keep(gradients(&[input(29, &[70, 300])?, input(20, &[150, 300])?], &|t| polar_linear(&t[0], &t[1]), 21)?);
     let inputs = [input(22, &[33, 16, 12, 10])?, input(23, &[24, 16, 3, 3])?, input(24, &[24])?];
     let residual = |t: &[Tensor]| {
         let scale = residual_scale(&t[1], &t[2].exp()?)?.recip()?;
