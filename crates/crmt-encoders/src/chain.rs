@@ -140,12 +140,28 @@ impl Block {
             Self::Linear { weight, bias, .. } => x.matmul(&weight.t()?)?.broadcast_add(bias),
             Self::AolConv2d(conv) => conv.forward(x),
             Self::SllConv2d(conv) => conv.forward(x),
-            Self::OrthonormalLinear(linear) => linear.forward(x),
+            Self::OrthonormalLinear(linear) => linear.forward(x, mode),
             Self::MaxMin => kernels::max_min(x),
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
             Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
         }
+    }
+
+    /// Whether this is a block that [`kernels::image_stack`] computes together with its neighbours.
+    fn stacks(&self) -> bool {
+        matches!(self, Self::AolConv2d(_) | Self::SllConv2d(_) | Self::MaxMin | Self::SpaceToDepth { .. })
+    }
+
+    /// `None` unless it [`stacks`](Self::stacks).
+    fn image_layer(&self) -> candle_core::Result<Option<kernels::ImageLayer>> {
+        Ok(match self {
+            Self::AolConv2d(conv) => Some(conv.image_layer()?),
+            Self::SllConv2d(conv) => Some(conv.image_layer()?),
+            Self::MaxMin => Some(kernels::ImageLayer::MaxMin),
+            Self::SpaceToDepth { block } => Some(kernels::ImageLayer::SpaceToDepth { block: *block }),
+            _ => None,
+        })
     }
 
     fn bake(&self) -> candle_core::Result<Self> {
@@ -223,6 +239,13 @@ impl Encoder for Chain {
     fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let (mut features, mut rest) = (x.clone(), &self.blocks[..]);
         while let [block, tail @ ..] = rest {
+            let stacked = rest.iter().take_while(|block| block.stacks()).count();
+            if stacked > 1 && features.rank() == 4 {
+                let layers = rest[..stacked].iter().map(Block::image_layer).filter_map(candle_core::Result::transpose);
+                let layers = layers.collect::<candle_core::Result<Vec<_>>>()?;
+                (features, rest) = (kernels::image_stack(&features, &layers)?, &rest[stacked..]);
+                continue;
+            }
             (features, rest) = match (block, tail) {
                 // The same bits, without the tensor in between.
                 (Block::Conv2d { kernel, bias, stride, padding, .. }, [Block::Relu, after @ ..]) => {

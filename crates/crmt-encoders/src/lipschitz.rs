@@ -14,7 +14,7 @@
 //! most any weighted row sum; `W` with zero padding is a compression of `W` on the whole plane).
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use crmt_core::Layer;
+use crmt_core::{Layer, Mode};
 use crmt_kernels as kernels;
 
 /// Keeps a filter of zeros from being divided by zero. Added to what is divided by, so it costs no soundness.
@@ -72,6 +72,11 @@ impl AolConv2d {
         let kernel = self.kernel()?;
         let padding = kernel.dim(D::Minus1)? / 2;
         kernels::conv2d(x, &kernel, Some(&self.bias), 1, padding)
+    }
+
+    /// This layer among others that are computed together.
+    pub fn image_layer(&self) -> Result<kernels::ImageLayer> {
+        Ok(kernels::ImageLayer::Conv2d { kernel: self.kernel()?, bias: self.bias.clone() })
     }
 
     /// The same function with its kernel derived once.
@@ -140,6 +145,12 @@ impl SllConv2d {
         kernels::residual_conv2d(x, &self.kernel, &self.bias, &self.scale()?)
     }
 
+    /// This layer among others that are computed together.
+    pub fn image_layer(&self) -> Result<kernels::ImageLayer> {
+        let (kernel, bias, scale) = (self.kernel.clone(), self.bias.clone(), self.scale()?);
+        Ok(kernels::ImageLayer::ResidualConv2d { kernel, bias, scale })
+    }
+
     /// The same function with its scale derived once.
     pub fn bake(&self) -> Result<Self> {
         Ok(Self {
@@ -200,9 +211,15 @@ impl OrthonormalLinear {
         }
     }
 
-    /// `x: [batch, in]` to `[batch, out]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.weight()?.t()?)?.broadcast_add(&self.bias)
+    /// `x: [batch, in]` to `[batch, out]`. In train mode the product is grouped otherwise, to be cheaper with the
+    /// weights' gradient: the same up to rounding.
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let y = match mode {
+            Mode::Train if !self.baked && outputs <= inputs => kernels::polar_linear(x, &self.weight)?,
+            Mode::Train | Mode::Eval => x.matmul(&self.weight()?.t()?)?,
+        };
+        y.broadcast_add(&self.bias)
     }
 
     /// The same function with its weights derived once.

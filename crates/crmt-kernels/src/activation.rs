@@ -73,9 +73,7 @@ impl CustomOp1 for MaxMin {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         dispatch!("max_min", x.dtype(), T => {
             let x = elements::<T>(x, layout)?;
-            let y = by_pairs(x, x, layout.dims(), |a, b, _, _| {
-                if a > b { (a, b) } else if a <= b { (b, a) } else { (T::NAN, T::NAN) }
-            });
+            let y = by_pairs(x, x, layout.dims(), |a, b, _, _| max_and_min(a, b));
             Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
         })
     }
@@ -84,18 +82,33 @@ impl CustomOp1 for MaxMin {
         let grad = grad.contiguous()?;
         let (xs, gs) = (Read::new(x), Read::new(&grad));
         dispatch!("max_min", x.dtype(), T => {
-            let half = T::from_f64(0.5);
-            let dx = by_pairs(xs.elements::<T>()?, gs.elements::<T>()?, x.dims(), |a, b, max, min| {
-                if a > b {
-                    (max, min)
-                } else if a < b {
-                    (min, max)
-                } else {
-                    (half * (max + min), half * (max + min))
-                }
-            });
-            tensor(dx, x).map(Some)
+            tensor(by_pairs(xs.elements::<T>()?, gs.elements()?, x.dims(), gradient_of_pair), x).map(Some)
         })
+    }
+}
+
+/// NaN in either makes both NaN.
+#[inline(always)]
+pub(crate) fn max_and_min<T: Real>(a: T, b: T) -> (T, T) {
+    if a > b {
+        (a, b)
+    } else if a <= b {
+        (b, a)
+    } else {
+        (a + b, a + b)
+    }
+}
+
+/// The gradients of `a` and `b` from those of their maximum and minimum.
+#[inline(always)]
+pub(crate) fn gradient_of_pair<T: Real>(a: T, b: T, max: T, min: T) -> (T, T) {
+    let mean = T::from_f64(0.5) * (max + min);
+    if a > b {
+        (max, min)
+    } else if a < b {
+        (min, max)
+    } else {
+        (mean, mean)
     }
 }
 

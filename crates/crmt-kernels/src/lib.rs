@@ -38,6 +38,7 @@ mod polar;
 mod pool;
 mod real;
 mod rearrange;
+mod stack;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
@@ -46,6 +47,7 @@ pub use gauge::gauged;
 pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_grad_norm};
 pub use orthonormal::orthonormal_rows;
-pub use polar::polar_rows;
+pub use polar::{polar_linear, polar_rows};
 pub use pool::max_pool2d;
 pub use rearrange::{space_to_depth, zero_pad2d};
+pub use stack::{ImageLayer, image_stack};

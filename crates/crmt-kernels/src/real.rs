@@ -4,6 +4,7 @@
 use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 /// Elements per parallel piece of an elementwise loop: a constant, so that pieces never depend on
 /// the number of threads, and long enough (16 Ki) to hide the cost of a task.
@@ -16,6 +17,7 @@ pub(crate) trait Real: WithDType {
     fn sqrt(self) -> Self;
     fn take_scratch() -> Vec<Self>;
     fn give_scratch(buffer: Vec<Self>);
+    fn shelf() -> &'static Mutex<Vec<Vec<Self>>>;
 }
 
 macro_rules! real {
@@ -27,6 +29,10 @@ macro_rules! real {
             fn sqrt(self) -> Self { $t::sqrt(self) }
             fn take_scratch() -> Vec<Self> { $pool.with_borrow_mut(Vec::pop).unwrap_or_default() }
             fn give_scratch(buffer: Vec<Self>) { $pool.with_borrow_mut(|pool| pool.push(buffer)) }
+            fn shelf() -> &'static Mutex<Vec<Vec<Self>>> {
+                static SHELF: Mutex<Vec<Vec<$t>>> = Mutex::new(Vec::new());
+                &SHELF
+            }
         }
     )* };
 }
@@ -59,6 +65,33 @@ impl<T: Real> Scratch<T> {
 impl<T: Real> Drop for Scratch<T> {
     fn drop(&mut self) {
         T::give_scratch(std::mem::take(&mut self.0));
+    }
+}
+
+/// As [`Scratch`], for what a forward pass keeps for its backward pass: any thread may drop it, and the next
+/// forward pass takes it up again instead of new memory.
+pub(crate) struct Kept<T: Real>(Vec<T>);
+
+impl<T: Real> Kept<T> {
+    pub(crate) fn new() -> Self {
+        Self(T::shelf().lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default())
+    }
+
+    /// `len` elements, with stale content.
+    pub(crate) fn of(&mut self, len: usize) -> &mut [T] {
+        self.0.resize(len, T::ZERO);
+        &mut self.0
+    }
+
+    /// All elements.
+    pub(crate) fn all(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Real> Drop for Kept<T> {
+    fn drop(&mut self) {
+        T::shelf().lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.0));
     }
 }
 

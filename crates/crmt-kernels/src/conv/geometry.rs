@@ -9,10 +9,10 @@ pub(super) const COLUMNS: usize = 256;
 /// Columns below which a matrix product becomes slow.
 const FEW_COLUMNS: usize = 64;
 /// Tasks worth having, so that several cores find work when the batch is small.
-pub(super) const TASKS: usize = 8;
+pub(crate) const TASKS: usize = 8;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Geometry {
+pub(crate) struct Geometry {
     pub b: usize,
     pub ci: usize,
     pub h: usize,
@@ -28,7 +28,7 @@ pub(super) struct Geometry {
 
 /// One matrix product: output rows `rows` of the samples `samples`. Either one sample, or whole planes.
 #[derive(Debug, Clone)]
-pub(super) struct Unit {
+pub(crate) struct Unit {
     pub samples: Range<usize>,
     pub rows: Range<usize>,
 }
@@ -95,7 +95,7 @@ impl Unit {
 }
 
 /// `0..len` in blocks of `size`, the last perhaps shorter.
-pub(super) fn blocks(len: usize, size: usize) -> Vec<Range<usize>> {
+pub(crate) fn blocks(len: usize, size: usize) -> Vec<Range<usize>> {
     (0..len).step_by(size).map(|i| i..(i + size).min(len)).collect()
 }
 

@@ -14,7 +14,7 @@ const CHUNK: usize = 16;
 
 /// Part of a column that [`transpose`] hands out, by value: going through memory element by element and
 /// then reading it as a whole would stall.
-pub(super) struct Column<T> {
+pub(crate) struct Column<T> {
     values: [T; TILE],
     pub len: usize,
 }
@@ -22,7 +22,7 @@ pub(super) struct Column<T> {
 impl<T: Real> Column<T> {
     /// Writes `f(value)` for each value to the start of `dst`.
     #[inline(always)]
-    pub(super) fn write(self, dst: &mut [T], f: impl Fn(T) -> T) {
+    pub(crate) fn write(self, dst: &mut [T], f: impl Fn(T) -> T) {
         if self.len == TILE {
             let dst = &mut dst[..TILE];
             for (dst, value) in dst.iter_mut().zip(self.values) {
@@ -40,7 +40,7 @@ impl<T: Real> Column<T> {
 /// column `j` that begins in row `i`, in tiles. Where a side is not a multiple of the tile, the last tile
 /// overlaps the one before, so `put` may see an element twice.
 #[inline(always)]
-pub(super) fn transpose<T: Real>(
+pub(crate) fn transpose<T: Real>(
     src: &[T],
     start: impl Fn(usize) -> usize,
     [rows, columns]: [usize; 2],

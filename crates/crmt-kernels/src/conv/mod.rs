@@ -4,8 +4,8 @@
 mod backward;
 pub(crate) mod blas;
 mod forward;
-mod geometry;
-mod layout;
+pub(crate) mod geometry;
+pub(crate) mod layout;
 mod transposed;
 
 use crate::activation::{gradient_where_positive, positive_part};

@@ -87,6 +87,13 @@ proptest! {
         // Stopped where the next error is below 1e-15, up to rounding times the condition number (below 100 here).
         assert_close("rows", &w.matmul(&w.t()?)?, &Tensor::eye(r, DType::F64, &Device::Cpu)?, 1e-12);
         assert_close("nearest", &w, &orthonormal_rows(&v, 30)?, 1e-11);
+        let x = random(!seed, &[more + 1, r + more])?;
+        let regrouped = gradients(&[x.clone(), v.clone()], &|t| polar_linear(&t[0], &t[1]), seed)?;
+        let plain = gradients(&[x, v.clone()], &|t| t[0].matmul(&polar_rows(&t[1])?.t()?), seed)?;
+        assert_close("product", &regrouped.0, &plain.0, 1e-12);
+        for (a, b) in regrouped.2.iter().zip(&plain.2) {
+            assert_close("gradient", a, b, 1e-10);
+        }
         check_gradients(&[v], &|t| polar_rows(&t[0]), seed)?;
     }
 }
@@ -162,6 +169,12 @@ fn frozen_arguments_get_no_gradient() -> Result<()> {
     assert!(grads.get(&x_var).is_some() && grads.get(&kernel).is_none() && grads.get(&one).is_none());
     let grads = y(&x, &k_var)?;
     assert!(grads.get(&k_var).is_some() && grads.get(&x).is_none());
+    let (m, v) = (random(5, &[2, 4])?, random(6, &[3, 4])?);
+    let (m_var, v_var) = (Var::from_tensor(&m)?, Var::from_tensor(&v)?);
+    let grads = polar_linear(&m_var, &v)?.sum_all()?.backward()?;
+    assert!(grads.get(&m_var).is_some() && grads.get(&v).is_none());
+    let grads = polar_linear(&m, &v_var)?.sum_all()?.backward()?;
+    assert!(grads.get(&v_var).is_some() && grads.get(&m).is_none());
     let z = random(3, &[2, 4, 5, 5])?;
     let grads = conv_transpose2d(&z, &k_var, 1, 1)?.sum_all()?.backward()?;
     assert!(grads.get(&k_var).is_some() && grads.get(&z).is_none());
@@ -185,6 +198,8 @@ fn shapes_that_do_not_fit_are_explained() -> Result<()> {
         (message(space_to_depth(&t(&[1, 3, 5, 4])?, 2)), ["blocks of 2", "5×4"]),
         (message(space_to_depth(&t(&[3, 4])?, 2)), ["[batch, channels, h, w]", "[3, 4]"]),
         (message(zero_pad2d(&t(&[3, 4])?, [1; 4])), ["[batch, channels, h, w]", "[3, 4]"]),
+        (message(polar_linear(&t(&[2, 4])?, &t(&[5, 4])?)), ["at most 4 rows", "[5, 4]"]),
+        (message(polar_linear(&t(&[2, 4])?, &t(&[2, 3])?)), ["[rows, 4]", "[2, 3]"]),
         (message(gram_abs_rowsum(&t(&[3, 4])?, 1)), ["[out, in, kh, kw]", ""]),
         (message(gram_abs_rowsum(&t(&[3, 4, 3, 3])?, 0)), ["t = 0", "1 and 16"]),
     ] {

@@ -4,5 +4,6 @@ mod common;
 mod contracts;
 mod gradients;
 mod lipschitz;
+mod stack;
 mod threads;
 mod torch;

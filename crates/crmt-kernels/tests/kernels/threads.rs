@@ -29,12 +29,19 @@ fn step() -> Result<Vec<u32>> {
     keep(gradients(&[input(10, &[40, 300])?], &|t| orthonormal_rows(&t[0], 12), 11)?);
 
     keep(gradients(&[input(20, &[150, 300])?], &|t| polar_rows(&t[0]), 21)?);
+    keep(gradients(&[input(29, &[70, 300])?, input(20, &[150, 300])?], &|t| polar_linear(&t[0], &t[1]), 21)?);
     let inputs = [input(22, &[33, 16, 12, 10])?, input(23, &[24, 16, 3, 3])?, input(24, &[24])?];
     let residual = |t: &[Tensor]| {
         let scale = residual_scale(&t[1], &t[2].exp()?)?.recip()?;
         space_to_depth(&zero_pad2d(&residual_conv2d(&t[0], &t[1], &t[2], &scale)?, [1, 1, 0, 2])?, 2)
     };
     keep(gradients(&inputs, &residual, 25)?);
+    let stack = |t: &[Tensor]| {
+        let (kernel, bias, scale) = (t[1].clone(), t[2].clone(), t[2].exp()?);
+        let residual = ImageLayer::ResidualConv2d { kernel, bias, scale };
+        image_stack(&t[0], &[ImageLayer::MaxMin, residual, ImageLayer::SpaceToDepth { block: 2 }])
+    };
+    keep(gradients(&inputs, &stack, 28)?);
     keep(gradients(
         &[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?],
         &|t| conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?),
