@@ -14,8 +14,12 @@ mod run;
 mod run_dir;
 mod samples;
 mod settings;
+mod sigmas;
+mod smoothed;
+mod smoothing;
 mod tour;
 mod training;
+mod votes;
 
 use clap::Parser;
 use std::process::ExitCode;
