@@ -198,8 +198,8 @@ pub fn smoothed(runs: &[&Summary]) -> Option<String> {
 /// `1 - alpha` in percent, never rounded up: 99.9, 99.966.
 pub fn confidence(alpha: f64) -> String {
     // Two digits of alpha tell it apart; a thousandth of a unit absorbs how a decimal is stored.
-    let digits = (1.0 - (100.0 * alpha).log10().floor()).max(0.0) as usize;
-    let unit = 10f64.powi(digits as i32);
+    let digits = (1.0 - (100.0 * alpha).log10().floor()).clamp(0.0, 12.0) as i32;
+    let unit = 10f64.powi(digits);
     format!("{}", ((100.0 - 100.0 * alpha) * unit + 1e-3).floor() / unit)
 }
 

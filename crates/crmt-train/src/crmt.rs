@@ -116,12 +116,12 @@ mod tests {
         let modality = |name, scale| Modality { scale, ..Modality::new(name, &[50], Domain::Unbounded) };
         let modalities = PerModality::from([modality("a", 1.0), modality("b", 4.0), modality("c", 1.0)]);
         let x = PerModality::from_fn(3, |m| Tensor::full(m as f32, (400, 50), &Device::Cpu).expect("a constant"));
-        let draw = |step| {
+        let draw = |step| -> Result<PerModality<Vec<f64>>> {
             let draws = Draws { streams: Streams::new(3), step };
             let noisy = noisy(&modalities, &x, &PerModality::from([0.5, 0.25, 0.0]), &draws)?;
             noisy.try_map(|x| Ok(x.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?))
         };
-        let first: PerModality<Vec<f64>> = draw(0)?;
+        let first = draw(0)?;
         for (m, deviation) in [0.5, 1.0, 0.0].into_iter().enumerate() {
             let n = first[m].len() as f64;
             let mean = first[m].iter().sum::<f64>() / n;

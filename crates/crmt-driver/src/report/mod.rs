@@ -8,6 +8,7 @@ mod plot;
 mod samples;
 mod sandwich;
 mod setup;
+mod smoothing;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -89,6 +90,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let sections = [
         sandwich::tables(runs),
         sandwich::curves(runs),
+        smoothing::smoothing(runs),
         modalities::modalities(runs),
         training::training(runs),
         confusion::confusion(runs),
