@@ -244,11 +244,14 @@ mod tests {
 
     #[test]
     fn a_resolved_plan_resolves_to_itself() {
-        let first = resolve(&["method=crmt-at", "model.encoders.audio=mlp", "train.epochs=3"]).unwrap().plan;
+        let first = resolve(&["method=crmt-at", "model.encoders.audio=mlp", "train.epochs=3", "smooth.sigmas.image=1"])
+            .unwrap()
+            .plan;
         let mut again = Settings::default();
         for (key, value) in flatten(&toml::to_string(&first).unwrap().parse().unwrap()) {
             again.set(&key, value, "config.toml".into());
         }
         assert_eq!(again.resolve().unwrap().plan, first);
+        assert_eq!(first.smooth.sigmas["image"], 1.0);
     }
 }

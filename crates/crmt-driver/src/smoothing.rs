@@ -77,9 +77,6 @@ fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: 
 /// The network with every modality, and without each.
 fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Result<Vec<Variant>> {
     let modalities = sigmas.len();
-    if sigmas.iter().all(|s| *s == 0.0) {
-        bail!("smooth.sigma: every modality has sigma 0, so nothing is smoothed; give one of them a positive sigma");
-    }
     if plan.missing && modalities == 1 {
         bail!("smooth.missing: nothing is left without the only modality; leave --missing out");
     }
@@ -89,9 +86,15 @@ fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Resul
         // A baseline gets no noise.
         let gone = |m| missing.as_ref().is_some_and(|missing| missing.contains(m));
         let sigmas = PerModality::from_fn(modalities, |m| if gone(m) { 0.0 } else { sigmas[m] });
+        let name = missing.as_ref().map_or_else(String::new, |missing| missing.describe(&of.data.modalities));
+        if sigmas.iter().all(|s| *s == 0.0) {
+            let without = if name.is_empty() { String::new() } else { format!(" without {name}") };
+            bail!(
+                "smooth.sigma: every modality{without} has sigma 0, so nothing is smoothed; give one a positive sigma"
+            );
+        }
         let smoothing = Smoothing::new(sigmas)?.draws(plan.selection_draws, plan.draws).alpha(plan.alpha)?;
         let smoothing = smoothing.one_of(certificates).for_weights(WeightsHash::new(of.weights));
-        let name = missing.as_ref().map_or_else(String::new, |missing| missing.describe(&of.data.modalities));
         let alpha = plan.alpha / certificates as f64;
         Ok(Variant { missing, name, smoothing, draws: plan.draws, alpha, votes: vec![] })
     };

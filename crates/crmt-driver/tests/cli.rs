@@ -450,6 +450,7 @@ fn a_bad_sigma_is_refused_by_name() -> Anyhow {
         (&["image=0.1"], &["no sigma for audio"]),
         (&["much"], &["--smooth much", "image=0.25,audio=0.25"]),
         (&["0"], &["sigma 0"]),
+        (&["image=0,audio=1", "--missing"], &["without audio", "sigma 0"]),
         (&["--alpha", "1"], &["smooth.alpha"]),
         (&["--draws", "0"], &["smooth.draws"]),
         (&["--evidence", "proved"], &["--evidence", "--smooth"]),

@@ -10,7 +10,7 @@ use rand_distr::{Beta, StandardNormal};
 
 /// `mean CE(h(x), y) + rho · mean log(Σ_{m, k≠y} exp(s_k(m) − s_y(m)) + 1e-5)`.
 ///
-/// `rho = 0` gives JT, AT and Mixup; `rho > 0` the first step of CRMT-JT, CRMT-AT and CRMT-Mix.
+/// `rho = 0` gives JT, AT, Mixup and training on noise; `rho > 0` the first step of CRMT-JT, CRMT-AT and CRMT-Mix.
 pub struct Crmt {
     /// Weight of the margin term.
     pub rho: f64,
