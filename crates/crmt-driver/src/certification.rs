@@ -152,7 +152,7 @@ impl Radii {
 }
 
 /// Ascending values at 0, 0.05, …, 1 (nearest rank).
-fn quantiles(mut values: Vec<f64>) -> Vec<f64> {
+pub fn quantiles(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => vec![],

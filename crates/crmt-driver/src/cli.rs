@@ -32,6 +32,7 @@ Examples:
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
   crmt-driver evaluate runs/digits-jt-s0 --eps 0.5,1.0 --samples 1000
   crmt-driver certify runs/digits-crmt-certified-s0 --falsify
+  crmt-driver certify runs/digits-noise-s0 --smooth 0.25
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
 
 Exit status: 0 fine, 1 a check failed (a certificate was broken), 2 bad usage or input.";
@@ -44,7 +45,7 @@ pub enum Command {
     Train(TrainArgs),
     /// Attack the model of a run again, with other budgets or on more samples.
     Evaluate(EvaluateArgs),
-    /// Compute the radii of a run's model again, and try to break them.
+    /// Compute the radii of a run's model again and try to break them; or smooth it and certify that.
     Certify(CertifyArgs),
     /// Write one report of one or several runs.
     Report(ReportArgs),
@@ -121,8 +122,26 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
-    /// How many report samples --falsify attacks; 0 for all.
-    #[arg(long)]
+    /// Certify the smoothed network instead: Gaussian noise of this standard deviation, in declared units, on every
+    /// modality, or a NAME=SIGMA for each [default: the run's smooth.sigma].
+    #[arg(long, value_name = "SIGMA|NAME=SIGMA,…", num_args = 0..=1, allow_negative_numbers = true)]
+    #[arg(conflicts_with_all = ["evidence", "audit", "falsify"])]
+    pub smooth: Option<Option<String>>,
+    /// Smoothing: draws that bound the probability of a sample's class.
+    #[arg(long, value_name = "N", requires = "smooth")]
+    pub draws: Option<u64>,
+    /// Smoothing: draws, before those, that choose the class.
+    #[arg(long, value_name = "N", requires = "smooth")]
+    pub selection_draws: Option<u64>,
+    /// Smoothing: probability that a sample's certificates are wrong.
+    #[arg(long, value_name = "A", requires = "smooth", allow_negative_numbers = true)]
+    pub alpha: Option<f64>,
+    /// Smoothing: also without each modality.
+    #[arg(long, value_name = "true|false", requires = "smooth", require_equals = true)]
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    pub missing: Option<bool>,
+    /// How many report samples --falsify attacks or --smooth certifies; 0 for all.
+    #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]

@@ -11,7 +11,7 @@ use crate::{
     run::{Run, open_data, read_record},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
-    tour,
+    sigmas, tour,
 };
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -93,6 +93,9 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
         bail!("--eps {bad}: budgets are positive numbers");
     }
+    if args.samples.is_some() && !args.falsify && args.smooth.is_none() {
+        bail!("--samples: radii are of all report samples; it is for --falsify and --smooth");
+    }
     if let Some(evidence) = &args.evidence {
         run.plan_mut().certify.evidence.clone_from(evidence);
         let faults = run.plan_mut().faults();
@@ -103,19 +106,41 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if args.audit {
         audit(&run, voice)?;
     }
-    run.certify(voice)?;
-    if args.falsify {
-        if let Some(samples) = args.samples {
-            run.plan_mut().falsify.samples = samples;
-        }
-        run.falsify(voice)?;
-        voice.say(format!("\n{}", people::falsification(&run.summary)));
-    }
     if !args.eps.is_empty() {
         run.plan_mut().certify.eps.clone_from(&args.eps);
     }
+    match &args.smooth {
+        Some(sigma) => smooth(&mut run, sigma.as_deref(), args, voice)?,
+        None => run.certify(voice)?,
+    }
+    if args.falsify {
+        let samples = &mut run.plan_mut().falsify.samples;
+        *samples = args.samples.unwrap_or(*samples);
+        run.falsify(voice)?;
+        voice.say(format!("\n{}", people::falsification(&run.summary)));
+    }
     run.finish()?;
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+}
+
+/// Smooths with the run's settings and what was asked for.
+fn smooth(run: &mut Run, sigma: Option<&str>, args: &CertifyArgs, voice: &Voice) -> Result<()> {
+    let asked = sigma.map(|text| sigmas::parse(text, run.modalities())).transpose()?;
+    let plan = &mut run.plan_mut().smooth;
+    if let Some((all, named)) = asked {
+        plan.sigma = all.unwrap_or(plan.sigma);
+        plan.sigmas = named;
+    }
+    plan.draws = args.draws.unwrap_or(plan.draws);
+    plan.selection_draws = args.selection_draws.unwrap_or(plan.selection_draws);
+    plan.alpha = args.alpha.unwrap_or(plan.alpha);
+    plan.samples = args.samples.unwrap_or(plan.samples);
+    plan.missing = args.missing.unwrap_or(plan.missing);
+    let faults = run.plan_mut().faults();
+    if !faults.is_empty() {
+        bail!("{}", faults.join("\n"));
+    }
+    run.smooth(voice)
 }
 
 /// Prints the bound of every layer, whatever evidence the run's radii use.
@@ -140,7 +165,8 @@ fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict>
 
 /// Prints results to stdout, and where the report is; decides how the program ends.
 pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
-    let text = format!("\n{}\n{}", people::modality_table(runs), people::sandwich(runs));
+    let smoothed = people::smoothed(runs).map_or_else(String::new, |table| format!("\n{table}"));
+    let text = format!("\n{}\n{}{smoothed}", people::modality_table(runs), people::sandwich(runs));
     if json {
         voice.say(text);
         let document =

@@ -15,11 +15,15 @@ mod run;
 mod run_dir;
 mod samples;
 mod settings;
+mod sigmas;
+mod smoothed;
+mod smoothing;
 mod step_two;
 mod threat;
 mod tour;
 mod training;
 mod victim;
+mod votes;
 
 use clap::Parser;
 use std::process::ExitCode;

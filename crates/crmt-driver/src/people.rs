@@ -180,6 +180,51 @@ pub fn falsification(run: &Summary) -> String {
     table(&["attacked inside", "samples", fell, "mean radius", "tightness, mean", "max"], &rows, 1)
 }
 
+/// Certified accuracy of the smoothed networks, by threat and budget; nothing unless one was smoothed.
+pub fn smoothed(runs: &[&Summary]) -> Option<String> {
+    let mut rows = vec![];
+    let mut words = vec![];
+    for (run, smoothing) in runs.iter().filter_map(|run| Some((run, run.smoothing.as_ref()?))) {
+        let sigmas = run.modalities.iter().filter_map(|m| Some(format!("{m} {}", smoothing.sigmas.get(m)?)));
+        words.push(format!(
+            "  {}: noise of sigma {}; {} + {} draws, {} samples; each certificate holds with confidence {} %\n",
+            run.method,
+            sigmas.collect::<Vec<_>>().join(", "),
+            smoothing.selection_draws,
+            smoothing.draws,
+            smoothing.samples,
+            confidence(smoothing.alpha_each),
+        ));
+        for classifier in &smoothing.classifiers {
+            for certified in &classifier.certified {
+                rows.push([
+                    run.method.clone(),
+                    match classifier.missing.as_str() {
+                        "" => "all present".into(),
+                        missing => format!("without {missing}"),
+                    },
+                    certified.threat.clone(),
+                    format!("l2 {}", certified.eps),
+                    percent(classifier.accuracy),
+                    percent(classifier.abstained),
+                    percent(certified.accuracy),
+                ]);
+            }
+        }
+    }
+    let header = ["method", "modalities", "threat", "budget", "right", "abstained", "certified"];
+    let title = "The smoothed network g(x) = argmax P[f(x + noise)], not f itself:\n";
+    (!rows.is_empty()).then(|| format!("{title}{}\n{}", words.concat(), table(&header, &rows, 3)))
+}
+
+/// `1 - alpha` in percent, never rounded up: 99.9, 99.966.
+pub fn confidence(alpha: f64) -> String {
+    // Two digits of alpha tell it apart; a thousandth of a unit absorbs how a decimal is stored.
+    let digits = (1.0 - (100.0 * alpha).log10().floor()).clamp(0.0, 12.0) as i32;
+    let unit = 10f64.powi(digits);
+    format!("{}", ((100.0 - 100.0 * alpha) * unit + 1e-3).floor() / unit)
+}
+
 fn percent(fraction: f64) -> String {
     format!("{:.1} %", 100.0 * fraction)
 }
@@ -246,6 +291,12 @@ mod tests {
         let text = sandwich(&[&run]);
         let line = |norm: &str| text.lines().find(|l| l.contains(norm)).unwrap().to_owned();
         assert!(line("l2 1").contains("50.0 %") && !line("linf 1").contains("50.0 %"), "{text}");
+    }
+
+    #[test]
+    fn confidence_is_never_rounded_up() {
+        let told = [0.001, 0.001 / 3.0, 0.05, 0.5, 1e-6].map(confidence);
+        assert_eq!(told, ["99.9", "99.966", "95", "50", "99.9999"]);
     }
 
     #[test]

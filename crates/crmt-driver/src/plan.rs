@@ -38,6 +38,8 @@ pub struct Plan {
     pub evaluate: EvaluatePlan,
     /// Attacks on its certificates.
     pub falsify: FalsifyPlan,
+    /// Randomized smoothing of the trained model: `certify --smooth`.
+    pub smooth: SmoothPlan,
 }
 
 /// The built-in audio-visual digits.
@@ -120,10 +122,16 @@ pub struct TrainPlan {
     pub objective: String,
     /// Weight of CRMT's margin term.
     pub rho: f64,
-    /// `clean`, `adversarial` or `mixup`.
+    /// `clean`, `adversarial`, `mixup` or `noise`.
     pub inputs: String,
     /// Of the Beta distribution of Mixup.
     pub mixup_alpha: f64,
+    /// Standard deviation of the noise when `inputs = "noise"`, in declared units.
+    #[serde(default)]
+    pub noise: f64,
+    /// The same for one modality by name; it wins over `noise`.
+    #[serde(default)]
+    pub noises: BTreeMap<String, f64>,
 }
 
 /// Joint-l2 PGD inside adversarial training.
@@ -228,6 +236,43 @@ pub struct FalsifyPlan {
     pub tightness_samples: usize,
 }
 
+/// Randomized smoothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmoothPlan {
+    /// Standard deviation of the noise, in declared units.
+    pub sigma: f64,
+    /// The same for one modality by name; it wins over `sigma`. 0 leaves the modality as it is.
+    pub sigmas: BTreeMap<String, f64>,
+    /// Draws that bound the probability of a sample's class.
+    pub draws: u64,
+    /// Draws, before those, that choose the class.
+    pub selection_draws: u64,
+    /// Probability that a sample's certificates are wrong.
+    pub alpha: f64,
+    /// The first so many report samples are smoothed; 0 for all.
+    pub samples: usize,
+    /// Also without each modality.
+    pub missing: bool,
+    /// Noisy copies evaluated at once; changes no result.
+    pub chunk: usize,
+}
+
+impl Default for SmoothPlan {
+    fn default() -> Self {
+        Self {
+            sigma: 0.25,
+            sigmas: BTreeMap::new(),
+            draws: 10_000,
+            selection_draws: 100,
+            alpha: 0.001,
+            samples: 200,
+            missing: false,
+            chunk: 250,
+        }
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
@@ -268,6 +313,8 @@ impl Default for Plan {
                 rho: 0.0,
                 inputs: "clean".into(),
                 mixup_alpha: 1.0,
+                noise: 0.25,
+                noises: BTreeMap::new(),
             },
             adversary: AdversaryPlan { eps: 1.0, steps: 3, relative_step: 0.5 },
             certified: CertifiedPlan { eps: 1.58, kappa: 4.0, lambda: 0.1, ramp: 0.5, modality_dropout: 0.0 },
@@ -291,6 +338,7 @@ impl Default for Plan {
             },
             evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
             falsify: FalsifyPlan { samples: 100, steps: 40, rays: 4, tightness_samples: 20 },
+            smooth: SmoothPlan::default(),
         }
     }
 }
@@ -320,6 +368,11 @@ pub const METHODS: &[Method] = &[
         name: "at",
         about: "adversarial training: joint-l2 PGD samples",
         settings: "train.inputs = 'adversarial'",
+    },
+    Method {
+        name: "noise",
+        about: "joint training on noisy inputs, for randomized smoothing (certify --smooth)",
+        settings: "train.inputs = 'noise'",
     },
     Method { name: "crmt-step-1", about: "CRMT's first step alone: orthonormal head and margin term", settings: CRMT },
     Method {
@@ -381,10 +434,20 @@ impl Plan {
         one_of("train.objective", &self.train.objective, &["cross-entropy", "certified"]);
         one_of("train.optimizer", &self.train.optimizer, &["adam", "adamw", "sgd"]);
         one_of("train.schedule", &self.train.schedule, &["one-cycle", "cosine", "step", "constant"]);
-        one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup"]);
+        one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup", "noise"]);
         one_of("certify.evidence", &self.certify.evidence, &["auto", "proved", "estimated"]);
         one_of("certify.lipschitz", &self.certify.lipschitz, &["max-gradient", "as-released"]);
         one_of("evaluate.norm", &self.evaluate.norm, &["l2", "linf"]);
+        let mut deviations = |key: &str, all: f64, table: &str, named: &BTreeMap<String, f64>| {
+            let named = named.iter().map(|(name, sigma)| (format!("{table}.{name}"), *sigma));
+            for (key, sigma) in [(key.to_owned(), all)].into_iter().chain(named) {
+                if !(sigma.is_finite() && sigma >= 0.0) {
+                    faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));
+                }
+            }
+        };
+        deviations("train.noise", self.train.noise, "train.noises", &self.train.noises);
+        deviations("smooth.sigma", self.smooth.sigma, "smooth.sigmas", &self.smooth.sigmas);
         let mut check = |holds: bool, fault: &str| {
             if !holds {
                 faults.push(fault.to_owned());
@@ -437,6 +500,12 @@ impl Plan {
         check(self.falsify.steps > 0, "falsify.steps must be at least 1");
         check(budgets(&self.evaluate.eps), "evaluate.eps must be a list of positive numbers");
         check(self.certify.eps.iter().all(|e| positive(*e)), "certify.eps must be positive numbers");
+        check(
+            self.smooth.draws > 0 && self.smooth.selection_draws > 0,
+            "smooth.draws and smooth.selection_draws must be at least 1",
+        );
+        check(self.smooth.alpha > 0.0 && self.smooth.alpha < 1.0, "smooth.alpha must be between 0 and 1");
+        check(self.smooth.chunk > 0, "smooth.chunk must be at least 1");
         check(
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",

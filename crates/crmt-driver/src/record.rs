@@ -28,6 +28,9 @@ pub struct Summary {
     /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
     #[serde(default)]
     pub falsification: Vec<Falsification>,
+    /// Certificates of the smoothed network; none unless it was smoothed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoothing: Option<SmoothingResult>,
     /// `confusion[label][prediction]`: counts on the clean report split.
     pub confusion: Vec<Vec<u64>>,
     /// Attacks that succeeded inside a certified region. Anything but 0 is a bug of this program.
@@ -43,7 +46,7 @@ pub struct Summary {
     pub report_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
-    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`.
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`.
     pub stages: BTreeMap<String, f64>,
 }
 
@@ -148,6 +151,42 @@ impl Falsification {
         self.samples += other.samples;
         self.violations += other.violations;
     }
+}
+
+/// Randomized smoothing. Nothing here is about the network `f` itself, but about `g(x) = argmax_c P[f(x + noise) = c]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SmoothingResult {
+    /// Standard deviation of the noise by modality, in declared units.
+    pub sigmas: BTreeMap<String, f64>,
+    /// Draws that choose the class of a sample.
+    pub selection_draws: u64,
+    /// Fresh draws that bound its probability.
+    pub draws: u64,
+    /// Probability that any certificate of a sample is wrong.
+    pub alpha: f64,
+    /// Of each certificate alone: `alpha` over the number of `classifiers`.
+    pub alpha_each: f64,
+    /// How many report samples.
+    pub samples: u64,
+    /// With every modality first; then, if asked for, without each.
+    pub classifiers: Vec<SmoothedResult>,
+}
+
+/// One smoothed classifier.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SmoothedResult {
+    /// The missing modality, replaced by its baseline; empty when all are there.
+    pub missing: String,
+    /// Fraction whose certified class is the label.
+    pub accuracy: f64,
+    /// Fraction whose certificate abstains.
+    pub abstained: f64,
+    /// Mean radius in standard deviations of the noise; 0 where wrong or abstained.
+    pub mean_radius: f64,
+    /// By threat and budget; evidence is `confident`.
+    pub certified: Vec<CertifiedResult>,
+    /// By threat, in declared units; 0 where wrong or abstained.
+    pub radii: Vec<RadiusResult>,
 }
 
 /// One line of `metrics.jsonl`: one epoch.

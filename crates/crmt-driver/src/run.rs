@@ -8,12 +8,12 @@ use crate::{
     lipschitz::Bounds,
     people::Voice,
     plan::Plan,
-    record::{EpochMetrics, Falsification, Summary},
+    record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
     run_dir::{self, RunDir},
     samples,
     settings::Settings,
-    training,
+    smoothed, smoothing, training,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -32,6 +32,8 @@ pub struct Run {
     /// What is known.
     pub summary: Summary,
     rows: Vec<SampleRow>,
+    /// `smoothed.csv`, if it is new.
+    smoothed: Option<Vec<u8>>,
 }
 
 /// Opens the data set that a plan names.
@@ -85,7 +87,7 @@ impl Run {
             ..Summary::default()
         };
         let (architecture, weights) = (trained.architecture, trained.weights);
-        Ok(Self { dir, plan: plan.clone(), data, architecture, weights, summary, rows: vec![] })
+        Ok(Self { dir, plan: plan.clone(), data, architecture, weights, summary, rows: vec![], smoothed: None })
     }
 
     /// Reads a finished run. `data` wins over the data set that the run was trained on.
@@ -132,7 +134,8 @@ impl Run {
                 data.report.len()
             );
         }
-        Ok(Self { dir, plan, data, architecture: checkpoint.architecture, weights: checkpoint.weights, summary, rows })
+        let (architecture, weights) = (checkpoint.architecture, checkpoint.weights);
+        Ok(Self { dir, plan, data, architecture, weights, summary, rows, smoothed: None })
     }
 
     /// The plan, to change what is measured next.
@@ -205,6 +208,37 @@ impl Run {
         Ok(())
     }
 
+    /// Certificates of the smoothed network on the first report samples.
+    pub fn smooth(&mut self, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let (plan, model) = (&self.plan.smooth, self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?);
+        let subject = smoothing::Subject {
+            model: &model,
+            weights: &self.summary.weights,
+            data: &self.data,
+            report_sha256: &self.summary.report_sha256,
+            seed: self.plan.seed,
+            dir: &self.dir,
+        };
+        let classifiers = smoothing::smooth(&subject, plan, voice)?;
+        let mut eps = [self.plan.evaluate.eps.as_slice(), &self.plan.certify.eps].concat();
+        eps.sort_by(f64::total_cmp);
+        eps.dedup();
+        let sigma = |name: &String| (name.clone(), plan.sigmas.get(name).copied().unwrap_or(plan.sigma));
+        self.summary.smoothing = Some(SmoothingResult {
+            sigmas: self.summary.modalities.iter().map(sigma).collect(),
+            selection_draws: plan.selection_draws,
+            draws: plan.draws,
+            alpha: plan.alpha,
+            alpha_each: plan.alpha / classifiers.len() as f64,
+            samples: classifiers.first().map_or(0, |c| c.samples.len() as u64),
+            classifiers: classifiers.iter().map(|c| c.result(&eps)).collect(),
+        });
+        self.smoothed = Some(smoothed::to_csv(&classifiers, &self.summary.modalities)?);
+        self.summary.stages.insert("smooth".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
     /// Confronts radii with attacks, and writes samples, report and, last, the summary.
     pub fn finish(&mut self) -> Result<()> {
         let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
@@ -241,6 +275,7 @@ impl Run {
         // All of it is known to be good before any of it is written.
         self.dir.write(run_dir::CONFIG, config.as_bytes())?;
         self.dir.write(run_dir::SAMPLES, &samples)?;
+        self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)
     }

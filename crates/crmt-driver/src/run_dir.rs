@@ -17,10 +17,14 @@ pub const MODEL: &str = "model.safetensors";
 pub const SUMMARY: &str = "summary.json";
 /// A row per report sample.
 pub const SAMPLES: &str = "samples.csv";
+/// Votes under noise, to go on from.
+pub const VOTES: &str = "votes.json";
+/// A row per sample and smoothed classifier.
+pub const SMOOTHED: &str = "smoothed.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
-const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, REPORT];
+const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, VOTES, SMOOTHED, REPORT];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]

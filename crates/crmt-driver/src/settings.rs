@@ -5,8 +5,12 @@ use anyhow::{Context, Result, bail};
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 use toml::{Table, Value};
 
-/// Open tables: their keys are names of modalities, not ours.
-const OPEN: &[&str] = &["model.encoders"];
+/// Open tables: their keys are names of modalities, not ours. With a value of the type they hold.
+const OPEN: &[(&str, Value)] = &[
+    ("model.encoders", Value::String(String::new())),
+    ("train.noises", Value::Float(0.0)),
+    ("smooth.sigmas", Value::Float(0.0)),
+];
 
 /// What was asked for, by dotted key.
 #[derive(Debug, Default)]
@@ -65,12 +69,11 @@ impl Settings {
             }
         }
         for (key, (value, origin)) in &self.values {
-            let open = OPEN.iter().any(|table| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.')));
-            match merged.get(key).map(|(default, _)| coerce(value, default)) {
+            let inside = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+            let like = OPEN.iter().find(|(table, _)| inside(table)).map(|(_, like)| like);
+            match merged.get(key).map(|(default, _)| default).or(like).map(|like| coerce(value, like)) {
                 Some(Ok(value)) => drop(merged.insert(key.clone(), (value, origin.clone()))),
                 Some(Err(expected)) => faults.push(format!("{key} = {value} ({origin}): expected {expected}")),
-                None if open && value.is_str() => drop(merged.insert(key.clone(), (value.clone(), origin.clone()))),
-                None if open => faults.push(format!("{key} = {value} ({origin}): expected a string")),
                 None => faults.push(unknown(key, origin, merged.keys())),
             }
         }
@@ -78,7 +81,7 @@ impl Settings {
         for (key, (value, _)) in &merged {
             insert(&mut table, key, value.clone());
         }
-        for open in OPEN {
+        for (open, _) in OPEN {
             insert_default(&mut table, open);
         }
         let plan: Option<Plan> = match table.try_into() {
@@ -241,11 +244,14 @@ mod tests {
 
     #[test]
     fn a_resolved_plan_resolves_to_itself() {
-        let first = resolve(&["method=crmt-at", "model.encoders.audio=mlp", "train.epochs=3"]).unwrap().plan;
+        let first = resolve(&["method=crmt-at", "model.encoders.audio=mlp", "train.epochs=3", "smooth.sigmas.image=1"])
+            .unwrap()
+            .plan;
         let mut again = Settings::default();
         for (key, value) in flatten(&toml::to_string(&first).unwrap().parse().unwrap()) {
             again.set(&key, value, "config.toml".into());
         }
         assert_eq!(again.resolve().unwrap().plan, first);
+        assert_eq!(first.smooth.sigmas["image"], 1.0);
     }
 }

@@ -24,6 +24,15 @@ pub struct StepTwo<'a> {
     pub architecture: &'a Architecture,
 }
 
+/// What is fixed before the first weight moves.
+struct Known {
+    tables: Tables,
+    train: CachedScores,
+    select: CachedScores,
+    /// Accuracy on the selection split.
+    clean: f64,
+}
+
 /// What the selection split says of a model.
 #[derive(Clone, Copy)]
 struct Judged {
@@ -39,14 +48,17 @@ impl StepTwo<'_> {
         let settings = &plan.step2;
         let head = learner.integration().context("the second step needs integration weights (an orthonormal head)")?;
         let bounds = Bounds::of(plan, data, self.streams, self.architecture, &weights(learner), log.voice)?;
-        let tables = bounds.tables()?;
-        let train = self.cached(data.train_sample(&self.streams, settings.samples)?)?;
-        let select = self.cached(data.select.batch(0..data.select.len())?)?;
+        let known = Known {
+            tables: bounds.tables()?,
+            train: self.cached(data.train_sample(&self.streams, settings.samples)?)?,
+            select: self.cached(data.select.batch(0..data.select.len())?)?,
+            clean: accuracy(learner.fixed(), &data.select)?,
+        };
         let voice = *log.voice;
         let judge = |learner: &Learner| -> Result<Judged> {
             let _busy = voice.stage("judging step 2", 1);
             let robust = match plan.train.objective.as_str() {
-                "certified" => certified(settings, &bounds, learner, select.all())?,
+                "certified" => certified(settings, &bounds, learner, known.select.all())?,
                 _ => attacked(settings, learner, &data.select, self.streams)?,
             };
             Ok(Judged { clean: accuracy(learner.fixed(), &data.select)?, robust })
@@ -57,7 +69,7 @@ impl StepTwo<'_> {
         for pruned in self.candidates() {
             let model = IntegrationModel::new(&data.modalities, &head, pruned.as_ref())?;
             let name = pruned.as_ref().map_or("step-2".into(), |gone| format!("step-2 without {}", self.names(gone)));
-            self.optimise(&name, &model, &tables, &train, &select, before.clean, log)?;
+            self.optimise(&name, &model, &known, log)?;
             let undo = model.write_to(&head)?;
             let after = judge(learner);
             undo.iter().try_for_each(|(var, value)| var.set(value))?;
@@ -129,16 +141,8 @@ impl StepTwo<'_> {
 
     /// Raises radii up to a target. The best epoch has the largest mean radius on the selection split, clipped at
     /// the target, of those whose clean accuracy is tolerable.
-    fn optimise(
-        &self,
-        name: &str,
-        model: &IntegrationModel,
-        tables: &Tables,
-        train: &CachedScores,
-        select: &CachedScores,
-        clean: f64,
-        log: &mut Log,
-    ) -> Result<()> {
+    fn optimise(&self, name: &str, model: &IntegrationModel, known: &Known, log: &mut Log) -> Result<()> {
+        let Known { tables, train, select, clean } = known;
         let settings = &self.plan.step2;
         let mut radii = signed_radii(model, tables, train.all())?;
         radii.sort_by(f64::total_cmp);
@@ -163,7 +167,7 @@ impl StepTwo<'_> {
             let radii = RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
             let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
             let radius = radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64;
-            let tolerable = accuracy >= clean - settings.tolerance;
+            let tolerable = accuracy >= *clean - settings.tolerance;
             Ok(Selected { accuracy, score: if tolerable { radius } else { f64::MIN } })
         };
         log.phase(model, &mut optimizer, &phase, score)

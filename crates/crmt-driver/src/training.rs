@@ -7,12 +7,13 @@ use crate::{
     people::{Stage, Voice},
     plan::{OptimizerKind, Plan},
     record::EpochMetrics,
+    sigmas::sigmas,
     step_two::StepTwo,
 };
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use crmt_attacks::{Budget, Pgd};
-use crmt_core::{AdditiveClassifier, Batch, Fusion, Streams, Trainable};
+use crmt_core::{AdditiveClassifier, Batch, Fusion, PerModality, Streams, Trainable};
 use crmt_data::{DataSet, EpochPlan, Split};
 use crmt_fusion::{Learner, Model};
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
@@ -55,6 +56,8 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
     Epochs::new(data, Streams::new(plan.seed), plan)?;
     evaluation::check(&plan.evaluate, data)?;
+    noises(plan, data)?;
+    sigmas("smooth.sigmas", plan.smooth.sigma, &plan.smooth.sigmas, data)?;
     let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();
     tracing::debug!(parameters, modalities = data.modalities.len(), "model built");
     Ok(Untrained { architecture, learner })
@@ -74,7 +77,7 @@ pub fn train(
     let mut warnings = vec![];
 
     let source = Epochs::new(data, streams, plan)?;
-    let strategy = strategy(plan, data, &source);
+    let strategy = strategy(plan, data, &source)?;
     let mut optimizer = optimizer(plan, &learner)?;
     let certified = plan.train.objective == "certified";
     let phase = Phase {
@@ -105,12 +108,12 @@ pub fn train(
     Ok(Trained { weights: weights(&learner), architecture, warnings })
 }
 
-fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Box<dyn Strategy> {
+fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Result<Box<dyn Strategy>> {
     if plan.train.objective != "certified" {
-        return Box::new(Crmt { rho: plan.train.rho, inputs: training_inputs(plan) });
+        return Ok(Box::new(Crmt { rho: plan.train.rho, inputs: training_inputs(plan, data)? }));
     }
     let settings = &plan.certified;
-    Box::new(Certified {
+    Ok(Box::new(Certified {
         eps: settings.eps,
         kappa: settings.kappa,
         lambda: settings.lambda,
@@ -118,7 +121,7 @@ fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Box<dyn Strategy> {
         steps: plan.train.epochs * source.steps(),
         units: data.modalities.map(|m| m.scale),
         dropout: ModalityDropout { probability: settings.modality_dropout, baselines: data.baselines.clone() },
-    })
+    }))
 }
 
 /// Mean radius on a split, clipped at `target`, for features taken to be 1-Lipschitz: steers, never
@@ -136,15 +139,20 @@ fn mean_radius(model: &Model, split: &Split, target: f64) -> Result<f64> {
     Ok(sum / split.len() as f64)
 }
 
-fn training_inputs(plan: &Plan) -> TrainingInputs {
-    match plan.train.inputs.as_str() {
+fn training_inputs(plan: &Plan, data: &DataSet) -> Result<TrainingInputs> {
+    Ok(match plan.train.inputs.as_str() {
         "adversarial" => {
             let a = &plan.adversary;
             TrainingInputs::Adversarial(Box::new(Pgd::training(Budget::Joint(a.eps), a.steps, a.relative_step)))
         }
         "mixup" => TrainingInputs::Mixup { alpha: plan.train.mixup_alpha },
+        "noise" => TrainingInputs::Noise { sigmas: noises(plan, data)? },
         _ => TrainingInputs::Clean,
-    }
+    })
+}
+
+fn noises(plan: &Plan, data: &DataSet) -> Result<PerModality<f64>> {
+    sigmas("train.noises", plan.train.noise, &plan.train.noises, data)
 }
 
 /// What an optimizer moves.

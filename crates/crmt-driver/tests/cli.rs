@@ -385,6 +385,164 @@ fn one_modality_alone() -> Anyhow {
     Ok(())
 }
 
+/// `certify RUN --smooth …`.
+fn smooth(dir: &Path, run: &str, args: &[&str]) -> Command {
+    let mut command = driver(dir);
+    command.args(["certify", run, "--smooth"]).args(args);
+    command
+}
+
+fn stderr(command: &mut Command) -> String {
+    String::from_utf8_lossy(&command.assert().success().get_output().stderr).into_owned()
+}
+
+#[test]
+fn a_smoothed_run_is_certified_apart_and_alike_for_any_chunk() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    train(dir.path(), "noise", "r", ["train.noises.audio=0.3"]).assert().success();
+    let run = dir.path().join("r");
+    let before = json(run.join("summary.json"))?;
+    let args = ["image=0.2,audio=0.3", "--draws", "60", "--selection-draws", "10", "--samples", "12", "--missing"];
+    let output = smooth(dir.path(), "r", &args).assert().success().get_output().stdout.clone();
+    assert!(String::from_utf8(output)?.contains("smoothed network"));
+    let summary = json(run.join("summary.json"))?;
+    for key in ["radii", "certified", "attacks", "weights"] {
+        assert_eq!(summary[key], before[key], "{key} is about the network itself");
+    }
+    let smoothing = &summary["smoothing"];
+    assert_eq!(smoothing["sigmas"], serde_json::json!({ "audio": 0.3, "image": 0.2 }));
+    assert_eq!((&smoothing["draws"], &smoothing["samples"]), (&60.into(), &12.into()));
+    assert_eq!(smoothing["alpha_each"], 0.001 / 3.0, "three certificates of each sample");
+    let classifiers = smoothing["classifiers"].as_array().unwrap();
+    let missing: Vec<_> = classifiers.iter().map(|c| c["missing"].as_str().unwrap()).collect();
+    assert_eq!(missing, ["", "image", "audio"]);
+    // Twelve samples of three classifiers; fractions are those of the table.
+    let table = fs::read_to_string(run.join("smoothed.csv"))?;
+    let rows: Vec<Vec<&str>> = table.lines().skip(1).map(|l| l.split(',').collect()).collect();
+    assert_eq!(rows.len(), 36);
+    for (rows, classifier) in rows.chunks(12).zip(classifiers) {
+        let right = rows.iter().filter(|r| r[3] == r[1]).count();
+        let abstained = rows.iter().filter(|r| r[3].is_empty()).count();
+        let told = (classifier["accuracy"].as_f64(), classifier["abstained"].as_f64());
+        assert_eq!(told, (Some(right as f64 / 12.0), Some(abstained as f64 / 12.0)));
+        for c in classifier["certified"].as_array().unwrap() {
+            assert_eq!(c["evidence"], "confident");
+            assert!(c["accuracy"].as_f64() <= classifier["accuracy"].as_f64(), "{c}");
+        }
+    }
+    // `sigma R` of each modality, and the least of them for all.
+    for row in rows.iter().take(12).filter(|r| !r[3].is_empty()) {
+        let [radius, joint, image, audio] = [6, 7, 8, 9].map(|i| row[i].parse::<f64>().unwrap());
+        assert!(
+            joint == image && (image - 0.2 * radius).abs() < 1e-12 && (audio - 0.3 * radius).abs() < 1e-12,
+            "{row:?}"
+        );
+    }
+    assert!(rows[12][8].is_empty() && !rows[24][8].is_empty(), "what is missing has no radius");
+    assert!(fs::read_to_string(run.join("report.html"))?.contains("The smoothed network"));
+
+    // The same settings from the run's own config, in chunks of seven, from the start.
+    let config = fs::read_to_string(run.join("config.toml"))?;
+    assert!(config.contains("chunk = 250") && config.contains("draws = 60"), "{config}");
+    fs::write(run.join("config.toml"), config.replace("chunk = 250", "chunk = 7"))?;
+    let votes = fs::read(run.join("votes.json"))?;
+    fs::remove_file(run.join("votes.json"))?;
+    smooth(dir.path(), "r", &[]).assert().success();
+    assert_eq!(fs::read(run.join("votes.json"))?, votes);
+    assert_eq!(fs::read_to_string(run.join("smoothed.csv"))?, table);
+    assert_eq!(&json(run.join("summary.json"))?["smoothing"], smoothing);
+    // More samples, other confidence: what was drawn stays. Other draws: it does not.
+    let more = stderr(&mut smooth(dir.path(), "r", &["--samples", "14", "--alpha", "0.05", "--missing=false"]));
+    assert!(more.contains("840 of 980 draws"), "{more}");
+    let again = stderr(&mut smooth(dir.path(), "r", &["--samples", "12", "--alpha", "0.001", "--missing=true"]));
+    assert!(again.contains("2520 of 2520 draws"), "{again}");
+    assert_eq!(fs::read_to_string(run.join("smoothed.csv"))?, table);
+    let other = stderr(&mut smooth(dir.path(), "r", &["--draws", "30"]));
+    assert!(other.contains("votes.json is of draws 60, not 30: drawing anew"), "{other}");
+    // A new training has none of this.
+    train(dir.path(), "jt", "r", ["model.encoder=linear", "train.epochs=1"]).arg("--overwrite").assert().success();
+    assert!(!run.join("votes.json").exists() && !run.join("smoothed.csv").exists());
+    Ok(())
+}
+
+#[test]
+fn smoothing_that_was_killed_goes_on_and_gives_the_same_bits() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    features(&dir.path().join("f"), 80)?;
+    for run in ["killed", "whole"] {
+        let settings = ["data=f", "model.encoder=linear", "train.epochs=1", "train.inputs=noise"];
+        train(dir.path(), "jt", run, settings).assert().success();
+    }
+    let args = ["0.8", "--draws", "4000", "--samples", "0"];
+    smooth(dir.path(), "whole", &args).assert().success();
+    let votes = dir.path().join("killed/votes.json");
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("crmt-driver"))
+        .current_dir(dir.path())
+        .args(["certify", "killed", "--smooth"])
+        .args(args)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    while !votes.exists() {
+        assert!(child.try_wait()?.is_none(), "it ended before it saved a vote");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill()?; // SIGKILL
+    child.wait()?;
+    assert!(!dir.path().join("killed/smoothed.csv").exists(), "it was to be killed half-way");
+    let told = stderr(&mut smooth(dir.path(), "killed", &args));
+    assert!(told.contains(" of 328000 draws are in "), "{told}");
+    for file in ["votes.json", "smoothed.csv"] {
+        let read = |run: &str| fs::read(dir.path().join(run).join(file));
+        assert_eq!(read("killed")?, read("whole")?, "{file}");
+    }
+    let smoothing =
+        |run: &str| Ok::<_, anyhow::Error>(json(dir.path().join(run).join("summary.json"))?["smoothing"].clone());
+    assert_eq!(smoothing("killed")?, smoothing("whole")?);
+
+    // Votes that can't be trusted are refused by name, and left for their owner to look at.
+    let good = fs::read_to_string(&votes)?;
+    for bad in [&good[..good.len() / 2], &good.replacen("4000", "4001", 1), "", "{}"] {
+        fs::write(&votes, bad)?;
+        refused(&mut smooth(dir.path(), "killed", &args), &["votes.json", "delete it"]);
+        assert_eq!(fs::read_to_string(&votes)?, bad);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bad_sigma_is_refused_by_name() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let here = dir.path();
+    train(here, "jt", "r", ["model.encoder=linear", "train.epochs=1"]).assert().success();
+    let before = fs::read(here.join("r/config.toml"))?;
+    for (args, parts) in [
+        (&["-0.5"][..], &["smooth.sigma = -0.5", "at least 0"][..]),
+        (&["NaN"], &["smooth.sigma = NaN"]),
+        (&["inf"], &["smooth.sigma = inf"]),
+        (&["image=0.1,audio=-1"], &["smooth.sigmas.audio = -1"]),
+        (&["image=0.1,video=0.1"], &["no modality `video`", "image, audio"]),
+        (&["image=0.1"], &["no sigma for audio"]),
+        (&["much"], &["--smooth much", "image=0.25,audio=0.25"]),
+        (&["0"], &["sigma 0"]),
+        (&["image=0,audio=1", "--missing"], &["without audio", "sigma 0"]),
+        (&["--alpha", "1"], &["smooth.alpha"]),
+        (&["--draws", "0"], &["smooth.draws"]),
+        (&["--evidence", "proved"], &["--evidence", "--smooth"]),
+    ] {
+        refused(&mut smooth(here, "r", args), parts);
+    }
+    refused(driver(here).args(["certify", "r", "--draws", "9"]), &["--smooth"]);
+    assert_eq!(fs::read(here.join("r/config.toml"))?, before);
+    assert!(!here.join("r/votes.json").exists());
+    let noise = |setting| train(here, "noise", "x", [setting]);
+    refused(&mut noise("train.noise=-1"), &["train.noise = -1"]);
+    refused(&mut noise("train.noises.video=1"), &["train.noises.video", "image, audio"]);
+    refused(&mut noise("smooth.sigmas.video=1"), &["smooth.sigmas.video", "image, audio"]);
+    refused(&mut noise("smooth.sigmas.image=much"), &["smooth.sigmas.image", "a number"]);
+    Ok(())
+}
+
 #[test]
 fn help_teaches() {
     let help = |args: &[&str]| {

@@ -3,12 +3,13 @@
 //! One success inside a proved radius means that the certificate (or the attack's budget) is wrong, and fails.
 use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Outcome, Pgd, Restart, Start, predictions, run_within};
-use crmt_certify::{MarginConstants, Proved, Radii, audit, radii, ray};
+use crmt_certify::{MarginConstants, Proved, Radii, SmoothCertificate, Smoothing, Votes, audit, radii, ray};
 use crmt_core::{
     AdditiveClassifier, AdditiveScores, Classifier, Domain, Layer, Modality, PerModality, Result, Streams,
 };
 use rand::Rng;
 use rand_distr::StandardNormal;
+use std::ops::ControlFlow;
 
 const CLASSES: usize = 5;
 const SAMPLES: usize = 24;
@@ -213,4 +214,92 @@ fn the_binding_rival_need_not_be_the_runner_up() {
     assert_eq!(s.rival, 2, "class 1 is the runner-up, class 2 moves a hundred times faster");
     // 1e-12: a few roundings.
     assert!((s.joint - 1. / 101f64.sqrt()).abs() < 1e-12);
+}
+
+/// The mean probabilities of a net on fixed noisy copies: what gradients can know of the smoothed net.
+struct Averaged<'a> {
+    net: &'a Net,
+    /// `[copies, 1, inputs]`.
+    noise: PerModality<Tensor>,
+}
+
+impl Classifier for Averaged<'_> {
+    fn modalities(&self) -> &PerModality<Modality> {
+        &self.net.modalities
+    }
+    fn logits(&self, x: &PerModality<Tensor>) -> Result<Tensor> {
+        let noisy = x.try_enumerate(|m, x| -> Result<Tensor> {
+            Ok(x.unsqueeze(0)?.broadcast_add(&self.noise[m])?.flatten(0, 1)?)
+        })?;
+        let probabilities = candle_nn::ops::softmax(&self.net.logits(&noisy)?, 1)?;
+        Ok(probabilities.reshape(((), x[0].dim(0)?, CLASSES))?.mean(0)?)
+    }
+}
+
+const COPIES: usize = 48;
+const DRAWS: u64 = 1000;
+
+fn votes(net: &Net, smoothing: &Smoothing, x: &PerModality<Tensor>, seed: u64) -> Vec<Votes> {
+    let mut votes: Vec<Votes> = (0..SAMPLES as u64).map(Votes::new).collect();
+    let go = |_: &[Votes], _: u64, _: u64| ControlFlow::Continue(());
+    assert!(smoothing.run(net, x, &Streams::new(seed), &mut votes, 3000, go).unwrap().is_continue());
+    votes
+}
+
+/// A certificate holds with probability 0.999, and the fresh votes that judge it err at four standard deviations: of
+/// the few hundred here none may fall.
+#[test]
+fn no_attack_beats_a_smoothed_certificate() {
+    type Claim = fn(&SmoothCertificate) -> f64;
+    for (modalities, seed) in [(2, 1), (3, 2)] {
+        let (net, x) = Net::draw(modalities, false, seed);
+        let sigmas = PerModality::from_fn(modalities, |m| [0.4, 1., 0.2][m]);
+        let smoothing = Smoothing::new(sigmas.clone()).unwrap().draws(50, DRAWS);
+        let certificates: Vec<_> =
+            votes(&net, &smoothing, &x, 0).iter().map(|v| smoothing.certificate(v).unwrap()).collect();
+        let mut rng = Streams::new(9).stream("averaged", 0);
+        let mut noise = |m: usize| {
+            let (n, sigma) = (x[m].dim(1).unwrap(), sigmas[m] * net.modalities[m].scale);
+            let v: Vec<f64> = (0..COPIES * n).map(|_| sigma * rng.sample::<f64, _>(StandardNormal)).collect();
+            Tensor::from_vec(v, (COPIES, 1, n), &Device::Cpu).unwrap()
+        };
+        let noise = PerModality::from_fn(modalities, &mut noise);
+        let averaged = Averaged { net: &net, noise };
+        // How many certified samples lose their class, by fresh votes, within `fraction` of their claims.
+        let beaten = |unit: Budget, claim: &dyn Fn(&SmoothCertificate) -> f64, fraction: f64| {
+            let within: Vec<f64> =
+                certificates.iter().map(|c| c.as_ref().map_or(0., |c| fraction * claim(c))).collect();
+            let classes: Vec<u32> = certificates.iter().map(|c| c.as_ref().map_or(0, |c| c.class())).collect();
+            let goal = Goal::Avoid(Tensor::new(classes.as_slice(), &Device::Cpu).unwrap());
+            let pgd = Pgd::quick(unit, 30, Loss::Margin);
+            let draws = Draws::new(Streams::new(1), 0);
+            let moved = run_within(&pgd, &averaged, &x, &goal, &draws, &within).unwrap().adversarial;
+            let fell = |(c, v): &(&Option<SmoothCertificate>, Votes)| {
+                // Of at least half the probability, as many votes at least.
+                let least = 0.5 * DRAWS as f64 - 4. * (0.25 * DRAWS as f64).sqrt();
+                c.as_ref().is_some_and(|c| (v.estimation[c.class() as usize] as f64) < least)
+            };
+            certificates.iter().zip(votes(&net, &smoothing, &moved, 1)).filter(fell).count()
+        };
+        let certified = certificates.iter().flatten().count();
+        let joint: Claim = SmoothCertificate::joint;
+        assert_eq!(beaten(Budget::Joint(1.), &joint, INSIDE), 0, "{modalities} modalities: joint");
+        for m in 0..modalities {
+            let claim = |c: &SmoothCertificate| c.unimodal()[m];
+            assert_eq!(
+                beaten(Budget::only(m, modalities, 1.), &claim, INSIDE),
+                0,
+                "{modalities} modalities: only m{m}"
+            );
+        }
+        let ray = |c: &SmoothCertificate| c.ray(&sigmas).unwrap();
+        let each = |radii: &PerModality<f64>| Budget::Each { norm: Norm::L2, radii: radii.clone() };
+        assert_eq!(beaten(each(&sigmas), &ray, INSIDE), 0, "{modalities} modalities: ray");
+        // The attack is not toothless: well outside, along the ellipsoid's own diagonal, samples fall.
+        let outside = beaten(each(&sigmas), &ray, 2.);
+        assert!(
+            3 * outside > certified && certified > SAMPLES / 3,
+            "{outside} of {certified} fall at twice the radius"
+        );
+    }
 }

@@ -104,7 +104,8 @@ fn verdict(runs: &[RunRecord]) -> String {
         .filter_map(|(r, c)| Some(format!("<b>{} proves {} %</b>", escape(&r.title), percent(c.certified()?))))
         .collect();
     text.push_str(&if proofs.is_empty() {
-        "None of this is a guarantee: a better attack may do more, and no run here carries a certificate.".to_string()
+        let of = if smoothed(runs) { " of its network, only of its smoothed network, further below" } else { "" };
+        format!("None of this is a guarantee: a better attack may do more, and no run here carries a certificate{of}.")
     } else {
         format!("{} at ε = {eps}: no perturbation of that size, known or not, can change those.", listed(&proofs))
     });
@@ -175,6 +176,10 @@ fn finite(fraction: f64) -> f64 {
     if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 }
 }
 
+fn smoothed(runs: &[RunRecord]) -> bool {
+    runs.iter().any(|run| run.summary.smoothing.is_some())
+}
+
 /// The banner: `Err` when a certificate was broken.
 fn violations(runs: &[RunRecord]) -> Result<String, String> {
     // The counts are checked against the table: more certified than stand under attack is a violation too.
@@ -200,7 +205,15 @@ fn violations(runs: &[RunRecord]) -> Result<String, String> {
     let certified = |run: &&RunRecord| run.summary.certified.iter().any(|c| evidence(&c.evidence).1 == "certified");
     let attacked = |run: &&RunRecord| !run.summary.attacks.is_empty();
     let (class, text) = if !runs.iter().any(|r| certified(&r)) {
-        ("", "No run here issued a certificate, so there was none to break.")
+        (
+            "",
+            match smoothed(runs) {
+                true => {
+                    "No run here issued a certificate of its network; those of its smoothed network were not attacked."
+                }
+                false => "No run here issued a certificate, so there was none to break.",
+            },
+        )
     } else if runs.iter().filter(certified).all(|r| attacked(&r)) {
         ("good", "No attack succeeded inside a certified region.")
     } else {

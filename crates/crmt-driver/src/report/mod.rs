@@ -9,6 +9,7 @@ mod plot;
 mod samples;
 mod sandwich;
 mod setup;
+mod smoothing;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -91,6 +92,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
         sandwich::tables(runs),
         sandwich::curves(runs),
         falsification::falsification(runs),
+        smoothing::smoothing(runs),
         modalities::modalities(runs),
         training::training(runs),
         confusion::confusion(runs),

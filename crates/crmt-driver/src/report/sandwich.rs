@@ -369,7 +369,7 @@ fn claimed_curve(run: &RunRecord, threat: &str, reach: f64) -> Option<(&'static 
     let radii = run.summary.radii.iter().find(|r| r.threat == threat);
     let claim = run.summary.certified.iter().find(|c| c.threat == threat);
     let class = evidence(radii.map(|r| &r.evidence).or(claim.map(|c| &c.evidence))?).1;
-    let mut known: Vec<(f64, f64)> = match attacked_radii(run, threat) {
+    let known = match attacked_radii(run, threat) {
         Some(radii) => {
             let n = radii.len();
             let kept = (0..n).filter(|i| i % n.div_ceil(150) == 0 || *i == n - 1);
@@ -382,6 +382,11 @@ fn claimed_curve(run: &RunRecord, threat: &str, reach: f64) -> Option<(&'static 
             quantiles.iter().enumerate().map(|(i, r)| (*r, 1.0 - i as f64 / last)).chain(grid).collect()
         }
     };
+    Some((class, steps(known, reach)))
+}
+
+/// From radii and the fraction of samples that have at least each, a curve that is never too high in between.
+pub fn steps(mut known: Vec<(f64, f64)>, reach: f64) -> Vec<(f64, f64)> {
     known.retain(|(r, f)| *r > 0.0 && f.is_finite());
     known.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
     let mut steps = Vec::new();
@@ -390,11 +395,11 @@ fn claimed_curve(run: &RunRecord, threat: &str, reach: f64) -> Option<(&'static 
         steps.extend([(from, fraction), (radius.min(reach), fraction)]);
         from = radius.min(reach);
         if radius >= reach {
-            return Some((class, steps));
+            return steps;
         }
     }
     steps.extend([(from, 0.0), (reach, 0.0)]);
-    Some((class, steps))
+    steps
 }
 
 /// Ascending radii of exactly the attacked samples, 0 where misclassified; `None` unless every one is known.

@@ -57,12 +57,16 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-const GLOSSARY: [(&str, &str); 12] = [
+const GLOSSARY: [(&str, &str); 13] = [
     ("clean", "accuracy without an attacker."),
     ("strongest attack", "a sample counts as broken when any of the attacks broke it at this or a smaller budget."),
     (
         "certified",
         "a theorem, with proved constants, covers every perturbation within the radius; there is nothing left to attack.",
+    ),
+    (
+        "certified with confidence",
+        "the same of the smoothed network, from random draws: each certificate is right with the confidence beside it.",
     ),
     (
         "estimated",
