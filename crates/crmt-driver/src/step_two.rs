@@ -52,7 +52,7 @@ impl StepTwo<'_> {
             tables: bounds.tables()?,
             train: self.cached(data.train_sample(&self.streams, settings.samples)?)?,
             select: self.cached(data.select.batch(0..data.select.len())?)?,
-            clean: accuracy(learner.fixed(), &data.select)?,
+            clean: accuracy(learner.model(), &data.select)?,
         };
         let voice = *log.voice;
         let judge = |learner: &Learner| -> Result<Judged> {
@@ -61,7 +61,7 @@ impl StepTwo<'_> {
                 "certified" => certified(settings, &bounds, learner, known.select.all())?,
                 _ => attacked(settings, learner, &data.select, self.streams)?,
             };
-            Ok(Judged { clean: accuracy(learner.fixed(), &data.select)?, robust })
+            Ok(Judged { clean: accuracy(learner.model(), &data.select)?, robust })
         };
 
         let before = judge(learner)?;

@@ -79,7 +79,6 @@ pub fn train(
     let source = Epochs::new(data, streams, plan)?;
     let strategy = strategy(plan, data, &source)?;
     let mut optimizer = optimizer(plan, &learner)?;
-    let certified = plan.train.objective == "certified";
     let phase = Phase {
         name: "step-1",
         strategy: strategy.as_ref(),
@@ -91,11 +90,8 @@ pub fn train(
         streams,
     };
     // A certified method is selected on what it promises, the others on accuracy.
-    let select = |model: &dyn Trainable| {
-        let accuracy = accuracy(model.fixed(), &data.select)?;
-        let score = if certified { mean_radius(learner.model(), &data.select, plan.certified.eps)? } else { accuracy };
-        Ok(Selected { accuracy, score })
-    };
+    let target = (plan.train.objective == "certified").then_some(plan.certified.eps);
+    let select = |_: &dyn Trainable| selected(learner.model(), &data.select, target);
     log.phase(&learner, optimizer.as_mut(), &phase, select)?;
 
     if plan.step2.enabled
@@ -124,19 +120,22 @@ fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Result<Box<dyn Stra
     }))
 }
 
-/// Mean radius on a split, clipped at `target`, for features taken to be 1-Lipschitz: steers, never
-/// certifies.
-fn mean_radius(model: &Model, split: &Split, target: f64) -> Result<f64> {
-    let features = scales(model);
-    let rows = model.head().rows()?;
-    let tables = Tables::Pairwise { rows, features };
-    let mut sum = 0.0;
+/// Accuracy on a split; and what an epoch is chosen by: the same, or the mean radius clipped at `target`. That
+/// radius takes features to be 1-Lipschitz: it steers, and never certifies.
+fn selected(model: &Model, split: &Split, target: Option<f64>) -> Result<Selected> {
+    let tables = Tables::Pairwise { rows: model.head().rows()?, features: scales(model) };
+    let (mut right, mut radius) = (0.0, 0.0);
     for batch in split.batches(EVAL_BATCH) {
         let batch = batch?;
-        let radii = RadiusHinge::signed_radii(&tables, &model.scores(&batch.inputs)?, &batch.labels)?;
-        sum += radii.to_vec1::<f32>()?.into_iter().map(|r| f64::from(r).min(target)).sum::<f64>();
+        let scores = model.scores(&batch.inputs)?;
+        right += crmt_attacks::accuracy(&scores.logits()?, &batch.labels)? * batch.len() as f64;
+        if let Some(target) = target {
+            let radii = RadiusHinge::signed_radii(&tables, &scores, &batch.labels)?.to_vec1::<f32>()?;
+            radius += radii.into_iter().map(|r| f64::from(r).min(target)).sum::<f64>();
+        }
     }
-    Ok(sum / split.len() as f64)
+    let n = split.len() as f64;
+    Ok(Selected { accuracy: right / n, score: if target.is_some() { radius } else { right } / n })
 }
 
 fn training_inputs(plan: &Plan, data: &DataSet) -> Result<TrainingInputs> {
@@ -180,13 +179,8 @@ pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
 }
 
 /// Accuracy of `model` on a split.
-pub fn accuracy(model: &dyn AdditiveClassifier, split: &Split) -> Result<f64> {
-    let mut right = 0.0;
-    for batch in split.batches(EVAL_BATCH) {
-        let batch = batch?;
-        right += crmt_attacks::accuracy(&model.logits(&batch.inputs)?, &batch.labels)? * batch.len() as f64;
-    }
-    Ok(right / split.len() as f64)
+pub fn accuracy(model: &Model, split: &Split) -> Result<f64> {
+    Ok(selected(model, split, None)?.accuracy)
 }
 
 /// A data set's training split as a source of the loop.
