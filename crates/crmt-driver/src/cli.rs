@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// Train multi-modal classifiers, attack them, certify them, and report what is true.
 ///
-/// Without a command: the tour. It trains joint training (JT) and CRMT on the built-in
-/// audio-visual digits, attacks both, and writes a report to runs/tour/report.html.
+/// Without a command: the tour. It trains joint training (JT), CRMT and certified CRMT on the built-in
+/// audio-visual digits, attacks all three, and writes a report to runs/tour/report.html.
 #[derive(Debug, Parser)]
 #[command(name = "crmt-driver", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
@@ -122,6 +122,12 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
+    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
+    #[arg(long, value_delimiter = ',', requires = "falsify")]
+    pub threat: Vec<String>,
+    /// Gradient steps of each of the three restarts of these attacks.
+    #[arg(long, requires = "falsify")]
+    pub steps: Option<usize>,
     /// Certify the smoothed network instead: Gaussian noise of this standard deviation, in declared units, on every
     /// modality, or a NAME=SIGMA for each [default: the run's smooth.sigma].
     #[arg(long, value_name = "SIGMA|NAME=SIGMA,…", num_args = 0..=1, allow_negative_numbers = true)]

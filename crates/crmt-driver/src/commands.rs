@@ -114,8 +114,16 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         None => run.certify(voice)?,
     }
     if args.falsify {
-        let samples = &mut run.plan_mut().falsify.samples;
-        *samples = args.samples.unwrap_or(*samples);
+        let settings = &mut run.plan_mut().falsify;
+        settings.samples = args.samples.unwrap_or(settings.samples);
+        settings.steps = args.steps.unwrap_or(settings.steps);
+        if !args.threat.is_empty() {
+            settings.threats.clone_from(&args.threat);
+        }
+        let faults = run.plan_mut().faults();
+        if !faults.is_empty() {
+            bail!("{}", faults.join("\n"));
+        }
         run.falsify(voice)?;
         voice.say(format!("\n{}", people::falsification(&run.summary)));
     }

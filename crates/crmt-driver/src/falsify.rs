@@ -52,6 +52,12 @@ pub struct Subject<'a> {
     pub streams: Streams,
 }
 
+impl Subject<'_> {
+    fn names(&self) -> Vec<String> {
+        self.data.modalities.iter().map(|m| m.name.clone()).collect()
+    }
+}
+
 /// One kind of certificate on a batch of samples.
 struct Claim<'a> {
     name: String,
@@ -73,7 +79,7 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
         Constants::Proved(_) => Evidence::Proved,
         Constants::Estimated(_) => Evidence::Estimated,
     };
-    let kinds = kinds(evidence, subject.data.modalities.len(), plan.rays);
+    let kinds = kinds(subject, plan, evidence)?;
     let tight = samples.min(plan.tightness_samples);
     let passes = kinds * (RESTARTS.len() * samples + tight * (HALVINGS + 1) / 2);
     let bar = voice.stage("attacking certificates", passes as u64);
@@ -109,10 +115,22 @@ fn verify(constants: &MarginConstants<crmt_certify::Proved>, subject: &Subject, 
     Ok(radii.certificates().iter().flatten().try_for_each(|certificate| certificate.check(&hash))?)
 }
 
+/// The threats whose certificates are attacked.
+fn threats(subject: &Subject, plan: &FalsifyPlan, evidence: Evidence) -> Result<Vec<Threat>> {
+    let told = certification::threats(evidence, subject.data.modalities.len());
+    let names = subject.names();
+    let wanted = plan.threats.iter().map(|name| Threat::parse(name, &names)).collect::<Result<Vec<_>>>()?;
+    if let Some(other) = wanted.iter().find(|t| !told.contains(t)) {
+        bail!("threat `{}`: this run has no radii for it", other.name(&names));
+    }
+    Ok(if wanted.is_empty() { told } else { wanted })
+}
+
 /// How many claims [`claims`] makes.
-fn kinds(evidence: Evidence, modalities: usize, rays: usize) -> usize {
-    let many = if modalities > 1 { WEIGHTED + rays + 2 } else { 0 };
-    certification::threats(evidence, modalities).len() + many
+fn kinds(subject: &Subject, plan: &FalsifyPlan, evidence: Evidence) -> Result<usize> {
+    let all = plan.threats.is_empty() && subject.data.modalities.len() > 1;
+    let many = if all { WEIGHTED + plan.rays + 2 } else { 0 };
+    Ok(threats(subject, plan, evidence)?.len() + many)
 }
 
 /// Random weights of the joint norm to try.
@@ -127,7 +145,8 @@ fn claims<'a, E: Grade>(
 ) -> Result<Vec<Claim<'a>>> {
     let Subject { bounds, model, data, streams, .. } = *subject;
     let modalities = data.modalities.len();
-    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
+    let names = subject.names();
+    let wanted = threats(subject, plan, E::EVIDENCE)?;
     let labels = batch.labels.to_vec1::<u32>()?;
     let scores = bounds.model.scores(&batch.to_dtype(DType::F64)?.inputs)?;
     let logits = scores.logits()?;
@@ -140,7 +159,8 @@ fn claims<'a, E: Grade>(
         Ok(Claim { name, trials: vec![(victim, budget)], radii, split: None })
     };
     let mut claims = vec![];
-    for (threat, radii) in OfBatch::new(constants, &scores, &labels, &absent)?.threats {
+    let of_batch = OfBatch::new(constants, &scores, &labels, &absent)?;
+    for (threat, radii) in of_batch.threats.into_iter().filter(|(threat, _)| wanted.contains(threat)) {
         let trial = |gone| {
             let victim = victim(gone);
             let left = victim.part(&data.modalities).len();
@@ -149,7 +169,7 @@ fn claims<'a, E: Grade>(
         let trials = threat.missing(modalities).into_iter().map(trial).collect();
         claims.push(Claim { name: threat.name(&names), trials, radii, split: None });
     }
-    if modalities == 1 {
+    if modalities == 1 || !plan.threats.is_empty() {
         return Ok(claims);
     }
     let each = |radii: PerModality<f64>| Budget::Each { norm: Norm::L2, radii };
@@ -326,7 +346,7 @@ mod tests {
         plan.model.head = "orthonormal".into();
         (plan.synthetic.train, plan.synthetic.select, plan.synthetic.report) = (100, 20, 40);
         plan.certify.evidence = "proved".into();
-        plan.falsify = FalsifyPlan { samples: 40, steps: 40, rays: 2, tightness_samples: 40 };
+        plan.falsify = FalsifyPlan { samples: 40, threats: vec![], steps: 40, rays: 2, tightness_samples: 40 };
         let data = open_data(&plan)?;
         let architecture =
             Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));

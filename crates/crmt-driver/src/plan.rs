@@ -150,8 +150,11 @@ pub struct AdversaryPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertifiedPlan {
-    /// Joint radius to train for, in declared units.
+    /// Radius to train for, in declared units.
     pub eps: f64,
+    /// Which budgets that is of: `joint` (one l2 budget), `each` (all modalities at once, the budget each) or `one`
+    /// (any modality alone). Epochs are chosen by the joint radius.
+    pub threat: String,
     /// Inverse temperature of the logits.
     pub kappa: f64,
     /// Weight of the margin term.
@@ -228,6 +231,8 @@ pub struct EvaluatePlan {
 pub struct FalsifyPlan {
     /// The first so many report samples are attacked; 0 for all.
     pub samples: usize,
+    /// Threats as in `evaluate.threats`; empty for every kind of certificate.
+    pub threats: Vec<String>,
     /// Gradient steps of each of three restarts.
     pub steps: usize,
     /// Random directions of budgets, each a kind of certificate.
@@ -317,7 +322,14 @@ impl Default for Plan {
                 noises: BTreeMap::new(),
             },
             adversary: AdversaryPlan { eps: 1.0, steps: 3, relative_step: 0.5 },
-            certified: CertifiedPlan { eps: 1.58, kappa: 4.0, lambda: 0.1, ramp: 0.5, modality_dropout: 0.0 },
+            certified: CertifiedPlan {
+                eps: 1.58,
+                threat: "joint".into(),
+                kappa: 4.0,
+                lambda: 0.1,
+                ramp: 0.5,
+                modality_dropout: 0.0,
+            },
             step2: StepTwoPlan {
                 enabled: false,
                 epochs: 25,
@@ -337,7 +349,7 @@ impl Default for Plan {
                 lipschitz: "max-gradient".into(),
             },
             evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
-            falsify: FalsifyPlan { samples: 100, steps: 40, rays: 4, tightness_samples: 20 },
+            falsify: FalsifyPlan { samples: 100, threats: vec![], steps: 40, rays: 4, tightness_samples: 20 },
             smooth: SmoothPlan::default(),
         }
     }
@@ -432,6 +444,7 @@ impl Plan {
         }
         one_of("model.head", &self.model.head, &["concat", "orthonormal", "gauged", "unit-rows"]);
         one_of("train.objective", &self.train.objective, &["cross-entropy", "certified"]);
+        one_of("certified.threat", &self.certified.threat, &["joint", "each", "one"]);
         one_of("train.optimizer", &self.train.optimizer, &["adam", "adamw", "sgd"]);
         one_of("train.schedule", &self.train.schedule, &["one-cycle", "cosine", "step", "constant"]);
         one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup", "noise"]);

@@ -9,11 +9,14 @@ use crate::{
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};
-use crmt_core::{AdditiveScores, Batch, Fusion, Missing, Streams, Trainable};
+use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Fusion, Missing, Streams, Trainable};
 use crmt_data::DataSet;
 use crmt_fusion::Learner;
 use crmt_kernels::AdamW;
 use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Schedule, Selected, Tables};
+
+/// How much more must be certified, as a fraction of the selection split, to give up modalities for it.
+const WORTH_PRUNING: f64 = 0.01;
 
 /// All that the second step looks at.
 pub struct StepTwo<'a> {
@@ -39,6 +42,8 @@ struct Judged {
     clean: f64,
     /// Mean over the accepting budgets: certified accuracy for a certified method, else accuracy under attack.
     robust: f64,
+    /// Accuracy with the modality missing that hurts most.
+    missing: f64,
 }
 
 impl StepTwo<'_> {
@@ -57,15 +62,18 @@ impl StepTwo<'_> {
         let voice = *log.voice;
         let judge = |learner: &Learner| -> Result<Judged> {
             let _busy = voice.stage("judging step 2", 1);
-            let robust = match plan.train.objective.as_str() {
-                "certified" => certified(settings, &bounds, learner, known.select.all())?,
-                _ => attacked(settings, learner, &data.select, self.streams)?,
+            let robust = match self.certifies() {
+                true => certified(settings, &bounds, learner, known.select.all())?,
+                false => attacked(settings, learner, &data.select, self.streams)?,
             };
-            Ok(Judged { clean: accuracy(learner.model(), &data.select)?, robust })
+            let clean = accuracy(learner.model(), &data.select)?;
+            Ok(Judged { clean, robust, missing: self.worst_missing(known.select.all())? })
         };
 
         let before = judge(learner)?;
         let mut best: Option<(Judged, IntegrationModel, Option<Missing>)> = None;
+        // What the first and foremost candidate would have given.
+        let mut refused: Option<String> = None;
         for pruned in self.candidates() {
             let model = IntegrationModel::new(&data.modalities, &head, pruned.as_ref())?;
             let name = pruned.as_ref().map_or("step-2".into(), |gone| format!("step-2 without {}", self.names(gone)));
@@ -74,46 +82,78 @@ impl StepTwo<'_> {
             let after = judge(learner);
             undo.iter().try_for_each(|(var, value)| var.set(value))?;
             let after = after?;
-            let tolerable = after.clean >= before.clean - settings.tolerance;
-            if tolerable && best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
+            if !self.accepts(before, after, pruned.is_some()) {
+                refused.get_or_insert_with(|| self.told(before, after, pruned.as_ref()));
+            } else if best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
                 best = Some((after, model, pruned));
             }
         }
-        let what = if plan.train.objective == "certified" { "certified" } else { "attacked" };
-        let told = |after: Judged| {
-            format!(
-                "selection split: clean {:.1} → {:.1} %, {what} (mean over eps {:?}) {:.1} → {:.1} %",
-                100.0 * before.clean,
-                100.0 * after.clean,
-                settings.accept_eps,
-                100.0 * before.robust,
-                100.0 * after.robust
-            )
-        };
         match best {
-            // A certificate that does not fall is kept; an attack that finds no less has shown nothing.
-            Some((after, model, pruned)) if self.accepts(before, after) => {
+            Some((after, model, pruned)) => {
                 model.write_to(&head)?;
-                let gone = pruned.map_or(String::new(), |gone| format!(" without {}", self.names(&gone)));
-                log.voice.say(format!("  step 2 accepted{gone}; {}", told(after)));
+                log.voice.say(format!("  step 2 accepted{}", self.told(before, after, pruned.as_ref())));
                 Ok(None)
             }
-            Some((after, ..)) => {
-                Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept; {}", told(after))))
+            None => {
+                let told = refused.unwrap_or_default();
+                Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept; it would have given{told}")))
             }
-            None => Ok(Some(format!(
-                "step 2 was rejected, the weights of step 1 are kept: every result lost more than {:.1} points of \
-                 clean accuracy on the selection split",
-                100.0 * settings.tolerance
-            ))),
         }
     }
 
-    fn accepts(&self, before: Judged, after: Judged) -> bool {
-        match self.plan.train.objective.as_str() {
-            "certified" => after.robust >= before.robust,
-            _ => after.robust > before.robust,
+    /// Whether a result may be kept: clean accuracy may fall by the tolerance, and
+    /// - attacked accuracy must rise (an attack that finds no less has shown nothing);
+    /// - certified accuracy must not fall, nor accuracy with one modality missing by more than the tolerance;
+    /// - what is left when modalities are pruned can't miss one, so it must certify more by [`WORTH_PRUNING`].
+    fn accepts(&self, before: Judged, after: Judged, pruned: bool) -> bool {
+        let tolerance = self.plan.step2.tolerance;
+        let robust = match (self.certifies(), pruned) {
+            (false, _) => after.robust > before.robust,
+            (true, false) => after.robust >= before.robust && after.missing >= before.missing - tolerance,
+            (true, true) => after.robust >= before.robust + WORTH_PRUNING,
+        };
+        robust && after.clean >= before.clean - tolerance
+    }
+
+    fn certifies(&self) -> bool {
+        self.plan.train.objective == "certified"
+    }
+
+    fn told(&self, before: Judged, after: Judged, pruned: Option<&Missing>) -> String {
+        let what = if self.certifies() { "certified" } else { "attacked" };
+        format!(
+            "{}, on the selection split: clean {:.1} → {:.1} %, {what} (mean over eps {:?}) {:.1} → {:.1} %, worst \
+             modality missing {:.1} → {:.1} %",
+            pruned.map_or(String::new(), |gone| format!(" without {}", self.names(gone))),
+            100.0 * before.clean,
+            100.0 * after.clean,
+            self.plan.step2.accept_eps,
+            100.0 * before.robust,
+            100.0 * after.robust,
+            100.0 * before.missing,
+            100.0 * after.missing
+        )
+    }
+
+    /// The least accuracy with one modality at its baseline, of cached scores.
+    fn worst_missing(&self, select: &Batch) -> Result<f64> {
+        let model = self.learner.model();
+        let absent = model.scores(&self.data.baselines.try_map(|b| b.unsqueeze(0))?)?;
+        let weights = absent.weights.try_map(|a| a.to_dtype(DType::F64))?;
+        let bias = absent.bias.to_dtype(DType::F64)?;
+        let mut worst = 1.0f64;
+        for gone in Missing::each(select.inputs.len()) {
+            let unimodal = select.inputs.zip(&absent.unimodal, "baselines")?.try_enumerate(|m, (own, absent)| {
+                if gone.contains(m) {
+                    absent.to_dtype(DType::F64)?.broadcast_as(own.shape())
+                } else {
+                    Ok((*own).clone())
+                }
+            })?;
+            let scores = AdditiveScores { unimodal, weights: weights.clone(), bias: bias.clone() };
+            worst = worst.min(crmt_attacks::accuracy(&scores.logits()?, &select.labels)?);
         }
+        Ok(worst)
     }
 
     /// All modalities; and, where pruning is wanted, what is left when some are pruned.

@@ -18,7 +18,7 @@ use crmt_data::{DataSet, EpochPlan, Split};
 use crmt_fusion::{Learner, Model};
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    Certified, Crmt, EpochReport, ModalityDropout, Phase, RadiusHinge, Selected, Source, Strategy, Tables,
+    Certified, Crmt, EpochReport, ModalityDropout, Phase, RadiusHinge, Reach, Selected, Source, Strategy, Tables,
     TrainingInputs, fit,
 };
 use std::{
@@ -111,6 +111,11 @@ fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Result<Box<dyn Stra
     let settings = &plan.certified;
     Ok(Box::new(Certified {
         eps: settings.eps,
+        reach: match settings.threat.as_str() {
+            "each" => Reach::Each,
+            "one" => Reach::One,
+            _ => Reach::Joint,
+        },
         kappa: settings.kappa,
         lambda: settings.lambda,
         ramp: settings.ramp,

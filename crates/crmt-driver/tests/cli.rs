@@ -327,6 +327,12 @@ fn certified_training_gives_certificates_that_hold() -> Anyhow {
     let page = fs::read_to_string(dir.path().join("r/report.html"))?;
     assert!(page.contains("Certificates under attack") && page.contains("Violations: 0."));
 
+    let few = ["certify", "r", "--falsify", "--samples", "5", "--steps", "3", "--threat", "audio,any-missing"];
+    let summary = stdout(driver(dir.path()).args(few))?;
+    let names: Vec<_> = summary["falsification"].as_array().unwrap().iter().map(|f| &f["certificate"]).collect();
+    assert_eq!(names, ["audio", "any-missing"]);
+    refused(driver(dir.path()).args(["certify", "r", "--falsify", "--threat", "up"]), &["threat `up`"]);
+
     // Certificates for missing modalities are confronted with attacks on what is left.
     let threats = "joint,each,without-audio,any-missing";
     let summary = stdout(driver(dir.path()).args(["evaluate", "r", "--eps", "0.1", "--threat", threats]))?;

@@ -8,14 +8,16 @@ use rand::Rng;
 
 /// `mean CE(κ·(h_j + w·ε·ℓ_yj·[j ≠ y]), y) + λ · mean log(Σ_{m, k≠y} exp(κ(s_k(m) − s_y(m))) + 1e-5)`.
 ///
-/// `ℓ_yj = sqrt(Σ_m unit_m²·(a_y(m)² + a_j(m)²))` is what a joint perturbation of one declared unit can
-/// add to the margin between `y` and `j`, for orthonormal rows and 1-Lipschitz features (the pairwise
-/// bound; the certificate itself measures the actual rows and features). So the first term is small
+/// `ℓ_yj` is what a perturbation of one declared unit, split as [`Reach`] says, can add to the margin between `y` and
+/// `j`, for orthonormal rows and 1-Lipschitz features (the pairwise bound; the certificate itself measures the
+/// actual rows and features). So the first term is small
 /// only for samples whose radius is at least `w·ε`; `w` rises from 0 to 1 over the first `ramp` of
 /// training. κ sharpens logits that a 1-Lipschitz network keeps small.
 pub struct Certified {
-    /// Joint radius to train for, in declared units.
+    /// Radius to train for, in declared units.
     pub eps: f64,
+    /// Which budgets that radius is of.
+    pub reach: Reach,
     /// Inverse temperature.
     pub kappa: f64,
     /// Weight of the margin term.
@@ -28,6 +30,17 @@ pub struct Certified {
     pub units: PerModality<f64>,
     /// Trains for missing modalities too.
     pub dropout: ModalityDropout,
+}
+
+/// How an adversary may split the budget over modalities. With `ℓ_m = unit_m·sqrt(a_y(m)² + a_j(m)²)`:
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// One l2 budget: `sqrt(Σ_m ℓ_m²)`.
+    Joint,
+    /// All of it on every modality: `Σ_m ℓ_m`.
+    Each,
+    /// All of it on one modality, whichever: `max_m ℓ_m`.
+    One,
 }
 
 /// Replaces a random proper subset of modalities by their baselines, for whole batches.
@@ -52,12 +65,17 @@ impl ModalityDropout {
 impl Certified {
     /// `ℓ_yj` for every pair of classes, `[classes, classes]`, zero on the diagonal.
     fn pairs(&self, weights: &PerModality<Tensor>) -> candle_core::Result<Tensor> {
-        let squares = weights.iter().zip(&self.units).map(|(a, unit)| a.sqr()? * (unit * unit));
-        let own = squares.reduce(|a, b| a? + b?).expect("one per modality")?;
-        let classes = own.dim(0)?;
-        let all = own.unsqueeze(1)?.broadcast_add(&own.unsqueeze(0)?)?;
-        let off = (Tensor::eye(classes, own.dtype(), own.device())?.neg()? + 1.0)?;
-        all.sqrt()? * off
+        let classes = weights[0].dim(0)?;
+        let squares = weights.zip(&self.units, "units").map_err(candle_core::Error::wrap)?.try_map(|(a, unit)| {
+            let own = (a.sqr()? * (**unit * **unit))?;
+            own.unsqueeze(1)?.broadcast_add(&own.unsqueeze(0)?)
+        })?;
+        let all = squares.into_iter().map(|l| if self.reach == Reach::Each { l.sqrt() } else { Ok(l) });
+        let reduced = all.reduce(|a, b| if self.reach == Reach::One { a?.maximum(&b?) } else { a? + b? });
+        let total = reduced.expect("one per modality")?;
+        let total = if self.reach == Reach::Each { total } else { total.sqrt()? };
+        let off = (Tensor::eye(classes, total.dtype(), total.device())?.neg()? + 1.0)?;
+        total * off
     }
 }
 
@@ -93,18 +111,22 @@ mod tests {
         let weights =
             PerModality::from([Tensor::new(&[1f64, 2.], &Device::Cpu)?, Tensor::new(&[0.5f64, 1.5], &Device::Cpu)?]);
         let baselines = PerModality::from([Tensor::zeros(1, candle_core::DType::F64, &Device::Cpu)?]);
-        let strategy = Certified {
+        let strategy = |reach| Certified {
+            reach,
             eps: 1.0,
             kappa: 1.0,
             lambda: 0.0,
             ramp: 0.5,
             steps: 10,
             units: PerModality::from([1.0, 2.0]),
-            dropout: ModalityDropout { probability: 0.0, baselines },
+            dropout: ModalityDropout { probability: 0.0, baselines: baselines.clone() },
         };
-        // sqrt(1² + 2² + 4·(0.5² + 1.5²)) = sqrt(15).
-        let expected = 15f64.sqrt();
-        assert_eq!(strategy.pairs(&weights)?.to_vec2::<f64>()?, [[0.0, expected], [expected, 0.0]]);
+        // The squares of the modalities: 1² + 2² = 5 and 4·(0.5² + 1.5²) = 10.
+        for (reach, expected) in
+            [(Reach::Joint, 15f64.sqrt()), (Reach::Each, 5f64.sqrt() + 10f64.sqrt()), (Reach::One, 10f64.sqrt())]
+        {
+            assert_eq!(strategy(reach).pairs(&weights)?.to_vec2::<f64>()?, [[0.0, expected], [expected, 0.0]]);
+        }
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ mod margin;
 mod schedule;
 mod strategy;
 
-pub use certified::{Certified, ModalityDropout};
+pub use certified::{Certified, ModalityDropout, Reach};
 pub use crmt::{Crmt, TrainingInputs};
 pub use error::{Error, Result};
 pub use fit::{EpochReport, Phase, Selected, Source, fit};
