@@ -325,7 +325,7 @@ impl Default for Plan {
             certified: CertifiedPlan {
                 eps: 1.58,
                 threat: "joint".into(),
-                kappa: 4.0,
+                kappa: 3.0,
                 lambda: 0.1,
                 ramp: 0.5,
                 modality_dropout: 0.0,
@@ -411,8 +411,8 @@ pub const METHODS: &[Method] = &[
         name: "crmt-certified",
         about: "certified CRMT: 1-Lipschitz encoders, the certificate inside the loss; radii are proved",
         settings: "model.encoder = 'lipschitz'\nmodel.head = 'gauged'\ntrain.objective = 'certified'\n\
-                   train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 12\n\
-                   step2.enabled = true\nstep2.prune = true\nstep2.accept_eps = [1.0, 1.58]",
+                   train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 20\n\
+                   certified.modality_dropout = 0.05\n                   step2.enabled = true\nstep2.prune = true\nstep2.accept_eps = [1.0, 1.58]",
     },
 ];
 
