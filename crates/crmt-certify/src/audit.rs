@@ -7,6 +7,7 @@
 //! | convolution | Gram iteration on a frequency grid (T12, T13) or row sums of the absolute Gram matrix, the lesser; any input size, zero padding, stride |
 //! | diagonal | largest absolute entry; tighter: folded into a neighbouring linear layer or convolution |
 //! | fixed | its theorem ([`rule`](crate::rule)) |
+//! | bounded | its theorem, or the bound of what it computes, the lesser |
 //! | residual | 1 + the branch; for a linear branch, `I + branch` as one matrix or kernel, the lesser |
 //! | unbounded | refused, by name |
 use crate::{AuditError, SoundBound, conv::conv_bound, gram::both_bounds, row_sum_bound, row_sums::cost};
@@ -278,6 +279,11 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
                 return Err(AuditError::Shape { layer: name.clone(), expected: "a constant of at least 0", got });
             }
             Ok((name.clone(), finite(name, "its constant", *lipschitz)?, Method::Theorem))
+        }
+        Layer::Bounded { layer, lipschitz } => {
+            let (name, found, how) = one(layer)?;
+            let (_, theorem, by_theorem) = one(&Layer::Fixed { name: name.clone(), lipschitz: *lipschitz })?;
+            Ok(if found < theorem { (name, found, how) } else { (name, theorem, by_theorem) })
         }
         Layer::Residual { name, branch } => {
             let sum = (name.clone(), round_up(1. + audit(branch)?.bound.value()), Method::Residual);

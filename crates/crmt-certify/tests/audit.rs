@@ -138,6 +138,17 @@ fn chains_multiply_residuals_add_and_diagonals_fold() {
 }
 
 #[test]
+fn the_lesser_of_theorem_and_audit_counts() {
+    let layer = || Box::new(linear("fc", Tensor::new(&[[0.5f64, 0.], [0., 0.25]], &Device::Cpu).unwrap()));
+    let of = |lipschitz| audit(&[Layer::Bounded { layer: layer(), lipschitz }]);
+    let found = of(1.).unwrap();
+    assert!(found.bound().value() < 0.51 && found.rows()[0].name == "fc", "{found}");
+    let theorem = of(0.1).unwrap();
+    assert_eq!((theorem.bound().value(), theorem.rows()[0].how), (0.1, Method::Theorem));
+    assert!(of(f64::NAN).is_err() && of(-1.).is_err());
+}
+
+#[test]
 fn what_has_no_bound_is_refused_by_name() {
     let norm = Layer::Unbounded { name: "ln3".into(), why: "LayerNorm divides by the sample's own deviation".into() };
     let nested = Layer::Residual { name: "block".into(), branch: vec![norm] };

@@ -72,6 +72,13 @@ pub enum Layer {
         /// The constant, by theorem.
         lipschitz: f64,
     },
+    /// A layer with a constant known by theorem: the lesser of it and what an audit finds is its bound.
+    Bounded {
+        /// What it computes.
+        layer: Box<Layer>,
+        /// The constant, by theorem.
+        lipschitz: f64,
+    },
     /// `y = x + f(x)`.
     Residual {
         /// Which block.

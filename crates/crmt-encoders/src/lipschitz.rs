@@ -95,9 +95,12 @@ impl AolConv2d {
         Ok(norm_squared(&exact(&self.kernel()?)?.transpose(0, 1)?, &d)?.sqrt().next_up())
     }
 
-    /// `Fixed`, with the theorem's constant.
+    /// `Bounded`: the convolution in use, with the theorem's constant.
     pub fn describe(&self) -> Result<Layer> {
-        Ok(Layer::Fixed { name: self.name.clone(), lipschitz: self.constant()? })
+        let kernel = self.kernel()?.detach();
+        let padding = kernel.dim(D::Minus1)? / 2;
+        let layer = Box::new(Layer::Conv2d { name: self.name.clone(), kernel, stride: 1, padding });
+        Ok(Layer::Bounded { layer, lipschitz: self.constant()? })
     }
 }
 
