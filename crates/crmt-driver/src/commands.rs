@@ -79,10 +79,7 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if !args.threat.is_empty() {
         settings.threats.clone_from(&args.threat);
     }
-    let faults = run.plan_mut().faults();
-    if !faults.is_empty() {
-        bail!("{}", faults.join("\n"));
-    }
+    run.plan_mut().check()?;
     run.attack(voice)?;
     run.finish()?;
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
@@ -98,10 +95,7 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     }
     if let Some(evidence) = &args.evidence {
         run.plan_mut().certify.evidence.clone_from(evidence);
-        let faults = run.plan_mut().faults();
-        if !faults.is_empty() {
-            bail!("{}", faults.join("\n"));
-        }
+        run.plan_mut().check()?;
     }
     if args.audit {
         audit(&run, voice)?;
@@ -120,10 +114,7 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         if !args.threat.is_empty() {
             settings.threats.clone_from(&args.threat);
         }
-        let faults = run.plan_mut().faults();
-        if !faults.is_empty() {
-            bail!("{}", faults.join("\n"));
-        }
+        run.plan_mut().check()?;
         run.falsify(voice)?;
         voice.say(format!("\n{}", people::falsification(&run.summary)));
     }
@@ -144,10 +135,7 @@ fn smooth(run: &mut Run, sigma: Option<&str>, args: &CertifyArgs, voice: &Voice)
     plan.alpha = args.alpha.unwrap_or(plan.alpha);
     plan.samples = args.samples.unwrap_or(plan.samples);
     plan.missing = args.missing.unwrap_or(plan.missing);
-    let faults = run.plan_mut().faults();
-    if !faults.is_empty() {
-        bail!("{}", faults.join("\n"));
-    }
+    run.plan_mut().check()?;
     run.smooth(voice)
 }
 

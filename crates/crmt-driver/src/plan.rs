@@ -1,5 +1,6 @@
 //! The resolved plan of a run: every setting, typed, with the defaults.
 //! Does not know where a value came from; `settings.rs` does.
+use anyhow::{Result, bail};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{HeadConfig, Rows};
 use crmt_train::Schedule;
@@ -412,7 +413,8 @@ pub const METHODS: &[Method] = &[
         about: "certified CRMT: 1-Lipschitz encoders, the certificate inside the loss; radii are proved",
         settings: "model.encoder = 'lipschitz'\nmodel.head = 'gauged'\ntrain.objective = 'certified'\n\
                    train.learning_rate = 0.01\ntrain.weight_decay = 0.0\ntrain.clip = 0.0\ntrain.epochs = 20\n\
-                   certified.modality_dropout = 0.05\n                   step2.enabled = true\nstep2.prune = true\nstep2.accept_eps = [1.0, 1.58]",
+                   certified.modality_dropout = 0.05\nstep2.enabled = true\nstep2.prune = true\n\
+                   step2.accept_eps = [1.0, 1.58]",
     },
 ];
 
@@ -524,6 +526,14 @@ impl Plan {
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",
         );
         faults
+    }
+
+    /// Refuses a plan with [`faults`](Self::faults), naming all.
+    pub fn check(&self) -> Result<()> {
+        match self.faults().as_slice() {
+            [] => Ok(()),
+            faults => bail!("{}", faults.join("\n")),
+        }
     }
 
     /// The encoder for a modality with samples of `shape`.
