@@ -4,7 +4,7 @@ use crate::{
     lipschitz::{Bounds, Constants},
     people::Voice,
     record::{CertifiedResult, RadiusResult},
-    report::SampleRow,
+    report::{SampleRow, Why},
     threat::Threat,
     training::EVAL_BATCH,
 };
@@ -25,14 +25,22 @@ pub struct Radii {
     names: Vec<String>,
     /// One list of radii per threat, joint first.
     threats: Vec<(Threat, Vec<f64>)>,
-    /// Mean share of the squared worst-case joint budget that each modality gets, over samples with a radius.
-    shares: Vec<f64>,
+    /// What limits each sample.
+    limits: Vec<Limits>,
+}
+
+/// What limits a sample's joint radius: the rival, each modality's share of the worst joint attack's squared budget,
+/// and what each adds to the margin over the rival.
+pub struct Limits {
+    certified: bool,
+    rival: u32,
+    shares: PerModality<f64>,
+    shapley: PerModality<f64>,
 }
 
 /// Computes them in f64. Proved ones for every threat; estimates for the usual ones.
 pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants()?;
-    let modalities = data.modalities.len();
     let absent = absent(&bounds.model, data)?;
     let bar = voice.stage("radii", data.report.len() as u64);
     let mut all = OfBatch::default();
@@ -46,12 +54,11 @@ pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
         });
         bar.inc(batch.len() as u64);
     }
-    let n = all.shares.len().max(1) as f64;
     Ok(Radii {
         evidence: constants.evidence(),
         names: data.modalities.iter().map(|m| m.name.clone()).collect(),
         threats: all.threats,
-        shares: (0..modalities).map(|m| all.shares.iter().map(|s| s[m]).sum::<f64>() / n).collect(),
+        limits: all.limits,
     })
 }
 
@@ -66,8 +73,7 @@ pub fn absent(model: &Model, data: &DataSet) -> Result<PerModality<Tensor>> {
 pub struct OfBatch {
     /// One list of radii per threat, joint first.
     pub threats: Vec<(Threat, Vec<f64>)>,
-    /// How the worst joint attack splits its squared budget, of each sample with a radius.
-    shares: Vec<PerModality<f64>>,
+    limits: Vec<Limits>,
 }
 
 impl OfBatch {
@@ -98,10 +104,19 @@ impl OfBatch {
             };
             Ok((threat, radii))
         };
-        let right = radii.samples().iter().filter(|s| s.joint > 0.0);
+        let limits = radii.samples().iter().zip(&regions).map(|(s, region)| {
+            let of_rival = region.region().rivals().iter().position(|j| *j == s.rival);
+            let added = of_rival.and_then(|j| region.contributions().nth(j)).unwrap_or_default();
+            Limits {
+                certified: s.joint > 0.0,
+                rival: s.rival,
+                shares: s.shares.clone(),
+                shapley: PerModality::from_fn(modalities, |m| added.get(m).copied().unwrap_or(0.0)),
+            }
+        });
         Ok(Self {
             threats: threats(E::EVIDENCE, modalities).into_iter().map(of).collect::<Result<_>>()?,
-            shares: right.map(|s| s.shares.clone()).collect(),
+            limits: limits.collect(),
         })
     }
 
@@ -111,7 +126,7 @@ impl OfBatch {
         } else {
             self.threats.iter_mut().zip(other.threats).for_each(|((_, all), (_, more))| all.extend(more));
         }
-        self.shares.extend(other.shares);
+        self.limits.extend(other.limits);
     }
 }
 
@@ -124,9 +139,14 @@ pub fn threats(evidence: Evidence, modalities: usize) -> Vec<Threat> {
 }
 
 impl Radii {
-    /// Writes each sample's radii into its row.
+    /// Writes each sample's radii, and what limits them, into its row.
     pub fn write_to(&self, rows: &mut [SampleRow]) {
-        rows.iter_mut().for_each(|row| row.radii.clear());
+        let by_name = |values: &PerModality<f64>| self.names.iter().cloned().zip(values.iter().copied()).collect();
+        for (row, limits) in rows.iter_mut().zip(&self.limits) {
+            row.radii.clear();
+            let Limits { rival, shares, shapley, .. } = limits;
+            row.why = Some(Why { rival: *rival as usize, vulnerability: by_name(shares), shapley: by_name(shapley) });
+        }
         for (threat, radii) in &self.threats {
             let name = threat.name(&self.names);
             rows.iter_mut().zip(radii).for_each(|(row, radius)| {
@@ -137,13 +157,15 @@ impl Radii {
 
     /// Mean and quantiles by threat, joint first.
     pub fn summary(&self) -> Vec<RadiusResult> {
+        let right: Vec<&Limits> = self.limits.iter().filter(|l| l.certified).collect();
+        let share = |m: usize| right.iter().map(|l| l.shares[m]).sum::<f64>() / right.len().max(1) as f64;
         let result = |(threat, radii): &(Threat, Vec<f64>)| RadiusResult {
             threat: threat.name(&self.names),
             evidence: self.evidence.to_owned(),
             mean: radii.iter().sum::<f64>() / radii.len().max(1) as f64,
             quantiles: quantiles(radii.clone()),
             vulnerability_share: match threat {
-                Threat::Only(m) => Some(self.shares[*m]),
+                Threat::Only(m) => Some(share(*m)),
                 _ => None,
             },
         };

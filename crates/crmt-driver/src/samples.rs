@@ -5,9 +5,12 @@ use anyhow::{Context, Result, bail};
 use std::path::Path;
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
+const RIVAL: &str = "rival";
+const VULNERABILITY: &str = "vulnerability.";
+const SHAPLEY: &str = "shapley.";
 
 /// The table as CSV. Columns: `sample, label, prediction`, then `radius.THREAT` and
-/// `evidence.THREAT` for each threat, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
+/// `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each modality, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
 /// `broken`, or empty where the sample was not attacked.
 pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
@@ -17,7 +20,12 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     let header = FIXED.into_iter().map(str::to_owned);
     let radii = threats.iter().flat_map(|t| [format!("radius.{t}"), format!("evidence.{t}")]);
-    csv.write_record(header.chain(radii).chain(attacks.iter().cloned()))?;
+    let modalities: Vec<String> =
+        rows.first().and_then(|r| r.why.as_ref()).map(|w| w.shapley.keys().cloned().collect()).unwrap_or_default();
+    let why = modalities.iter().map(|m| format!("{VULNERABILITY}{m}"));
+    let why = why.chain(modalities.iter().map(|m| format!("{SHAPLEY}{m}")));
+    let why = (!modalities.is_empty()).then(|| RIVAL.to_owned()).into_iter().chain(why);
+    csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()))?;
     for row in rows {
         let fixed = [row.index.to_string(), row.label.to_string(), row.prediction.to_string()].into_iter();
         let radii = threats.iter().flat_map(|t| {
@@ -29,7 +37,13 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
             Some(_) => "broken",
             None => "",
         };
-        csv.write_record(fixed.chain(radii).chain((0..attacks.len()).map(|i| outcome(i).to_owned())))?;
+        let why = row.why.iter().filter(|_| !modalities.is_empty()).flat_map(|w| {
+            let values = |of: &std::collections::BTreeMap<String, f64>| {
+                modalities.iter().map(|m| of.get(m).map(f64::to_string).unwrap_or_default()).collect::<Vec<_>>()
+            };
+            [vec![w.rival.to_string()], values(&w.vulnerability), values(&w.shapley)].concat()
+        });
+        csv.write_record(fixed.chain(radii).chain(why).chain((0..attacks.len()).map(|i| outcome(i).to_owned())))?;
     }
     csv.into_inner().context("samples.csv")
 }
@@ -65,6 +79,14 @@ fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleR
     for (column, value) in header.iter().zip(record).skip(FIXED.len()).filter(|(_, value)| !value.is_empty()) {
         if let Some(threat) = column.strip_prefix("radius.") {
             row.radii.insert(threat.to_owned(), value.parse().with_context(|| column.to_owned())?);
+        } else if column == RIVAL {
+            row.why.get_or_insert_default().rival = value.parse().with_context(|| column.to_owned())?;
+        } else if let Some(name) = column.strip_prefix(VULNERABILITY) {
+            let share = value.parse().with_context(|| column.to_owned())?;
+            row.why.get_or_insert_default().vulnerability.insert(name.to_owned(), share);
+        } else if let Some(name) = column.strip_prefix(SHAPLEY) {
+            let added = value.parse().with_context(|| column.to_owned())?;
+            row.why.get_or_insert_default().shapley.insert(name.to_owned(), added);
         } else if !column.starts_with("evidence.") {
             row.outcomes.push(outcome(column, value).with_context(|| format!("column `{column}`: `{value}`"))?);
         }
@@ -88,6 +110,7 @@ fn outcome(column: &str, value: &str) -> Option<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Why;
 
     #[test]
     fn a_table_comes_back_as_it_was() -> Result<()> {
@@ -97,6 +120,11 @@ mod tests {
             label: 1,
             prediction: 2,
             radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
+            why: Some(Why {
+                rival: 7,
+                vulnerability: [("image".to_owned(), 1.0 / 3.0)].into(),
+                shapley: [("image".to_owned(), -radius)].into(),
+            }),
             outcomes,
         };
         let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];

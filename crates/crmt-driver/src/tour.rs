@@ -17,7 +17,7 @@ const METHODS: [(&str, &[&str]); 3] = [
     ("jt", &[]),
     ("crmt-jt", &[]),
     // The drawn digits are noisy, so classes are nearer to each other than those of real ones.
-    ("crmt-certified", &["certified.eps=0.7", "certified.kappa=8", "step2.accept_eps=0.5"]),
+    ("crmt-certified", &["train.epochs=8", "certified.eps=0.7", "certified.kappa=8", "step2.accept_eps=0.5"]),
 ];
 
 /// Small enough for minutes on two cores; everything else is the default.

@@ -43,8 +43,21 @@ pub struct SampleRow {
     pub prediction: usize,
     /// Radius by threat (`joint` or a modality's name), in declared units; its evidence is in [`Summary::radii`].
     pub radii: BTreeMap<String, f64>,
+    /// What limits the joint radius; none before radii are computed.
+    pub why: Option<Why>,
     /// What each attack achieved; empty for samples that were not attacked.
     pub outcomes: Vec<Outcome>,
+}
+
+/// What limits a sample's joint radius, by modality.
+#[derive(Debug, Clone, Default)]
+pub struct Why {
+    /// The class nearest to being confused with (for a radius of 0: the one with the least margin).
+    pub rival: usize,
+    /// The part of the squared budget that the worst joint attack spends on each modality; they sum to 1.
+    pub vulnerability: BTreeMap<String, f64>,
+    /// What each modality adds to the margin over the rival beyond its baseline, in logits: its Shapley value.
+    pub shapley: BTreeMap<String, f64>,
 }
 
 /// One attack on one sample.

@@ -19,6 +19,7 @@ pub fn samples(runs: &[RunRecord]) -> String {
     section(
         "Samples worth looking at",
         "Classified correctly and closest to being wrong, by the smallest radius; and the farthest from it. \
+         <b>Nearest</b>: the class that limits the joint radius. \
          The last columns say at which tested budget the strongest attack got through.",
         &tables,
     )
@@ -65,7 +66,7 @@ fn ten(run: &RunRecord) -> String {
             format!("<th scope=\"col\">{} attack<small>{norm}</small></th>", escape(t))
         }))
         .collect();
-    let columns = 2 + threats.len() + attacked.len();
+    let columns = 3 + threats.len() + attacked.len();
     let part = |title: &str, rows: &[&SampleRow]| match rows {
         [] => String::new(),
         rows => group(title, columns, &rows.iter().map(|s| row(run, s, &threats, &attacked)).collect::<String>()),
@@ -73,18 +74,22 @@ fn ten(run: &RunRecord) -> String {
     table(
         "",
         &format!("<b>{}</b>, among {among}", escape(&run.title)),
-        &format!("<th scope=\"col\">sample</th><th scope=\"col\" class=\"word\">label</th>{heads}"),
+        &format!(
+            "<th scope=\"col\">sample</th><th scope=\"col\" class=\"word\">label</th>\
+             <th scope=\"col\" class=\"word\">nearest</th>{heads}"
+        ),
         &[part("most fragile", fragile), part("most robust", &robust)].concat(),
     )
 }
 
 fn row(run: &RunRecord, sample: &SampleRow, threats: &[&String], attacked: &[(&str, &str)]) -> String {
-    let label = run.summary.classes.get(sample.label).map_or_else(|| sample.label.to_string(), |name| escape(name));
+    let class = |k: usize| run.summary.classes.get(k).map_or_else(|| k.to_string(), |name| escape(name));
+    let (label, rival) = (class(sample.label), sample.why.as_ref().map_or("–".into(), |why| class(why.rival)));
     let radii =
         threats.iter().map(|t| format!("<td>{}</td>", sample.radii.get(*t).map_or("–".into(), |r| distance(*r))));
     let outcomes = attacked.iter().map(|(t, n)| format!("<td>{}</td>", outcome(sample, t, n)));
     format!(
-        "<tr><th scope=\"row\">{}</th><td class=\"word\">{label}</td>{}</tr>",
+        "<tr><th scope=\"row\">{}</th><td class=\"word\">{label}</td><td class=\"word\">{rival}</td>{}</tr>",
         sample.index,
         radii.chain(outcomes).collect::<String>()
     )
