@@ -168,13 +168,25 @@ impl<E: Grade> MissingRegion<E> {
         self.joint_if(|m| missing.contains(m))
     }
 
-    /// The least [`joint_without`](Self::joint_without) over all sets of at most `q` modalities, none included. By
-    /// enumeration: for up to about twenty modalities.
+    /// The least [`joint_without`](Self::joint_without) over all sets of at most `q` modalities, none included: one
+    /// evaluation for each set.
     pub fn worst_joint(&self, q: usize) -> f64 {
         let modalities = self.region.modalities();
-        assert!(modalities < u32::BITS as usize, "subsets of {modalities} modalities cannot be enumerated");
-        let sets = (0u32..1 << modalities).filter(|bits| bits.count_ones() as usize <= q);
-        sets.map(|bits| self.joint_if(|m| bits >> m & 1 == 1)).fold(f64::INFINITY, f64::min)
+        let mut gone = vec![false; modalities];
+        self.least_joint(&mut gone, 0, q.min(modalities))
+    }
+
+    /// The least over `gone` with at most `left` more, from modality `next` on.
+    fn least_joint(&self, gone: &mut [bool], next: usize, left: usize) -> f64 {
+        let mut least = self.joint_if(|m| gone[m]);
+        if left > 0 {
+            for m in next..gone.len() {
+                gone[m] = true;
+                least = least.min(self.least_joint(gone, m + 1, left - 1));
+                gone[m] = false;
+            }
+        }
+        least
     }
 
     fn margins_if(&self, gone: impl Fn(usize) -> bool) -> Vec<f64> {

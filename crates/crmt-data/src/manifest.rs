@@ -305,6 +305,10 @@ impl ModalitySpec {
                 "use letters, digits, `_` and `-`; `labels` and `index` are taken (the name is part of the file names)";
             return fail("name", problem.into());
         }
+        if ["joint", "each", "any-missing"].contains(&&*self.name) || self.name.starts_with("without-") {
+            let problem = "`joint`, `each`, `any-missing` and `without-…` are names of threats, which results go by";
+            return fail("name", problem.into());
+        }
         if self.shape.contains(&0) {
             return fail("shape", format!("{:?} holds no values; every extent must be positive", self.shape));
         }

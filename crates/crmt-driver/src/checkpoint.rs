@@ -116,6 +116,11 @@ impl Architecture {
 type BuiltOne<E> = Result<Box<dyn crmt_core::Encoder>, E>;
 type BuildOne = fn(&EncoderConfig, &[usize], VarBuilder) -> BuiltOne<crmt_encoders::BuildError>;
 
+/// The hash that [`save`] writes for this model.
+pub fn hash(architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> Result<String> {
+    content_hash(&serde_json::to_string(architecture)?, weights)
+}
+
 /// SHA-256 over the architecture's JSON, then names, shapes and little-endian values in the order
 /// of the names.
 fn content_hash(architecture: &str, weights: &BTreeMap<String, Tensor>) -> Result<String> {

@@ -3,15 +3,17 @@
 use crate::{
     Verdict,
     cli::{CertifyArgs, Cli, Command, EvaluateArgs, ReportArgs, TrainArgs},
-    lipschitz::{Kind, audits},
+    lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
-    plan::Plan,
+    plan::{FalsifyPlan, Plan},
     record::Summary,
     report,
     run::{Run, open_data, read_record},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
-    sigmas, tour,
+    sigmas,
+    threat::Threat,
+    tour,
 };
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -58,7 +60,8 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
     ));
     let mut run = Run::train(out, overwrite, plan, data, voice)?;
     run.measure()?;
-    run.certify(voice)?;
+    let bounds = run.bounds(voice)?;
+    run.certify(&bounds, voice)?;
     run.attack(voice)?;
     run.finish()?;
     Ok(run)
@@ -97,29 +100,40 @@ fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
         run.plan_mut().certify.evidence.clone_from(evidence);
         run.plan_mut().check()?;
     }
-    if args.audit {
-        audit(&run, voice)?;
-    }
     if !args.eps.is_empty() {
         run.plan_mut().certify.eps.clone_from(&args.eps);
     }
-    match &args.smooth {
-        Some(sigma) => smooth(&mut run, sigma.as_deref(), args, voice)?,
-        None => run.certify(voice)?,
-    }
-    if args.falsify {
-        let settings = &mut run.plan_mut().falsify;
-        settings.samples = args.samples.unwrap_or(settings.samples);
-        settings.steps = args.steps.unwrap_or(settings.steps);
-        if !args.threat.is_empty() {
-            settings.threats.clone_from(&args.threat);
+    if let Some(sigma) = &args.smooth {
+        smooth(&mut run, sigma.as_deref(), args, voice)?;
+    } else {
+        let falsify = falsification(&mut run, args)?;
+        let bounds = run.bounds(voice)?;
+        if args.audit {
+            audit(&run, &bounds)?;
         }
-        run.plan_mut().check()?;
-        run.falsify(voice)?;
-        voice.say(format!("\n{}", people::falsification(&run.summary)));
+        run.certify(&bounds, voice)?;
+        if let Some(plan) = falsify {
+            run.falsify(&bounds, &plan, voice)?;
+            voice.say(format!("\n{}", people::falsification(&run.summary)));
+        }
     }
     run.finish()?;
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+}
+
+/// The run's settings with what was asked for, checked before any work. They hold for this time only: the next
+/// `--falsify` attacks everything again.
+fn falsification(run: &mut Run, args: &CertifyArgs) -> Result<Option<FalsifyPlan>> {
+    let plan = run.plan_mut().falsify.clone();
+    let plan = FalsifyPlan {
+        samples: args.samples.unwrap_or(plan.samples),
+        steps: args.steps.unwrap_or(plan.steps),
+        threats: if args.threat.is_empty() { plan.threats } else { args.threat.clone() },
+        ..plan
+    };
+    Plan { falsify: plan.clone(), ..run.plan_mut().clone() }.check()?;
+    Threat::parse_all(&plan.threats, run.modalities())?;
+    Ok(args.falsify.then_some(plan))
 }
 
 /// Smooths with the run's settings and what was asked for.
@@ -140,13 +154,16 @@ fn smooth(run: &mut Run, sigma: Option<&str>, args: &CertifyArgs, voice: &Voice)
 }
 
 /// Prints the bound of every layer, whatever evidence the run's radii use.
-fn audit(run: &Run, voice: &Voice) -> Result<()> {
-    let bounds = run.bounds(voice)?;
-    let audits = match bounds.kind {
+fn audit(run: &Run, bounds: &Bounds) -> Result<()> {
+    let own;
+    let audits = match &bounds.kind {
         Kind::Proved(audits) => audits,
-        Kind::Estimated(_) => audits(&bounds.model, run.architecture())?,
+        Kind::Estimated(_) => {
+            own = audits(&bounds.model, run.architecture())?;
+            &own
+        }
     };
-    for (name, audit) in run.modalities().iter().zip(&audits) {
+    for (name, audit) in run.modalities().iter().zip(audits) {
         eprintln!("{name}\n{audit}\n");
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::{
     training::EVAL_BATCH,
     victim::Victim,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use crmt_attacks::{Attack, Draws, Fgm, Goal, Norm, Pgd, accuracy, predictions};
 use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, Streams};
 use crmt_data::DataSet;
@@ -70,13 +70,12 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     Ok(Clean { accuracy, confusion, rows })
 }
 
-/// The threats of `plan`, joint ones last: a joint ball contains each modality's own, so what fell there,
-/// falls here.
+/// The threats of `plan`.
 fn threats(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Threat>> {
     if plan.threats.is_empty() {
         return Ok(Threat::usual(names.len()));
     }
-    plan.threats.iter().map(|name| Threat::parse(name, names)).collect()
+    Threat::parse_all(&plan.threats, names).context("evaluate.threats")
 }
 
 /// Checks that every threat of the plan is one of `data`.

@@ -1,9 +1,14 @@
 //! Lipschitz constants of a trained model: proved by an audit of its layers, or estimated from
 //! gradients at training samples. Does not know radii.
-use crate::{checkpoint::Architecture, people::Voice, plan::Plan, training::EVAL_BATCH};
+use crate::{
+    checkpoint::{self, Architecture},
+    people::Voice,
+    plan::Plan,
+    training::EVAL_BATCH,
+};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
-use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved};
+use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved, WeightsHash};
 use crmt_core::{AdditiveClassifier, Fusion, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_encoders::EncoderConfig;
@@ -17,6 +22,8 @@ pub struct Bounds {
     pub model: Model,
     /// The constants.
     pub kind: Kind,
+    /// Of architecture and weights.
+    pub weights: WeightsHash,
 }
 
 /// Why one may believe them.
@@ -67,7 +74,7 @@ impl Bounds {
         } else {
             Kind::Estimated(estimate(plan, data, streams, architecture, weights, voice)?)
         };
-        Ok(Self { model, kind })
+        Ok(Self { model, kind, weights: WeightsHash::new(checkpoint::hash(architecture, weights)?) })
     }
 
     /// Constants of margins in declared units.
@@ -80,7 +87,8 @@ impl Bounds {
         let scales = scales(&self.model);
         Ok(match &self.kind {
             Kind::Proved(audits) => {
-                Constants::Proved(MarginConstants::absorbed(rows, weights, audits)?.in_units(&scales)?)
+                let constants = MarginConstants::absorbed(rows, weights, audits)?.in_units(&scales)?;
+                Constants::Proved(constants.for_weights(self.weights.clone()))
             }
             Kind::Estimated(norms) => {
                 let bounds = norms.try_map(|norms| {

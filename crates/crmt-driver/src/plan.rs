@@ -198,7 +198,7 @@ pub struct StepTwoPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CertifyPlan {
-    /// `auto` (proved for linear and MLP encoders, estimated for others), `proved` or `estimated`.
+    /// `auto` (estimated where an encoder is a CNN, else proved), `proved` or `estimated`.
     pub evidence: String,
     /// Budgets at which radii are counted, beside those of the attacks.
     pub eps: Vec<f64>,

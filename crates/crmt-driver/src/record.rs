@@ -44,6 +44,9 @@ pub struct Summary {
     /// SHA-256 of the report split's inputs and labels.
     #[serde(default)]
     pub report_sha256: String,
+    /// SHA-256 of what replaces missing modalities.
+    #[serde(default)]
+    pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
     /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`.
@@ -69,7 +72,7 @@ pub struct AttackResult {
     /// `fgm`, `pgd`, or `strongest`: a sample counts as broken when any attack at this or a
     /// smaller budget broke it.
     pub name: String,
-    /// `joint` (one l2 budget over all modalities), `each`, or the one modality attacked.
+    /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME` or `any-missing`.
     pub threat: String,
     /// `l2` or `linf`.
     pub norm: String,
@@ -86,7 +89,7 @@ pub struct AttackResult {
 /// Fraction of report samples whose radius is at least `eps`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CertifiedResult {
-    /// `joint` or a modality's name.
+    /// As in [`AttackResult::threat`].
     pub threat: String,
     /// The budget, l2.
     pub eps: f64,
@@ -103,7 +106,7 @@ pub struct CertifiedResult {
 /// Distribution of the radii of one threat over the report split (0 where misclassified).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RadiusResult {
-    /// `joint` or a modality's name.
+    /// As in [`AttackResult::threat`].
     pub threat: String,
     /// As in [`CertifiedResult::evidence`].
     pub evidence: String,
@@ -129,13 +132,16 @@ pub struct Falsification {
     pub samples: u64,
     /// Those that fell.
     pub violations: u64,
-    /// Mean radius of these samples, at most 20 each.
+    /// Gradient steps of each of three restarts.
+    #[serde(default)]
+    pub steps: u64,
+    /// Mean radius of these samples; an infinite one counts as 20, where it is attacked.
     pub mean_radius: f64,
-    /// Samples of which a break was found within four radii.
+    /// Of the samples searched for their nearest break, those with one between a quarter and four radii.
     pub tightness_samples: u64,
     /// Mean over these of radius / distance of the nearest break found.
     pub tightness_mean: f64,
-    /// The greatest; above 1 would be a violation.
+    /// The greatest; above 1 is a violation.
     pub tightness_max: f64,
 }
 

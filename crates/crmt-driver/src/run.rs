@@ -7,7 +7,7 @@ use crate::{
     falsify::{Subject, falsify},
     lipschitz::Bounds,
     people::Voice,
-    plan::Plan,
+    plan::{FalsifyPlan, Plan},
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
     run_dir::{self, RunDir},
@@ -17,6 +17,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
+use crmt_certify::WeightsHash;
 use crmt_core::Streams;
 use crmt_data::{DataSet, SyntheticOptions};
 use sha2::{Digest, Sha256};
@@ -83,6 +84,7 @@ impl Run {
             notes: data.notes.clone(),
             weights: hash,
             report_sha256: report_digest(&data)?,
+            baselines_sha256: baselines_digest(&data)?,
             stages: [("train".to_owned(), start.elapsed().as_secs_f64())].into(),
             ..Summary::default()
         };
@@ -113,6 +115,16 @@ impl Run {
                 "the model of {} was trained on other modalities or classes than `{}` has",
                 dir.path().display(),
                 data.name
+            );
+        }
+        let baselines = baselines_digest(&data)?;
+        if !summary.baselines_sha256.is_empty() && summary.baselines_sha256 != baselines {
+            bail!(
+                "what `{}` ({}) puts in the place of missing modalities is not what {} was measured with: restore \
+                 `baseline` in its dataset.toml, or train a run anew",
+                data.name,
+                plan.data,
+                dir.path().display()
             );
         }
         if summary.report_sha256 != report_digest(&data)? {
@@ -172,12 +184,17 @@ impl Run {
         Ok(())
     }
 
-    /// Radii of every report sample.
-    pub fn certify(&mut self, voice: &Voice) -> Result<()> {
+    /// Radii of every report sample, from [`bounds`](Self::bounds).
+    pub fn certify(&mut self, bounds: &Bounds, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let radii: Radii = certification::radii(&self.bounds(voice)?, &self.data, voice)?;
+        let radii: Radii = certification::radii(bounds, &self.data, voice)?;
         radii.write_to(&mut self.rows);
-        self.summary.radii = radii.summary();
+        let summary = radii.summary();
+        if serde_json::to_value(&summary)? != serde_json::to_value(&self.summary.radii)? {
+            // What was attacked were other radii.
+            self.summary.falsification.clear();
+        }
+        self.summary.radii = summary;
         self.summary.stages.insert("certify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -192,18 +209,17 @@ impl Run {
         Ok(())
     }
 
-    /// Attacks on the certificates of the first report samples.
-    pub fn falsify(&mut self, voice: &Voice) -> Result<()> {
+    /// Attacks on the certificates of the first report samples. What is known of kinds that `plan` leaves out stays.
+    pub fn falsify(&mut self, bounds: &Bounds, plan: &FalsifyPlan, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let subject = Subject {
-            bounds: &self.bounds(voice)?,
-            model: &self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?,
-            hash: &self.summary.weights,
-            data: &self.data,
-            streams: self.streams(),
-        };
-        let results = falsify(&subject, &self.plan.falsify, voice)?;
-        self.summary.falsification = results;
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let hash = WeightsHash::new(&*self.summary.weights);
+        let streams = self.streams();
+        let subject = Subject { bounds, model: &model, hash: &hash, data: &self.data, streams };
+        let results = falsify(&subject, plan, voice)?;
+        let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
+        self.summary.falsification.retain(|known| !again(known));
+        self.summary.falsification.splice(0..0, results);
         self.summary.stages.insert("falsify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -324,6 +340,15 @@ fn report_digest(data: &DataSet) -> Result<String> {
             hash.update(checkpoint::bytes(x)?);
         }
         batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
+    }
+    Ok(checkpoint::hex(hash))
+}
+
+/// SHA-256 of the baselines.
+fn baselines_digest(data: &DataSet) -> Result<String> {
+    let mut hash = Sha256::new();
+    for baseline in &data.baselines {
+        hash.update(checkpoint::bytes(baseline)?);
     }
     Ok(checkpoint::hex(hash))
 }

@@ -1,6 +1,7 @@
 //! Randomized smoothing of a trained network: votes are drawn, kept, and turned into certificates.
 //! Does not know what is made of the certificates, nor radii that follow from Lipschitz constants.
 use crate::{
+    checkpoint,
     people::Voice,
     plan::SmoothPlan,
     run_dir::{self, RunDir},
@@ -14,6 +15,7 @@ use candle_core::Tensor;
 use crmt_certify::{SmoothCertificate, Smoothing, Votes, WeightsHash, binomial::lower_bound};
 use crmt_core::{Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
+use sha2::{Digest, Sha256};
 use std::{
     ops::ControlFlow,
     time::{Duration, Instant},
@@ -54,7 +56,7 @@ pub fn smooth(of: &Subject, plan: &SmoothPlan, voice: &Voice) -> Result<Vec<Smoo
     let sigmas = sigmas("smooth.sigmas", plan.sigma, &plan.sigmas, of.data)?;
     let samples = if plan.samples == 0 { of.data.report.len() } else { plan.samples.min(of.data.report.len()) };
     let mut variants = variants(of, plan, &sigmas)?;
-    let mut store = Store::open(of.dir, origin(of, plan, &names, &sigmas), voice)?;
+    let mut store = Store::open(of.dir, origin(of, plan, &names, &sigmas)?, voice)?;
     let batch = of.data.report.batch(0..samples)?;
     draw(of, plan, &batch.inputs, &mut variants, &mut store, voice)?;
     let labels = batch.labels.to_vec1::<u32>()?;
@@ -62,16 +64,19 @@ pub fn smooth(of: &Subject, plan: &SmoothPlan, voice: &Voice) -> Result<Vec<Smoo
 }
 
 /// All that a vote depends on: neither the number of samples nor alpha.
-fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: &PerModality<f64>) -> Origin {
+fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: &PerModality<f64>) -> Result<Origin> {
+    let mut baselines = Sha256::new();
+    of.data.baselines.iter().try_for_each(|b| checkpoint::bytes(b).map(|bytes| baselines.update(bytes)))?;
     let settings = [
         ("weights", of.weights.to_owned()),
         ("report_sha256", of.report_sha256.to_owned()),
+        ("baselines_sha256", checkpoint::hex(baselines)),
         ("seed", of.seed.to_string()),
         ("selection_draws", plan.selection_draws.to_string()),
         ("draws", plan.draws.to_string()),
     ];
     let sigmas = names.iter().zip(sigmas).map(|(name, sigma)| (format!("sigma.{name}"), sigma.to_string()));
-    settings.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(sigmas).collect()
+    Ok(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(sigmas).collect())
 }
 
 /// The network with every modality, and without each.

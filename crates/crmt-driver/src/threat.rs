@@ -57,13 +57,28 @@ impl Threat {
 
     /// What `name` means for these modalities.
     pub fn parse(name: &str, modalities: &[String]) -> Result<Self> {
-        match Self::all(modalities.len()).into_iter().find(|t| t.name(modalities) == name) {
+        // With one modality these are the joint threat by another name, and have an linf norm.
+        let alone = [Self::Only(0), Self::Each];
+        match Self::all(modalities.len()).into_iter().chain(alone).find(|t| t.name(modalities) == name) {
             Some(threat) => Ok(threat),
-            None => bail!(
-                "threat `{name}`: expected joint, each, a modality ({}), without-MODALITY or any-missing",
-                modalities.join(", ")
-            ),
+            None => {
+                let names = modalities.join(", ");
+                let more = if modalities.len() > 1 { ", without-MODALITY or any-missing" } else { "" };
+                bail!("threat `{name}`: expected joint, each, a modality ({names}){more}")
+            }
         }
+    }
+
+    /// Each of `names`, once.
+    pub fn parse_all(names: &[String], modalities: &[String]) -> Result<Vec<Self>> {
+        let mut threats = vec![];
+        for name in names {
+            let threat = Self::parse(name, modalities)?;
+            if !threats.contains(&threat) {
+                threats.push(threat);
+            }
+        }
+        Ok(threats)
     }
 
     /// What an attack may spend on inputs in which [`missing`](Self::missing) are gone.
@@ -108,6 +123,10 @@ mod tests {
             assert_eq!(Threat::parse(&threat.name(&names), &names).unwrap(), *threat);
         }
         assert_eq!(Threat::all(1), [Threat::Joint]);
+        assert_eq!(Threat::parse("image", &names[..1]).unwrap(), Threat::Only(0));
+        assert_eq!(Threat::parse("each", &names[..1]).unwrap(), Threat::Each);
+        let twice = ["each", "each", "audio"].map(str::to_owned);
+        assert_eq!(Threat::parse_all(&twice, &names).unwrap(), [Threat::Each, Threat::Only(1)]);
         let message = Threat::parse("without-lidar", &names).unwrap_err().to_string();
         assert!(message.contains("`without-lidar`") && message.contains("image, audio"), "{message}");
     }

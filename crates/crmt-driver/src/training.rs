@@ -9,8 +9,9 @@ use crate::{
     record::EpochMetrics,
     sigmas::sigmas,
     step_two::StepTwo,
+    threat::Threat,
 };
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use crmt_attacks::{Budget, Pgd};
 use crmt_core::{AdditiveClassifier, Batch, Fusion, PerModality, Streams, Trainable};
@@ -56,6 +57,8 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
     Epochs::new(data, Streams::new(plan.seed), plan)?;
     evaluation::check(&plan.evaluate, data)?;
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
+    Threat::parse_all(&plan.falsify.threats, &names).context("falsify.threats")?;
     noises(plan, data)?;
     sigmas("smooth.sigmas", plan.smooth.sigma, &plan.smooth.sigmas, data)?;
     let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();

@@ -72,13 +72,23 @@ impl<T: Real> Drop for Scratch<T> {
 /// forward pass takes it up again instead of new memory.
 pub(crate) struct Kept<T: Real>(Vec<T>);
 
+/// More buffers than this wait on the shelf for nobody: two modalities of a usual batch need fewer.
+const SHELF: usize = 64;
+
 impl<T: Real> Kept<T> {
     pub(crate) fn new() -> Self {
-        Self(T::shelf().lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default())
+        Self(vec![])
     }
 
-    /// `len` elements, with stale content.
+    /// `len` elements, with stale content. The first time, in the smallest buffer of the shelf that holds them.
     pub(crate) fn of(&mut self, len: usize) -> &mut [T] {
+        if self.0.capacity() < len {
+            let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
+            let fits = shelf.iter().enumerate().filter(|(_, v)| v.capacity() >= len);
+            if let Some((i, _)) = fits.min_by_key(|(_, v)| v.capacity()) {
+                self.0 = shelf.swap_remove(i);
+            }
+        }
         self.0.resize(len, T::ZERO);
         &mut self.0
     }
@@ -91,7 +101,10 @@ impl<T: Real> Kept<T> {
 
 impl<T: Real> Drop for Kept<T> {
     fn drop(&mut self) {
-        T::shelf().lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.0));
+        let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.len() < SHELF {
+            shelf.push(std::mem::take(&mut self.0));
+        }
     }
 }
 

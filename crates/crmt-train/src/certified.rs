@@ -32,6 +32,9 @@ pub struct Certified {
     pub dropout: ModalityDropout,
 }
 
+/// Squares below this are no smaller to a root.
+const FLOOR: f64 = 1e-12;
+
 /// How an adversary may split the budget over modalities. With `ℓ_m = unit_m·sqrt(a_y(m)² + a_j(m)²)`:
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
@@ -43,7 +46,7 @@ pub enum Reach {
     One,
 }
 
-/// Replaces a random proper subset of modalities by their baselines, for whole batches.
+/// Replaces a random proper subset of modalities (of more than ten: one of them) by their baselines, for whole batches.
 pub struct ModalityDropout {
     /// How often.
     pub probability: f64,
@@ -54,10 +57,11 @@ pub struct ModalityDropout {
 impl ModalityDropout {
     fn apply(&self, inputs: &PerModality<Tensor>, draws: &Draws) -> Result<PerModality<Tensor>> {
         let mut rng = draws.streams.stream("modality dropout", draws.step);
-        let subsets = Missing::all(inputs.len());
-        if self.probability == 0.0 || subsets.is_empty() || rng.random::<f64>() >= self.probability {
+        if self.probability == 0.0 || inputs.len() == 1 || rng.random::<f64>() >= self.probability {
             return Ok(inputs.clone());
         }
+        // Of many modalities there are too many subsets: then one is missing.
+        let subsets = if inputs.len() <= 10 { Missing::all(inputs.len()) } else { Missing::each(inputs.len()) };
         Ok(subsets[rng.random_range(0..subsets.len())].apply(inputs, &self.baselines)?)
     }
 }
@@ -65,17 +69,23 @@ impl ModalityDropout {
 impl Certified {
     /// `ℓ_yj` for every pair of classes, `[classes, classes]`, zero on the diagonal.
     fn pairs(&self, weights: &PerModality<Tensor>) -> candle_core::Result<Tensor> {
-        let classes = weights[0].dim(0)?;
+        let eye = Tensor::eye(weights[0].dim(0)?, weights[0].dtype(), weights[0].device())?;
         let squares = weights.zip(&self.units, "units").map_err(candle_core::Error::wrap)?.try_map(|(a, unit)| {
             let own = (a.sqr()? * (**unit * **unit))?;
             own.unsqueeze(1)?.broadcast_add(&own.unsqueeze(0)?)
         })?;
-        let all = squares.into_iter().map(|l| if self.reach == Reach::Each { l.sqrt() } else { Ok(l) });
-        let reduced = all.reduce(|a, b| if self.reach == Reach::One { a?.maximum(&b?) } else { a? + b? });
-        let total = reduced.expect("one per modality")?;
+        let total = match self.reach {
+            Reach::Joint => squares.into_iter().map(Ok).reduce(|a, b| a? + b?),
+            Reach::One => squares.into_iter().map(Ok).reduce(|a, b| a?.maximum(&b?)),
+            // Roots of single modalities, whose weights may vanish: the derivative of a root at 0 is infinite.
+            Reach::Each => {
+                let roots = squares.into_iter().map(|l| (l + &eye)?.clamp(FLOOR, f64::INFINITY)?.sqrt());
+                roots.reduce(|a, b| a? + b?)
+            }
+        };
+        let total = total.expect("one per modality")?;
         let total = if self.reach == Reach::Each { total } else { total.sqrt()? };
-        let off = (Tensor::eye(classes, total.dtype(), total.device())?.neg()? + 1.0)?;
-        total * off
+        total * (eye.neg()? + 1.0)?
     }
 }
 
@@ -126,6 +136,12 @@ mod tests {
             [(Reach::Joint, 15f64.sqrt()), (Reach::Each, 5f64.sqrt() + 10f64.sqrt()), (Reach::One, 10f64.sqrt())]
         {
             assert_eq!(strategy(reach).pairs(&weights)?.to_vec2::<f64>()?, [[0.0, expected], [expected, 0.0]]);
+            // A modality without weight has finite slopes.
+            let none = candle_core::Var::from_tensor(&Tensor::zeros(2, candle_core::DType::F64, &Device::Cpu)?)?;
+            let pruned = PerModality::from([weights[0].clone(), none.as_tensor().clone()]);
+            let slopes = strategy(reach).pairs(&pruned)?.sum_all()?.backward()?;
+            let slopes = slopes.get(&none).expect("tracked").to_vec1::<f64>()?;
+            assert!(slopes.iter().all(|s| s.is_finite()), "{reach:?}: {slopes:?}");
         }
         Ok(())
     }
