@@ -15,9 +15,6 @@ use crmt_fusion::Learner;
 use crmt_kernels::AdamW;
 use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Schedule, Selected, Tables};
 
-/// How much more must be certified, as a fraction of the selection split, to give up modalities for it.
-const WORTH_PRUNING: f64 = 0.01;
-
 /// All that the second step looks at.
 pub struct StepTwo<'a> {
     pub plan: &'a Plan,
@@ -82,6 +79,7 @@ impl StepTwo<'_> {
             let after = judge(learner);
             undo.iter().try_for_each(|(var, value)| var.set(value))?;
             let after = after?;
+            tracing::debug!("step 2{}", self.told(before, after, pruned.as_ref()));
             if !self.accepts(before, after, pruned.is_some()) {
                 refused.get_or_insert_with(|| self.told(before, after, pruned.as_ref()));
             } else if best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
@@ -104,13 +102,13 @@ impl StepTwo<'_> {
     /// Whether a result may be kept: clean accuracy may fall by the tolerance, and
     /// - attacked accuracy must rise (an attack that finds no less has shown nothing);
     /// - certified accuracy must not fall, nor accuracy with one modality missing by more than the tolerance;
-    /// - what is left when modalities are pruned can't miss one, so it must certify more by [`WORTH_PRUNING`].
+    /// - what is left when modalities are pruned can't miss one, so it must certify more.
     fn accepts(&self, before: Judged, after: Judged, pruned: bool) -> bool {
         let tolerance = self.plan.step2.tolerance;
         let robust = match (self.certifies(), pruned) {
             (false, _) => after.robust > before.robust,
             (true, false) => after.robust >= before.robust && after.missing >= before.missing - tolerance,
-            (true, true) => after.robust >= before.robust + WORTH_PRUNING,
+            (true, true) => after.robust > before.robust,
         };
         robust && after.clean >= before.clean - tolerance
     }
