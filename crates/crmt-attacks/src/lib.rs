@@ -19,6 +19,7 @@ mod pgd;
 mod problem;
 pub mod released;
 mod run;
+mod standing;
 
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
