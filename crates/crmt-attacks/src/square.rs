@@ -37,6 +37,9 @@ use rand::Rng;
 /// and `W'` is in a modality of its own, each as likely, so that length flows between modalities. From another
 /// modality, the whole `|u_{W'}|^2` is shared equally by the channels of `W`.
 ///
+/// Windows reach every row and column; those of the released code never reach the last ones, which on small images leaves
+/// a part of the start unchanged.
+///
 /// It does not: restart; use the cross-entropy (the original does for targeted goals). Success is checked at every
 /// query, and a sample that has succeeded asks no more; any other ends at its best point. Costs at most
 /// [`queries`](Self::queries) forward evaluations of each sample, and no backward ones.
