@@ -35,6 +35,16 @@ pub enum Error {
     /// Nothing to be confused with.
     #[error("the model has {0} classes: an attack needs at least 2")]
     Classes(usize),
+    /// A loss that needs more classes to be defined.
+    #[error("{loss} needs at least {needed} classes, the model has {classes}: climb the margin instead")]
+    FewClasses {
+        /// Which loss.
+        loss: &'static str,
+        /// By its formula.
+        needed: usize,
+        /// Number of classes of the model.
+        classes: usize,
+    },
     /// A clean input is outside the domain that its modality declares.
     #[error(
         "modality `{modality}`: clean inputs reach {value}, outside their domain {domain}; declare the domain in the \

@@ -48,17 +48,30 @@ pub enum Loss {
     /// One class minus own, `h_j - h_y`, whatever the other rivals do: the way to a certificate's binding rival, and,
     /// one restart per class, the multi-targeted attack. Flat for samples whose own class it is.
     Class(u32),
+    /// Difference of logits ratio (Croce & Hein 2020), `-(h_y - max_{j != y} h_j) / (h_(1) - h_(3) + 1e-12)` with
+    /// `h_(1) >= h_(2) >= ...` all logits in order: the margin, invariant to a shift and to the scale of the logits.
+    /// For three classes or more.
+    Dlr,
+    /// The same towards one class (Croce & Hein 2020), `-(h_y - h_j) / (h_(1) - (h_(3) + h_(4)) / 2 + 1e-12)`. For
+    /// four classes or more; flat for samples whose own class it is.
+    DlrTargeted(u32),
 }
 
 impl Loss {
     /// `[batch]`; larger is closer to `goal`. `logits`: `[batch, classes]`, two classes or more.
+    ///
+    /// # Errors
+    /// When the model does not have the class, or not the number of classes, that the loss asks for.
     pub fn value(self, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
         let labels = goal.labels().unsqueeze(1)?;
         let own = logits.gather(&labels, 1)?;
-        if let Self::Class(class) = self {
+        if let Self::Class(class) | Self::DlrTargeted(class) = self {
             let classes = logits.dim(1)?;
             if class as usize >= classes {
                 return Err(Error::Setting("a restart climbs towards a class that the model does not have"));
+            }
+            if let Self::DlrTargeted(class) = self {
+                return dlr_towards(&Tensor::full(class, labels.elem_count(), logits.device())?, logits, goal);
             }
             let rival = logits.narrow(1, class as usize, 1)?;
             return Ok(((rival - own)?.squeeze(1)? * goal.sign())?);
@@ -73,8 +86,36 @@ impl Loss {
             }
             _ => best,
         };
-        Ok(((rival - own)?.squeeze(1)? * goal.sign())?)
+        let mut value = (rival - own)?;
+        if self == Self::Dlr {
+            let [first, third] = ranked("the DLR loss", logits, [0, 2])?;
+            value = (value / ((first - third)? + 1e-12)?)?;
+        }
+        Ok((value.squeeze(1)? * goal.sign())?)
     }
+}
+
+/// [`Loss::DlrTargeted`] with a class for each sample, `[batch]` `u32`.
+pub(crate) fn dlr_towards(classes: &Tensor, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
+    let own = logits.gather(&goal.labels().unsqueeze(1)?, 1)?;
+    let rival = logits.gather(&classes.unsqueeze(1)?, 1)?;
+    let [first, third, fourth] = ranked("the targeted DLR loss", logits, [0, 2, 3])?;
+    let spread = ((first - ((third + fourth)? * 0.5)?)? + 1e-12)?;
+    Ok((((rival - own)? / spread)?.squeeze(1)? * goal.sign())?)
+}
+
+/// The logits, each `[batch, 1]`, at these ranks: 0 is the greatest.
+fn ranked<const N: usize>(loss: &'static str, logits: &Tensor, ranks: [usize; N]) -> Result<[Tensor; N]> {
+    let (needed, classes) = (ranks[N - 1] + 1, logits.dim(1)?);
+    if classes < needed {
+        return Err(Error::FewClasses { loss, needed, classes });
+    }
+    let order = logits.detach().contiguous()?.arg_sort_last_dim(false)?;
+    let mut found = ranks.map(|_| logits.clone());
+    for (found, rank) in found.iter_mut().zip(ranks) {
+        *found = logits.gather(&order.narrow(1, rank, 1)?.contiguous()?, 1)?;
+    }
+    Ok(found)
 }
 
 /// `value` at each sample's own class, 0 elsewhere, `[batch, classes]`.
@@ -150,6 +191,34 @@ mod tests {
         let g = Loss::CrossEntropy.value(&h, &Goal::Avoid(labels))?.sum_all()?.backward()?;
         let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f32>()?;
         assert!(g.iter().all(|g| g.is_finite()) && (g[0] + 1.).abs() < 1e-6, "{g:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn ratios_of_logits_know_neither_shift_nor_scale() -> Result<()> {
+        let labels = Tensor::new(&[0u32, 1], &Device::Cpu)?;
+        let goal = Goal::Avoid(labels);
+        let h = Tensor::new(&[[3f64, 1., 0., -1.], [3., 1., 0., -1.]], &Device::Cpu)?;
+        // -(3 - 1) / (3 - 0), and -(1 - 3) / (3 - 0): positive once the label is not first.
+        let want = [-2. / 3., 2. / 3.];
+        for h in [h.clone(), h.affine(7., -2.)?] {
+            let got = Loss::Dlr.value(&h, &goal)?.to_vec1::<f64>()?;
+            assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-11), "{got:?}");
+            // -(3 - 0) / (3 - (0 - 1) / 2), and -(1 - 0) / 3.5.
+            let got = Loss::DlrTargeted(2).value(&h, &goal)?.to_vec1::<f64>()?;
+            assert!(got.iter().zip([-3. / 3.5, -1. / 3.5]).all(|(a, b)| (a - b).abs() < 1e-11), "{got:?}");
+        }
+        let few = |loss: Loss, classes: usize| loss.value(&h.narrow(1, 0, classes)?.contiguous()?, &goal);
+        let e = few(Loss::Dlr, 2).unwrap_err().to_string();
+        assert!(e.contains("at least 3 classes"), "{e}");
+        let e = few(Loss::DlrTargeted(2), 3).unwrap_err().to_string();
+        assert!(e.contains("at least 4 classes"), "{e}");
+        assert!(few(Loss::Dlr, 3).is_ok() && Loss::DlrTargeted(9).value(&h, &goal).is_err());
+        // All logits equal: no information, no NaN.
+        let h = Var::new(&[[1f32; 4]; 2], &Device::Cpu)?;
+        let g = Loss::Dlr.value(&h, &goal)?.sum_all()?.backward()?;
+        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f32>()?;
+        assert!(g.iter().all(|g| g.is_finite()), "{g:?}");
         Ok(())
     }
 

@@ -6,8 +6,21 @@
 //! *The searcher proposes, the framework disposes*: an [`Attack`] returns any point it likes; [`run`] projects it into
 //! the budget and the domains, judges it once, and counts. A new attack is one method, and cannot cheat.
 //!
+//! | attack | sees | what it does | source |
+//! |---|---|---|---|
+//! | [`Fgm`] | one gradient | one step of the whole budget (FGSM for linf) | Goodfellow et al. 2015 |
+//! | [`Pgd`] | gradients | normalised steps on a schedule, restarts on any [`Loss`] | Madry et al. 2018 |
+//! | [`Apgd`] | gradients | chooses its own step sizes; on the cross-entropy, the DLR, or the targeted DLR | Croce & Hein 2020 |
+//! | [`Square`] | scores | random search over windows, for models whose gradients say nothing | Andriushchenko et al. 2020 |
+//! | [`released`] | gradients | presets of the released code, to reproduce what it published | |
+//!
+//! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0 allowed), and
+//! [`Goal::Avoid`]; all but targeted [`Apgd`] and one preset also [`Goal::Reach`]. `tests/conformance.rs` holds every
+//! attack to the same promises, `tests/strength.rs` to answers that are known.
+//!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
+mod apgd;
 mod budget;
 mod curve;
 mod domain;
@@ -19,7 +32,10 @@ mod pgd;
 mod problem;
 pub mod released;
 mod run;
+mod square;
+mod standing;
 
+pub use apgd::{Apgd, Climb};
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
 pub use error::{Error, Result};
@@ -29,3 +45,4 @@ pub use missing::{MissingAccuracy, missing_accuracy};
 pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};
 pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};
+pub use square::Square;

@@ -1,6 +1,10 @@
 //! Projected gradient ascent with restarts (Madry et al. 2018), over several inputs at once.
 //! Does not judge its own success beyond dropping samples that need no more work.
-use crate::{Attack, Budget, Error, Loss, Problem, Result, problem::select_rows};
+use crate::{
+    Attack, Budget, Error, Loss, Problem, Result,
+    problem::{select_gradients, select_rows},
+    standing::{Active, Found},
+};
 use candle_core::Tensor;
 use crmt_core::PerModality;
 
@@ -103,9 +107,7 @@ impl Pgd {
 
     fn restart(&self, number: usize, problem: &Problem<'_>, best: &mut Found) -> Result<()> {
         let Restart { from, loss } = self.restarts[number];
-        let rows: Vec<u32> = best.standing();
-        let narrowed = (rows.len() < problem.samples()).then(|| problem.select(&rows)).transpose()?;
-        let mut active = Active { problem: narrowed, rows };
+        let mut active = Active::new(problem, best)?;
         let mut x = match from {
             Start::Clean => active.problem(problem).clean().clone(),
             Start::Random => {
@@ -118,21 +120,12 @@ impl Pgd {
             // The clean input was judged before the search began.
             if !self.to_the_end && (k > 0 || from == Start::Random) {
                 let met = active.problem(problem).met(&logits)?;
-                if met.contains(&true) {
-                    let rows_where = |want: bool| -> Vec<u32> {
-                        (0..met.len() as u32).filter(|i| met[*i as usize] == want).collect()
-                    };
-                    let (done, keep) = (rows_where(true), rows_where(false));
-                    best.record(done.iter().map(|i| active.rows[*i as usize]), select_rows(&x, &done)?, true);
+                if let Some(keep) = active.retire(problem, best, &met, &x)? {
                     if keep.is_empty() {
                         return Ok(());
                     }
                     x = select_rows(&x, &keep)?;
-                    gradients = gradients.try_map(|g| -> Result<_> {
-                        let Some(g) = g else { return Ok(None) };
-                        Ok(Some(g.index_select(&Tensor::new(keep.as_slice(), g.device())?, 0)?))
-                    })?;
-                    active.keep(problem, &keep)?;
+                    gradients = select_gradients(&gradients, &keep)?;
                 }
             }
             let relative = self.schedule.relative(k, self.steps);
@@ -145,10 +138,7 @@ impl Pgd {
             return Ok(());
         }
         let met = active.problem(problem).met(&active.problem(problem).logits(&x)?)?;
-        let done: Vec<u32> = (0..met.len() as u32).filter(|i| met[*i as usize]).collect();
-        if !done.is_empty() {
-            best.record(done.iter().map(|i| active.rows[*i as usize]), select_rows(&x, &done)?, true);
-        }
+        active.retire(problem, best, &met, &x)?;
         Ok(())
     }
 
@@ -177,64 +167,6 @@ impl Attack for Pgd {
             }
             self.restart(number, problem, &mut best)?;
         }
-        best.assemble()
-    }
-}
-
-/// The samples still worked on: their rows in the whole problem, and the problem narrowed to them.
-struct Active<'a> {
-    problem: Option<Problem<'a>>,
-    rows: Vec<u32>,
-}
-
-impl<'a> Active<'a> {
-    fn problem<'b>(&'b self, whole: &'b Problem<'a>) -> &'b Problem<'a> {
-        self.problem.as_ref().unwrap_or(whole)
-    }
-
-    fn keep(&mut self, whole: &Problem<'a>, keep: &[u32]) -> Result<()> {
-        self.problem = Some(self.problem(whole).select(keep)?);
-        self.rows = keep.iter().map(|i| self.rows[*i as usize]).collect();
-        Ok(())
-    }
-}
-
-/// The best point of each sample, kept in the pieces it was found in.
-struct Found {
-    /// Row of the concatenated pieces that holds each sample.
-    place: Vec<u32>,
-    done: Vec<bool>,
-    pieces: Vec<PerModality<Tensor>>,
-    stored: u32,
-}
-
-impl Found {
-    fn new(samples: usize) -> Self {
-        Self { place: vec![0; samples], done: vec![false; samples], pieces: vec![], stored: 0 }
-    }
-
-    fn standing(&self) -> Vec<u32> {
-        (0..self.done.len() as u32).filter(|i| !self.done[*i as usize]).collect()
-    }
-
-    fn record(&mut self, rows: impl Iterator<Item = u32>, points: PerModality<Tensor>, done: bool) {
-        for row in rows {
-            self.place[row as usize] = self.stored;
-            self.done[row as usize] = done;
-            self.stored += 1;
-        }
-        self.pieces.push(points);
-    }
-
-    fn assemble(self) -> Result<PerModality<Tensor>> {
-        let in_order = self.place.iter().copied().eq(0..self.stored);
-        if let ([only], true) = (self.pieces.as_slice(), in_order) {
-            return Ok(only.clone());
-        }
-        let all = self.pieces[0].try_enumerate(|m, _| {
-            let parts: Vec<&Tensor> = self.pieces.iter().map(|p| &p[m]).collect();
-            Tensor::cat(&parts, 0)
-        })?;
-        select_rows(&all, &self.place)
+        best.assemble(problem)
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     domain,
     goal::{check_labels, correct_rows},
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use crmt_core::{Classifier, PerModality, Streams, input_gradients};
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -241,6 +241,35 @@ impl<'a> Problem<'a> {
         self.confine(budget, &self.ball(budget).step(x, gradients, relative)?)
     }
 
+    /// As [`step`](Self::step), sample `i` by `relative[i]` radii.
+    pub fn step_each(
+        &self,
+        budget: &Budget,
+        x: &PerModality<Tensor>,
+        gradients: &PerModality<Option<Tensor>>,
+        relative: &[f64],
+    ) -> Result<PerModality<Tensor>> {
+        let samples = self.samples();
+        if relative.len() != samples {
+            return Err(Error::Samples { what: "lengths of a step", expected: samples, got: relative.len() });
+        }
+        // A full step in a ball as large as each sample's step.
+        let factors = x.try_enumerate(|m, x| {
+            let relative = Tensor::from_slice(relative, (samples, 1), x.device())?.to_dtype(x.dtype())?;
+            self.factors.as_ref().map_or(Ok(relative.clone()), |f| &f[m] * &relative)
+        })?;
+        let ball = Ball { factors: Some(&factors), ..self.ball(budget) };
+        self.confine(budget, &ball.step(x, gradients, 1.)?)
+    }
+
+    /// What each sample may spend on each modality, in declared units; joint: on all modalities together.
+    pub fn radii(&self, budget: &Budget) -> Result<PerModality<Vec<f64>>> {
+        self.clean.try_enumerate(|m, _| {
+            let Some(factors) = &self.factors else { return Ok(vec![budget.radius(m); self.samples()]) };
+            Ok((factors[m].to_dtype(DType::F64)? * budget.radius(m))?.flatten_all()?.to_vec1()?)
+        })
+    }
+
     /// `x` projected into the ball of `budget`, then clamped to the domains (towards the clean point, which is inside,
     /// so no distance grows). Modalities without a radius come back as the clean input, bit for bit.
     pub fn confine(&self, budget: &Budget, x: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
@@ -323,5 +352,16 @@ pub(crate) fn select_rows(x: &PerModality<Tensor>, keep: &[u32]) -> Result<PerMo
     x.try_map(|x| {
         let index = Tensor::new(keep, x.device())?;
         Ok(x.contiguous()?.index_select(&index, 0)?)
+    })
+}
+
+/// Rows `keep` of every gradient, in that order.
+pub(crate) fn select_gradients(
+    gradients: &PerModality<Option<Tensor>>,
+    keep: &[u32],
+) -> Result<PerModality<Option<Tensor>>> {
+    gradients.try_map(|g| {
+        let Some(g) = g else { return Ok(None) };
+        Ok(Some(g.index_select(&Tensor::new(keep, g.device())?, 0)?))
     })
 }

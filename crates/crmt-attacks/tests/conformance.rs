@@ -85,6 +85,10 @@ fn attacks(budget: &Budget) -> Vec<Box<dyn Attack>> {
         Box::new(Pgd::quick(budget.clone(), 6, Loss::Margin)),
         Box::new(Pgd::strong(budget.clone()).with_steps(6)),
         Box::new(Pgd::training(budget.clone(), 3, 0.5)),
+        Box::new(Apgd::ce(budget.clone()).with_steps(6)),
+        Box::new(Apgd::dlr(budget.clone()).with_steps(6).repeated(2)),
+        Box::new(Apgd::targeted(budget.clone(), 2).with_steps(6)),
+        Box::new(Square::new(budget.clone(), 20)),
         Box::new(Stray(budget.clone())),
     ];
     match budget {
@@ -276,7 +280,8 @@ fn a_larger_budget_never_helps_the_defender() {
     let case = Case::new(3, DType::F32, 8);
     for shape in 0..4 {
         let ladder: Vec<Budget> = [0., 0.1, 0.4, 1., 2.].map(|size| budgets(3, size).swap_remove(shape)).into();
-        for kind in 0..4 {
+        // All but the released ones, which have budgets of their own, and the stray one.
+        for kind in 0..8 {
             let attacks: Vec<Box<dyn Attack>> = ladder.iter().map(|b| attacks(b).swap_remove(kind)).collect();
             let attacks: Vec<&dyn Attack> = attacks.iter().map(Box::as_ref).collect();
             let draws = Draws::new(Streams::new(1), 0);
@@ -333,18 +338,24 @@ fn each_modality_of_a_sample_has_its_own_radius() {
     let draws = Draws::new(Streams::new(1), 0);
     let unit = |norm| Budget::Each { norm, radii: PerModality::from([1., 1.]) };
     for norm in [Norm::L2, Norm::Linf] {
-        let pgd = Pgd { to_the_end: true, ..Pgd::quick(unit(norm), 10, Loss::Margin) };
-        let out = run_within_each(&pgd, &case.net, &case.inputs, &case.goal, &draws, &radii).unwrap();
-        let sizes = moved(&case, &out.adversarial, norm == Norm::Linf);
-        for (m, radii) in radii.iter().enumerate() {
-            for (i, r) in radii.iter().enumerate() {
-                assert!(sizes[m][i] <= r * (1. + SLACK), "sample {i}, m{m}: {} beyond {r}", sizes[m][i]);
-                // Gradients are not zero: an attack that may move, does.
-                assert!(
-                    out.success[i] || *r == 0. || sizes[m][i] > 0.5 * r,
-                    "sample {i}, m{m}: {} of {r}",
-                    sizes[m][i]
-                );
+        let attacks: [&dyn Attack; 3] = [
+            &Pgd { to_the_end: true, ..Pgd::quick(unit(norm), 10, Loss::Margin) },
+            &Apgd::ce(unit(norm)).with_steps(10),
+            &Square::new(unit(norm), 50),
+        ];
+        for attack in attacks {
+            let out = run_within_each(attack, &case.net, &case.inputs, &case.goal, &draws, &radii).unwrap();
+            let sizes = moved(&case, &out.adversarial, norm == Norm::Linf);
+            for (m, radii) in radii.iter().enumerate() {
+                for (i, r) in radii.iter().enumerate() {
+                    assert!(sizes[m][i] <= r * (1. + SLACK), "sample {i}, m{m}: {} beyond {r}", sizes[m][i]);
+                    // Gradients are not zero: an attack that may move, does.
+                    assert!(
+                        out.success[i] || *r == 0. || sizes[m][i] > 0.5 * r,
+                        "sample {i}, m{m}: {} of {r}",
+                        sizes[m][i]
+                    );
+                }
             }
         }
     }
@@ -371,6 +382,30 @@ fn samples_already_lost_succeed_at_distance_zero_and_cost_nothing_more() {
     assert_ne!(flat(&x[0].get(2).unwrap()), flat(&case.inputs[0].get(2).unwrap()));
 }
 
+/// Nobody falls to a budget this small: everyone costs one clean forward, the search, and one judgement.
+#[test]
+fn searches_cost_what_their_docs_say() {
+    let case = Case::new(2, DType::F64, 10);
+    let n = SAMPLES as u64;
+    for budget in budgets(2, 1e-9) {
+        let apgd = Apgd::ce(budget.clone()).with_steps(5);
+        let targeted = Apgd::targeted(budget.clone(), 2).with_steps(5);
+        let attacks: [(&dyn Attack, u64, u64); 5] = [
+            (&apgd, 6, 5),
+            (&apgd.clone().repeated(3), 18, 15),
+            (&targeted, 1 + 12, 10),
+            // Four classes: three rivals, whatever was asked for.
+            (&Apgd::targeted(budget.clone(), 9).with_steps(5), 1 + 18, 15),
+            (&Square::new(budget.clone(), 20), 20, 0),
+        ];
+        for (attack, forwards, backwards) in attacks {
+            let out = case.run(attack, 1);
+            assert!(out.success.iter().all(|s| !s));
+            assert_eq!((out.forwards, out.backwards), (n * (1 + forwards + 1), n * backwards), "{}", attack.name());
+        }
+    }
+}
+
 #[test]
 fn targeted_attacks_reach_their_class() {
     let case = Case::new(2, DType::F64, 11);
@@ -380,6 +415,16 @@ fn targeted_attacks_reach_their_class() {
     let out = run(&pgd, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap();
     assert_eq!(out.success, correct(&case.net.logits(&out.adversarial).unwrap(), &target).unwrap());
     assert!(out.success.iter().filter(|s| **s).count() > SAMPLES / 2, "{:?}", out.success);
+    for attack in [&Apgd::ce(Budget::Joint(4.)) as &dyn Attack, &Square::new(Budget::Joint(4.), 500)] {
+        let found = run(attack, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap();
+        assert_eq!(found.success, correct(&case.net.logits(&found.adversarial).unwrap(), &target).unwrap());
+        let count = |o: &Outcome| o.success.iter().filter(|s| **s).count();
+        assert!(count(&found) + 1 >= count(&out), "{}: {:?}, pgd {:?}", attack.name(), found.success, out.success);
+    }
+    // It chooses its targets itself.
+    let apgd = Apgd::targeted(Budget::Joint(4.), 2);
+    let e = run(&apgd, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap_err();
+    assert!(e.to_string().contains("Goal::Avoid"), "{e}");
 }
 
 /// A flat classifier has zero gradients everywhere.
@@ -454,6 +499,17 @@ fn mistakes_are_named() {
     assert!(matches!(e, Error::Class { class: 9, classes: CLASSES, .. }), "{e}");
     let few = Goal::Avoid(Tensor::new(vec![0u32; 2], &Device::Cpu).unwrap());
     assert!(matches!(run(&attack, &case.net, &case.inputs, &few, &draws).unwrap_err(), Error::Samples { got: 2, .. }));
+
+    let strange: [(&dyn Attack, &str); 4] = [
+        (&Apgd::ce(Budget::Joint(1.)).with_steps(0), "at least one step"),
+        (&Apgd::targeted(Budget::Joint(1.), 0), "one restart"),
+        (&Square::new(Budget::Joint(1.), 0), "at least one query"),
+        (&Square { p: f64::NAN, ..Square::new(Budget::Joint(1.), 5) }, "p above 0"),
+    ];
+    for (attack, words) in strange {
+        let e = run(attack, &case.net, &case.inputs, &case.goal, &draws).unwrap_err().to_string();
+        assert!(e.contains(words), "{e}");
+    }
 
     /// Ignores its second modality.
     struct Deaf(Net);
