@@ -1,5 +1,5 @@
 //! The command line. Does not know how any command is carried out.
-use crate::plan::METHODS;
+use crate::methods::METHODS;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 

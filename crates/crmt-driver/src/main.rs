@@ -7,6 +7,7 @@ mod commands;
 mod evaluation;
 mod falsify;
 mod lipschitz;
+mod methods;
 mod people;
 mod plan;
 mod record;

@@ -1,6 +1,6 @@
 //! Settings as written (file, `--set`, flags), merged over a method and the defaults, with the
 //! origin of each value. Does not know what a setting means; `plan.rs` does.
-use crate::plan::{METHODS, Plan};
+use crate::{methods::METHODS, plan::Plan};
 use anyhow::{Context, Result, bail};
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 use toml::{Table, Value};
