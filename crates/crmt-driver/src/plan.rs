@@ -16,7 +16,7 @@ pub struct Plan {
     pub data: String,
     /// Names of the modalities to use, in order; empty for all that the data have.
     pub modalities: Vec<String>,
-    /// See [`METHODS`](crate::methods::METHODS).
+    /// See [`METHODS`].
     pub method: String,
     /// Everything random derives from it.
     pub seed: u64,
