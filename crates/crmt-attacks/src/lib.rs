@@ -12,11 +12,12 @@
 //! | [`Pgd`] | gradients | normalised steps on a schedule, restarts on any [`Loss`] | Madry et al. 2018 |
 //! | [`Apgd`] | gradients | chooses its own step sizes; on the cross-entropy, the DLR, or the targeted DLR | Croce & Hein 2020 |
 //! | [`Square`] | scores | random search over windows, for models whose gradients say nothing | Andriushchenko et al. 2020 |
+//! | [`Ensemble::standard`] | both | the four of AutoAttack, each on whoever still stands | Croce & Hein 2020 |
 //! | [`released`] | gradients | presets of the released code, to reproduce what it published | |
 //!
 //! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0 allowed), and
 //! [`Goal::Avoid`]; all but targeted [`Apgd`] and one preset also [`Goal::Reach`]. `tests/conformance.rs` holds every
-//! attack to the same promises, `tests/strength.rs` to answers that are known.
+//! attack to the same promises, `tests/strength.rs` to answers that are known. [`self_check`] says when not to trust any.
 //!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
@@ -24,6 +25,7 @@ mod apgd;
 mod budget;
 mod curve;
 mod domain;
+mod ensemble;
 mod error;
 mod fgm;
 mod goal;
@@ -32,12 +34,14 @@ mod pgd;
 mod problem;
 pub mod released;
 mod run;
+mod self_check;
 mod square;
 mod standing;
 
 pub use apgd::{Apgd, Climb};
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
+pub use ensemble::{Effort, Ensemble};
 pub use error::{Error, Result};
 pub use fgm::Fgm;
 pub use goal::{Goal, Loss, accuracy, correct, predictions};
@@ -45,4 +49,5 @@ pub use missing::{MissingAccuracy, missing_accuracy};
 pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};
 pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};
+pub use self_check::{Finding, self_check};
 pub use square::Square;

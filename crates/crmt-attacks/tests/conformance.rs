@@ -89,6 +89,8 @@ fn attacks(budget: &Budget) -> Vec<Box<dyn Attack>> {
         Box::new(Apgd::dlr(budget.clone()).with_steps(6).repeated(2)),
         Box::new(Apgd::targeted(budget.clone(), 2).with_steps(6)),
         Box::new(Square::new(budget.clone(), 20)),
+        Box::new(Pgd::quick(budget.clone(), 6, Loss::CrossEntropy).with_momentum(1.)),
+        Box::new(Ensemble::standard(budget.clone(), Effort { steps: 4, targets: 2, queries: 8 })),
         Box::new(Stray(budget.clone())),
     ];
     match budget {
@@ -281,7 +283,7 @@ fn a_larger_budget_never_helps_the_defender() {
     for shape in 0..4 {
         let ladder: Vec<Budget> = [0., 0.1, 0.4, 1., 2.].map(|size| budgets(3, size).swap_remove(shape)).into();
         // All but the released ones, which have budgets of their own, and the stray one.
-        for kind in 0..8 {
+        for kind in 0..10 {
             let attacks: Vec<Box<dyn Attack>> = ladder.iter().map(|b| attacks(b).swap_remove(kind)).collect();
             let attacks: Vec<&dyn Attack> = attacks.iter().map(Box::as_ref).collect();
             let draws = Draws::new(Streams::new(1), 0);
