@@ -1,7 +1,7 @@
 //! Several attacks one after the other, each on the samples that still stand.
 //! Does not know how they search.
 use crate::{
-    Apgd, Attack, Budget, Error, Problem, Result, Square,
+    Apgd, Attack, Budget, Error, Fab, Problem, Result, Square,
     problem::select_rows,
     run::propose,
     standing::{Active, Found},
@@ -63,6 +63,7 @@ impl Ensemble {
         let members: Vec<Box<dyn Attack>> = vec![
             Box::new(Apgd::ce(budget.clone()).with_steps(steps)),
             Box::new(Apgd::targeted(budget.clone(), targets).with_steps(steps)),
+            Box::new(Fab::targeted(budget.clone(), targets).with_steps(steps)),
             Box::new(Square::new(budget, queries)),
         ];
         Self { name: "standard".into(), members }
