@@ -1,6 +1,7 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
 mod confusion;
+mod corruptions;
 mod falsification;
 mod header;
 mod html;
@@ -107,6 +108,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
         falsification::falsification(runs),
         smoothing::smoothing(runs),
         modalities::modalities(runs),
+        corruptions::corruptions(runs),
         training::training(runs),
         confusion::confusion(runs),
         samples::samples(runs),
