@@ -21,10 +21,13 @@
 //! [`Goal::Avoid`]; all but targeted [`Apgd`] and one preset also [`Goal::Reach`]. `tests/conformance.rs` holds every
 //! attack to the same promises, `tests/strength.rs` to answers that are known. [`self_check`] says when not to trust any.
 //!
+//! Without an adversary: [`missing_accuracy`], and [`Corruption`] for what happens to signals by itself.
+//!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
 mod apgd;
 mod budget;
+mod corruption;
 mod curve;
 mod deepfool;
 mod domain;
@@ -48,6 +51,7 @@ mod standing;
 
 pub use apgd::{Apgd, Climb};
 pub use budget::{Budget, Norm};
+pub use corruption::{Corruption, Severity};
 pub use curve::{Curve, strongest};
 pub use deepfool::DeepFool;
 pub use ensemble::{Effort, Ensemble};

@@ -55,7 +55,7 @@ impl Draws {
     }
 
     /// For how many samples there are streams; `None`: any number.
-    fn len(&self) -> Option<usize> {
+    pub(crate) fn len(&self) -> Option<usize> {
         match &self.ids {
             Ids::From(_) => None,
             Ids::Listed(ids) => Some(ids.len()),

@@ -4,6 +4,7 @@ mod certification;
 mod checkpoint;
 mod cli;
 mod commands;
+mod corruption;
 mod evaluation;
 mod examples;
 mod falsify;

@@ -3,7 +3,7 @@
 use crate::{
     certification::{self, Radii},
     checkpoint::{self, Architecture},
-    evaluation,
+    corruption, evaluation,
     examples::{self, Example},
     falsify::{Subject, falsify},
     lipschitz::Bounds,
@@ -220,6 +220,15 @@ impl Run {
         self.summary.attacks =
             evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Accuracy on corrupted report samples.
+    pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.streams(), voice)?;
+        self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
 mod colour;
 mod confusion;
+mod corruptions;
 mod falsification;
 mod header;
 mod html;
@@ -116,6 +117,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
         falsification::falsification(runs),
         smoothing::smoothing(runs),
         modalities::modalities(runs),
+        corruptions::corruptions(runs),
         training::training(runs),
         confusion::confusion(runs),
         samples::samples(runs),
