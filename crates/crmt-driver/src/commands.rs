@@ -63,7 +63,7 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
     run.measure()?;
     let bounds = run.bounds(voice)?;
     run.certify(&bounds, voice)?;
-    run.attack(voice)?;
+    run.attack(None, voice)?;
     run.finish()?;
     Ok(run)
 }
@@ -88,12 +88,21 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(norm) = &args.norm {
         settings.norm.clone_from(norm);
     }
+    if !args.attack.is_empty() {
+        settings.attacks.clone_from(&args.attack);
+    }
+    if let Some(seed) = args.seed {
+        settings.seed = seed;
+    }
     if !args.threat.is_empty() {
         settings.threats.clone_from(&args.threat);
     }
     run.plan_mut().check()?;
-    run.attack(voice)?;
+    run.attack(args.save_adversarials.as_deref(), voice)?;
     run.finish()?;
+    if let Some(file) = &args.save_adversarials {
+        voice.say(format!("adversarials: {}", file.display()));
+    }
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
 

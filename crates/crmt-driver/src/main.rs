@@ -1,5 +1,8 @@
 //! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
 //! Does not know any command's work.
+mod adversarials;
+mod arsenal;
+mod attack;
 mod certification;
 mod checkpoint;
 mod cli;
@@ -10,6 +13,7 @@ mod examples;
 mod falsify;
 mod lipschitz;
 mod methods;
+mod partial;
 mod people;
 mod plan;
 mod record;

@@ -21,6 +21,9 @@ pub struct Summary {
     pub accuracy: Accuracy,
     /// One entry per attack, threat and budget.
     pub attacks: Vec<AttackResult>,
+    /// One entry per threat: the nearest adversarials that any of the attacks found.
+    #[serde(default)]
+    pub nearest: Vec<NearestResult>,
     /// One entry per threat and budget.
     pub certified: Vec<CertifiedResult>,
     /// Distribution of the radii, one entry per threat.
@@ -72,8 +75,8 @@ pub struct Accuracy {
 /// Accuracy under one attack at one budget.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttackResult {
-    /// `fgm`, `pgd`, or `strongest`: a sample counts as broken when any attack at this or a
-    /// smaller budget broke it.
+    /// One of `evaluate.attacks`, or `strongest`: a sample counts as broken when any attack at this or a smaller budget
+    /// broke it.
     pub name: String,
     /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME` or `any-missing`.
     pub threat: String,
@@ -110,6 +113,23 @@ pub struct CorruptionResult {
 /// Mean accuracy over what was measured of one corruption.
 pub fn mean_accuracy(severities: &[CorruptionResult]) -> f64 {
     severities.iter().map(|r| r.accuracy).sum::<f64>() / severities.len().max(1) as f64
+}
+
+/// How near the nearest adversarials of one threat are, of the samples that are right without an attacker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NearestResult {
+    /// As in [`AttackResult::threat`].
+    pub threat: String,
+    /// `l2` or `linf`.
+    pub norm: String,
+    /// How many attacked samples are right without an attacker.
+    pub samples: u64,
+    /// For how many of them an adversarial was found, within the greatest budget tried.
+    pub found: u64,
+    /// Median distance of those, in declared units; none for none.
+    pub median: Option<f64>,
+    /// Mean share of the squared distance that falls on each modality: how the attacks split their budget. l2 only.
+    pub split: BTreeMap<String, f64>,
 }
 
 /// Fraction of report samples whose radius is at least `eps`.

@@ -1,17 +1,19 @@
 //! One run in memory: a trained model on its data, measured stage by stage, written to and read
 //! from its directory. Does not know the command line.
 use crate::{
+    adversarials, attack,
     certification::{self, Radii},
     checkpoint::{self, Architecture},
     corruption, evaluation,
     examples::{self, Example},
     falsify::{Subject, falsify},
     lipschitz::Bounds,
+    partial::Parts,
     people::Voice,
     plan::{FalsifyPlan, Plan},
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
-    run_dir::{self, RunDir},
+    run_dir::{self, RunDir, write_file},
     samples, sealed,
     settings::Settings,
     smoothed, smoothing, training,
@@ -213,12 +215,27 @@ impl Run {
         Ok(())
     }
 
-    /// Attacks on the first report samples.
-    pub fn attack(&mut self, voice: &Voice) -> Result<()> {
+    /// Attacks on the first report samples; the nearest adversarials go to `keep`.
+    pub fn attack(&mut self, keep: Option<&Path>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
+        // A file that can't be written is noticed before hours of work.
+        keep.map(|file| write_file(file, b"")).transpose()?;
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
-        self.summary.attacks =
-            evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
+        let subject = attack::Subject {
+            model: &model,
+            weights: &self.summary.weights,
+            data: &self.data,
+            data_sha256: [&self.summary.report_sha256, &self.summary.baselines_sha256],
+            seed: self.plan.seed,
+            dir: &self.dir,
+        };
+        let found = attack::attack(subject, &self.plan.evaluate, keep.is_some(), &mut self.rows, voice)?;
+        if let Some(file) = keep {
+            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, &self.plan.evaluate)?)?;
+        }
+        (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
+        self.summary.warnings.retain(|w| !w.starts_with(DOUBT));
+        self.summary.warnings.extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -278,7 +295,8 @@ impl Run {
         Ok(())
     }
 
-    /// Confronts radii with attacks, and writes samples, report and, last, the summary.
+    /// Confronts radii with attacks, and writes samples, report and, last, the summary; then what was kept of a stopped
+    /// evaluation can go.
     pub fn finish(&mut self) -> Result<()> {
         let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
         let mut eps: Vec<f64> =
@@ -321,7 +339,8 @@ impl Run {
         }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
-        self.dir.write(run_dir::SUMMARY, &json)
+        self.dir.write(run_dir::SUMMARY, &json)?;
+        Parts::remove(&self.dir, attack::PARTS)
     }
 
     /// What the report is made of.
@@ -336,6 +355,9 @@ impl Run {
         })
     }
 }
+
+/// How warnings of the attacks' self-checks begin.
+const DOUBT: &str = "attack check, ";
 
 const BEATEN: &str = "fell to an attack inside their estimated radius";
 

@@ -56,6 +56,8 @@ pub struct SampleRow {
     pub why: Option<Why>,
     /// What each attack achieved; empty for samples that were not attacked.
     pub outcomes: Vec<Outcome>,
+    /// The nearest adversarial that any attack found, by `THREAT.NORM`; none for samples that stood or were wrong.
+    pub nearest: BTreeMap<String, Nearest>,
 }
 
 /// What limits a sample's joint radius, by modality.
@@ -67,6 +69,17 @@ pub struct Why {
     pub vulnerability: BTreeMap<String, f64>,
     /// What each modality adds to the margin over the rival beyond its baseline, in logits: its Shapley value.
     pub shapley: BTreeMap<String, f64>,
+}
+
+/// The nearest adversarial of a sample under one threat.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Nearest {
+    /// Who found it.
+    pub attack: String,
+    /// From the clean input, in declared units: joint l2, or the greatest of any modality for linf.
+    pub distance: f64,
+    /// Of each modality: how the attack split what it spent.
+    pub spent: BTreeMap<String, f64>,
 }
 
 /// One attack on one sample.
