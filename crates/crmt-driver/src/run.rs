@@ -326,16 +326,18 @@ impl Run {
         tracing::debug!(stages = ?self.summary.stages, "seconds");
         let config = toml::to_string(&self.plan)?;
         let samples = samples::to_csv(&self.rows, &evidence)?;
-        let examples = examples::to_bytes(&self.examples)?;
+        let (path, examples) = (self.dir.file(run_dir::EXAMPLES), examples::to_bytes(&self.examples)?);
         let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
         // All of it is known to be good before any of it is written.
         self.dir.write(run_dir::CONFIG, config.as_bytes())?;
         self.dir.write(run_dir::SAMPLES, &samples)?;
-        match self.examples.is_empty() {
-            true => self.dir.remove(run_dir::EXAMPLES)?,
-            false => self.dir.write(run_dir::EXAMPLES, &examples)?,
+        if self.examples.is_empty() {
+            self.dir.remove(run_dir::EXAMPLES)?;
+        } else if examples::read(&path).ok().as_ref() != Some(&self.examples) {
+            // Only what is new: a number may come back from JSON with another last digit.
+            self.dir.write(run_dir::EXAMPLES, &examples)?;
         }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;

@@ -4,9 +4,12 @@
 /// From near black at 0 over violet and red to pale yellow at 1, beyond these the ends. Lightness grows evenly, so that
 /// it also reads in grey.
 pub fn sequential(t: f64) -> [u8; 3] {
-    let t = t.clamp(0.0, 1.0);
-    // As colourful in between as screens can show: a little more would be cut off at some hue.
-    oklch(0.16 + 0.81 * t, 0.18 * (std::f64::consts::PI * t).sin(), 280.0 + 180.0 * t)
+    screen(path(t.clamp(0.0, 1.0)))
+}
+
+/// Lightness, chroma and hue of [`sequential`]: colourful in between, pale at the ends, and all that a screen can show.
+fn path(t: f64) -> [f64; 3] {
+    [0.16 + 0.81 * t, 0.18 * (0.93 * std::f64::consts::PI * t).sin(), 280.0 + 180.0 * t]
 }
 
 /// Blue at -1, orange at 1, transparent at 0: red, green, blue and opacity.
@@ -21,8 +24,9 @@ pub fn byte(fraction: f64) -> u8 {
     (fraction * 255.0).round() as u8
 }
 
-/// Lightness, chroma and hue (degrees) in Oklab (Ottosson 2020), as sRGB.
-fn oklch(lightness: f64, chroma: f64, hue: f64) -> [u8; 3] {
+/// Red, green and blue light of a colour given by lightness, chroma and hue (degrees) in Oklab (Ottosson 2020). A screen
+/// can show it if all three are in `0..=1`.
+fn light([lightness, chroma, hue]: [f64; 3]) -> [f64; 3] {
     let (sin, cos) = hue.to_radians().sin_cos();
     let (a, b) = (chroma * cos, chroma * sin);
     let cone = |wa: f64, wb: f64| (lightness + wa * a + wb * b).powi(3);
@@ -36,10 +40,12 @@ fn oklch(lightness: f64, chroma: f64, hue: f64) -> [u8; 3] {
         [-1.268_438_004_6, 2.609_757_401_1, -0.341_319_396_5],
         [-0.004_196_086_3, -0.703_418_614_7, 1.707_614_701],
     ];
-    linear.map(|row| {
-        let light: f64 = row.iter().zip(cones).map(|(w, cone)| w * cone).sum();
-        byte(if light <= 0.003_130_8 { 12.92 * light } else { 1.055 * light.powf(1.0 / 2.4) - 0.055 })
-    })
+    linear.map(|row| row.iter().zip(cones).map(|(w, cone)| w * cone).sum())
+}
+
+/// The same as bytes of sRGB.
+fn screen(colour: [f64; 3]) -> [u8; 3] {
+    light(colour).map(|v| byte(if v <= 0.003_130_8 { 12.92 * v } else { 1.055 * v.powf(1.0 / 2.4) - 0.055 }))
 }
 
 #[cfg(test)]
@@ -48,19 +54,16 @@ mod tests {
 
     #[test]
     fn lightness_grows_evenly_and_no_colour_is_cut_off() {
-        // Relative luminance to the power 1/3 is close to perceived lightness.
-        let linear = |v: u8| {
-            let v = f64::from(v) / 255.0;
-            if v <= 0.040_45 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
-        };
-        let lightness = |[r, g, b]: [u8; 3]| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-        let steps: Vec<f64> = (0..=20).map(|i| lightness(sequential(f64::from(i) / 20.0)).cbrt()).collect();
+        // The cube root of luminance is close to perceived lightness.
+        let lightness = |[r, g, b]: [f64; 3]| (0.2126 * r + 0.7152 * g + 0.0722 * b).cbrt();
+        let lights: Vec<[f64; 3]> = (0..=20).map(|i| light(path(f64::from(i) / 20.0))).collect();
+        let lit: Vec<f64> = lights.iter().map(|rgb| lightness(*rgb)).collect();
         // An even step is 0.04; the two measures of lightness differ for strong colours.
-        assert!(steps.windows(2).all(|w| (0.015..0.065).contains(&(w[1] - w[0]))), "{steps:?}");
-        assert_eq!(oklch(1.0, 0.0, 0.0), [255; 3]);
-        assert_eq!(oklch(0.0, 0.0, 0.0), [0; 3]);
+        assert!(lit.windows(2).all(|w| (0.015..0.065).contains(&(w[1] - w[0]))), "{lit:?}");
+        assert!(lights.iter().flatten().all(|v| (0.0..=1.0).contains(v)), "{lights:?}");
+        assert_eq!((screen([1.0, 0.0, 0.0]), screen([0.0; 3])), ([255; 3], [0; 3]));
         // Red, as its author gives it.
-        assert_eq!(oklch(0.627_955, 0.257_683, 29.234), [255, 0, 0]);
+        assert_eq!(screen([0.627_955, 0.257_683, 29.234]), [255, 0, 0]);
         assert_eq!((sequential(-3.0), sequential(f64::NAN)), (sequential(0.0), [0; 3]));
     }
 
