@@ -162,7 +162,7 @@ fn minimal_attacks_reach_the_distance_of_linear_models() {
                 if budget != several(Norm::L2) {
                     let found = within(10.).distance;
                     let rounding = 1e-12;
-                    let step = if slow { 2e-3 } else { 0. };
+                    let step = if slow { CarliniWagner::new(budget.clone()).rate } else { 0. };
                     let inside = |(f, d): (&f64, &f64)| f >= &(least * d * (1. - rounding)) && f <= &(most * d + step);
                     assert!(found.iter().zip(&d).all(inside), "{what}: {found:?} for {d:?}");
                 }
