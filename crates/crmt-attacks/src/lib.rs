@@ -21,6 +21,8 @@
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
 mod apgd;
+mod averaged;
+mod baseline;
 mod budget;
 mod curve;
 mod domain;
@@ -34,8 +36,11 @@ pub mod released;
 mod run;
 mod square;
 mod standing;
+mod victim;
 
 pub use apgd::{Apgd, Climb};
+pub use averaged::Averaged;
+pub use baseline::learn_baselines;
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
 pub use error::{Error, Result};
@@ -46,3 +51,4 @@ pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};
 pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};
 pub use square::Square;
+pub use victim::Victim;

@@ -97,9 +97,13 @@ pub struct EvaluateArgs {
     /// `l2`, or `linf` for single modalities.
     #[arg(long)]
     pub norm: Option<String>,
-    /// `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
+    /// `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
+    /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
+    /// best); all but the first also give a table of accuracies without each set of modalities.
+    #[arg(long)]
+    pub baseline: Option<String>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
@@ -122,7 +126,7 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
-    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
+    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',', requires = "falsify")]
     pub threat: Vec<String>,
     /// Gradient steps of each of the three restarts of these attacks.

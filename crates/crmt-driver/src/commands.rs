@@ -82,6 +82,9 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if !args.threat.is_empty() {
         settings.threats.clone_from(&args.threat);
     }
+    if let Some(baseline) = &args.baseline {
+        settings.baseline.clone_from(baseline);
+    }
     run.plan_mut().check()?;
     run.attack(voice)?;
     run.finish()?;
@@ -179,7 +182,8 @@ fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict>
 /// Prints results to stdout, and where the report is; decides how the program ends.
 pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
     let smoothed = people::smoothed(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let text = format!("\n{}\n{}{smoothed}", people::modality_table(runs), people::sandwich(runs));
+    let missing = people::baselines(runs).map_or_else(String::new, |table| format!("\n{table}"));
+    let text = format!("\n{}{missing}\n{}{smoothed}", people::modality_table(runs), people::sandwich(runs));
     if json {
         voice.say(text);
         let document =

@@ -1,19 +1,21 @@
 //! Accuracy of a trained model: clean, with modalities missing, and under attack.
 //! Does not know radii.
 use crate::{
+    baselines::subsets,
     people::{Stage, Voice},
     plan::EvaluatePlan,
     record::{Accuracy, AttackResult},
     report::{Outcome, SampleRow},
     threat::{JOINT, Threat},
     training::EVAL_BATCH,
-    victim::Victim,
 };
 use anyhow::{Context, Result, bail};
-use crmt_attacks::{Attack, Draws, Fgm, Goal, Norm, Pgd, accuracy, predictions};
-use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, Streams};
+use candle_core::Tensor;
+use crmt_attacks::{Attack, Draws, Fgm, Goal, Norm, Pgd, Victim, accuracy, predictions};
+use crmt_core::{AdditiveClassifier, Batch, Classifier, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
+use std::collections::BTreeMap;
 
 /// The union of all attacks.
 const STRONGEST: &str = "strongest";
@@ -33,9 +35,7 @@ pub struct Clean {
 
 /// Measures the report split.
 pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
-    // Of many modalities only single ones: there are too many subsets.
-    let modalities = data.modalities.len();
-    let subsets = if modalities <= 10 { Missing::all(modalities) } else { Missing::each(modalities) };
+    let subsets = subsets(data.modalities.len());
     let mut missing = vec![0.0; subsets.len()];
     let mut solo = vec![0.0; data.modalities.len()];
     let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
@@ -65,6 +65,7 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
         clean: right / n,
         samples: rows.len() as u64,
         missing: by_name(subsets.iter().map(|s| s.describe(&data.modalities)).collect(), missing),
+        missing_by_baseline: BTreeMap::new(),
         solo: by_name(data.modalities.iter().map(|m| m.name.clone()).collect(), solo),
     };
     Ok(Clean { accuracy, confusion, rows })
@@ -92,10 +93,12 @@ pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
 }
 
 /// Attacks the first report samples under every threat and budget, and writes outcomes into their
-/// rows. A sample broken at a budget counts as broken at every larger one.
+/// rows. A sample broken at a budget counts as broken at every larger one. `baselines`: what stands in for what is
+/// missing.
 pub fn attack(
     model: &Model,
     data: &DataSet,
+    baselines: &PerModality<Tensor>,
     plan: &EvaluatePlan,
     streams: Streams,
     rows: &mut [SampleRow],
@@ -116,9 +119,9 @@ pub fn attack(
     let mut threats = threats(plan, &names)?;
     threats.sort_by_key(Threat::is_joint);
     for threat in threats {
-        let name = threat.name(&names);
-        let victims: Vec<Victim> =
-            threat.missing(names.len()).into_iter().map(|gone| Victim::new(model, gone, &data.baselines)).collect();
+        let name = threat.name_with(&names, &plan.baseline);
+        let missing = threat.missing(names.len()).into_iter();
+        let victims = missing.map(|gone| Victim::new(model, gone, baselines)).collect::<Result<Vec<_>, _>>()?;
         let wrong = wrong(&victims, &batch)?;
         let bar = voice.stage(&format!("attack: {name}"), (2 * eps.len() * samples * victims.len()) as u64);
         let clean = wrong.iter().filter(|w| !**w).count();
@@ -134,7 +137,7 @@ pub fn attack(
                     strongest.iter_mut().zip(own.iter()).for_each(|(all, own)| *all |= own);
                 }
             }
-            match (threat, norm) {
+            match (&threat, norm) {
                 (Threat::Joint | Threat::AnyMissing, _) => {
                     strongest.iter_mut().zip(fell_alone.iter()).for_each(|(all, alone)| *all |= alone);
                 }
@@ -192,7 +195,7 @@ fn search(
 ) -> Result<()> {
     let standing: Vec<u32> = (0..broken.len() as u32).filter(|i| !broken[*i as usize]).collect();
     for chunk in standing.chunks(ATTACK_BATCH) {
-        let rows = candle_core::Tensor::new(chunk, batch.labels.device())?;
+        let rows = Tensor::new(chunk, batch.labels.device())?;
         let inputs = victim.part(&batch.inputs).try_map(|x| x.index_select(&rows, 0))?;
         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
         let draws = Draws::for_samples(streams, chunk.iter().map(|i| u64::from(*i)).collect());

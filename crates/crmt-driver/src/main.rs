@@ -1,5 +1,6 @@
 //! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
 //! Does not know any command's work.
+mod baselines;
 mod certification;
 mod checkpoint;
 mod cli;
@@ -23,7 +24,6 @@ mod step_two;
 mod threat;
 mod tour;
 mod training;
-mod victim;
 mod votes;
 
 use clap::Parser;

@@ -163,6 +163,24 @@ pub fn modality_table(runs: &[&Summary]) -> String {
     table(&["method", "modalities", "accuracy"], &rows, 2)
 }
 
+/// Accuracies without each set of modalities by what stood in for it; nothing unless others than the declared ones were
+/// evaluated.
+pub fn baselines(runs: &[&Summary]) -> Option<String> {
+    let mut rows = vec![];
+    for run in runs.iter().filter(|run| !run.accuracy.missing_by_baseline.is_empty()) {
+        for (missing, declared) in &run.accuracy.missing {
+            let by = |baseline: &str| {
+                let known = run.accuracy.missing_by_baseline.get(baseline).and_then(|table| table.get(missing));
+                known.map_or_else(|| "–".into(), |a| percent(*a))
+            };
+            let [zeros, mean, learned] = ["zeros", "mean", "learned"].map(by);
+            rows.push([run.method.clone(), format!("without {missing}"), percent(*declared), zeros, mean, learned]);
+        }
+    }
+    let header = ["method", "in its place:", "declared", "zeros", "mean", "learned"];
+    (!rows.is_empty()).then(|| table(&header, &rows, 2))
+}
+
 /// What attacks strictly inside the certificates did.
 pub fn falsification(run: &Summary) -> String {
     let proved = run.falsification.iter().all(|f| f.evidence != "estimated");

@@ -1,6 +1,7 @@
 //! One run in memory: a trained model on its data, measured stage by stage, written to and read
 //! from its directory. Does not know the command line.
 use crate::{
+    baselines,
     certification::{self, Radii},
     checkpoint::{self, Architecture},
     evaluation,
@@ -13,7 +14,9 @@ use crate::{
     run_dir::{self, RunDir},
     samples,
     settings::Settings,
-    smoothed, smoothing, training,
+    smoothed, smoothing,
+    threat::DECLARED,
+    training,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -203,8 +206,15 @@ impl Run {
     pub fn attack(&mut self, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let (plan, streams) = (&self.plan.evaluate, self.streams());
+        evaluation::check(plan, &self.data)?;
+        let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &streams, voice)?;
+        if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
+            let table = baselines::accuracy(&model, &self.data, &baselines)?;
+            self.summary.accuracy.missing_by_baseline.insert(plan.baseline.clone(), table);
+        }
         self.summary.attacks =
-            evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
+            evaluation::attack(&model, &self.data, &baselines, plan, streams, &mut self.rows, voice)?;
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
