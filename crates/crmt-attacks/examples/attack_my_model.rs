@@ -2,8 +2,10 @@
 //!
 //! `cargo run -p crmt-attacks --example attack_my_model`
 use candle_core::{Device, Tensor};
-use crmt_attacks::{Attack, Budget, Draws, Error, Goal, Pgd, accuracy, strongest};
-use crmt_core::{Classifier, Domain, Modality, PerModality, Streams};
+use crmt_attacks::{
+    Attack, Averaged, Budget, Draws, Error, Goal, Pgd, Victim, accuracy, learn_baselines, run, strongest,
+};
+use crmt_core::{Batch, Classifier, Domain, Missing, Modality, PerModality, Streams};
 use rand::Rng;
 
 struct MyModel {
@@ -39,7 +41,7 @@ fn main() -> Result<(), Error> {
     let inputs = PerModality::from([random((200, 8))?, random((200, 6))?]);
     let labels = model.logits(&inputs)?.argmax(1)?;
     println!("clean accuracy {:.1} %", 100. * accuracy(&model.logits(&inputs)?, &labels)?);
-    let (goal, draws) = (Goal::Avoid(labels), Draws::new(streams, 0));
+    let (goal, draws) = (Goal::Avoid(labels.clone()), Draws::new(streams, 0));
     let eps = [0.1, 0.3, 1.];
     println!("{:14} {:>8} {:>8} {:>8}", "accuracy at", eps[0], eps[1], eps[2]);
     type Threat = fn(f64) -> Budget;
@@ -55,5 +57,21 @@ fn main() -> Result<(), Error> {
         (0..eps.len()).for_each(|k| print!(" {:>6.1} %", 100. * curve.standing(k)));
         println!("   {} forward passes a sample", curve.forwards / 200);
     }
+    // One sensor missing, the other attacked: in its place the constant with which the model errs least.
+    let batch = Batch::new(inputs.clone(), labels)?;
+    let means = inputs.try_map(|x| x.mean(0))?;
+    let baselines = learn_baselines(&model, &batch, &means, 40)?;
+    for missing in Missing::all(2) {
+        let name = missing.describe(model.modalities());
+        let victim = Victim::new(&model, Some(missing), &baselines)?;
+        let outcome = run(&Pgd::strong(Budget::Joint(0.1)), &victim, &victim.part(&inputs), &goal, &draws)?;
+        let standing = outcome.success.iter().filter(|s| !**s).count() as f64 / 200.;
+        println!("without {name}, the other moved by 0.1: {:.1} %", 100. * standing);
+    }
+    // A defence that adds noise and averages is attacked through the noise.
+    let averaged = Averaged::new(&model, &PerModality::from([0.25, 0.25]), 16, streams)?;
+    let outcome = run(&Pgd::strong(Budget::Joint(0.3)), &averaged, &inputs, &goal, &draws)?;
+    let standing = outcome.success.iter().filter(|s| !**s).count() as f64 / 200.;
+    println!("averaged over noise, moved by 0.3: {:.1} %", 100. * standing);
     Ok(())
 }

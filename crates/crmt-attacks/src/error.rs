@@ -12,6 +12,14 @@ pub enum Error {
         /// As given.
         radius: f64,
     },
+    /// A standard deviation is negative or not finite.
+    #[error("modality `{modality}`: a standard deviation is a finite number of at least 0, got {sigma}")]
+    Sigma {
+        /// Name of the modality.
+        modality: String,
+        /// As given.
+        sigma: f64,
+    },
     /// A collection does not have one entry for each sample.
     #[error("{what}: expected one for each of {expected} samples, got {got}")]
     Samples {

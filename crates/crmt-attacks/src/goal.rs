@@ -153,6 +153,13 @@ pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
     Ok(logits.argmax(D::Minus1)?.to_vec1()?)
 }
 
+/// `log softmax`, `[batch, classes]`.
+pub(crate) fn log_softmax(logits: &Tensor) -> crmt_core::Result<Tensor> {
+    // The shift cancels in the value and its derivative: treating it as a constant is exact.
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+    Ok(shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)?)
+}
+
 pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
     let (samples, classes) = logits.dims2()?;
     if labels.len() != samples {

@@ -29,6 +29,8 @@
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
 mod apgd;
+mod averaged;
+mod baseline;
 mod budget;
 mod carlini;
 mod corruption;
@@ -53,8 +55,11 @@ mod self_check;
 mod shortest;
 mod square;
 mod standing;
+mod victim;
 
 pub use apgd::{Apgd, Climb};
+pub use averaged::Averaged;
+pub use baseline::learn_baselines;
 pub use budget::{Budget, Norm};
 pub use carlini::CarliniWagner;
 pub use corruption::{Corruption, Severity};
@@ -73,3 +78,4 @@ pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};
 pub use self_check::{Finding, self_check};
 pub use shortest::Until;
 pub use square::Square;
+pub use victim::Victim;

@@ -1,5 +1,6 @@
-//! Accuracy when modalities are missing, for every set of them.
-//! Does not know where baselines come from.
+//! Accuracy when modalities are missing, for every set of them, without an attacker.
+//! Does not know where baselines come from ([`learn_baselines`](crate::learn_baselines) fits some), nor attacks on what
+//! is left ([`Victim`](crate::Victim)).
 use crate::{Result, accuracy};
 use candle_core::Tensor;
 use crmt_core::{Batch, Classifier, Missing, PerModality};

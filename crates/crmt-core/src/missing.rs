@@ -7,6 +7,12 @@ use candle_core::Tensor;
 pub struct Missing(PerModality<bool>);
 
 impl Missing {
+    /// The modalities that are `gone`; `None` when none is, or when none is left.
+    pub fn new(gone: PerModality<bool>) -> Option<Self> {
+        let count = gone.iter().filter(|gone| **gone).count();
+        (count > 0 && count < gone.len()).then_some(Self(gone))
+    }
+
     /// Every set that is not empty and leaves at least one modality, smallest sets first.
     pub fn all(modalities: usize) -> Vec<Self> {
         assert!(modalities < usize::BITS as usize, "subsets of {modalities} modalities cannot be enumerated");
@@ -18,6 +24,11 @@ impl Missing {
     /// Each modality alone.
     pub fn each(modalities: usize) -> Vec<Self> {
         (0..modalities).map(|gone| Self(PerModality::from_fn(modalities, |m| m == gone))).collect()
+    }
+
+    /// How many modalities the model has, missing or not.
+    pub fn modalities(&self) -> usize {
+        self.0.len()
     }
 
     /// Whether modality `m` is missing.
@@ -64,5 +75,7 @@ mod tests {
         assert_eq!(names(2), ["a", "b"]);
         assert_eq!(names(3), ["a", "b", "c", "a+b", "a+c", "b+c"]);
         assert_eq!(Missing::each(3), Missing::all(3)[..3]);
+        assert_eq!(Missing::new(PerModality::from([true, false, true])).as_ref(), Missing::all(3).get(4));
+        assert_eq!([true, false].map(|all| Missing::new(PerModality::from([all, all]))), [None, None]);
     }
 }

@@ -60,6 +60,17 @@ pub enum Domain {
     },
 }
 
+impl Domain {
+    /// Whether every element may have this value.
+    pub fn contains(&self, value: f64) -> bool {
+        match self {
+            Self::Unbounded => true,
+            Self::Interval { lo, hi } => (*lo..=*hi).contains(&value),
+            Self::Channels { lo, hi } => lo.iter().zip(hi).all(|(lo, hi)| (*lo..=*hi).contains(&value)),
+        }
+    }
+}
+
 /// One `T` per modality, in the model's order. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PerModality<T>(Vec<T>);

@@ -5,7 +5,7 @@ use crate::{
     PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings,
 };
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Domain, Modality, PerModality, Streams};
+use crmt_core::{Batch, Modality, PerModality, Streams};
 
 /// Three splits of labelled multi-modal samples.
 ///
@@ -132,11 +132,7 @@ impl DataSet {
 
 fn baseline(spec: &ModalitySpec, train: &crate::Array) -> Result<Tensor, DataSetError> {
     let constant = |key, value: f64| {
-        let inside = match spec.modality().domain {
-            Domain::Unbounded => true,
-            Domain::Interval { lo, hi } => (lo..=hi).contains(&value),
-            Domain::Channels { lo, hi } => lo.iter().zip(&hi).all(|(lo, hi)| (*lo..=*hi).contains(&value)),
-        };
+        let inside = spec.modality().domain.contains(value);
         if inside { Ok(value) } else { Err(DataSetError::Constant { modality: spec.name.clone(), key, value }) }
     };
     if spec.augment.shift_last_axis > 0 {

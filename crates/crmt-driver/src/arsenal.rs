@@ -3,7 +3,10 @@
 use crate::{falsify::RESTARTS, plan::EvaluatePlan};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
-use crmt_attacks::{Apgd, Attack, Budget, Effort, Ensemble, Error, Fgm, Norm, Pgd, Problem, Square, released};
+use crmt_attacks::{
+    Apgd, Attack, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Norm, Pgd, Problem, Square,
+    nearest, released,
+};
 use crmt_core::PerModality;
 
 /// An attack of `evaluate.attacks`.
@@ -14,6 +17,8 @@ pub struct Named {
     pub about: &'static str,
     /// Its norm, if it has only one.
     norm: Option<Norm>,
+    /// It looks for the nearest adversarial: once, within the greatest budget, answers for every smaller one.
+    pub nearest: bool,
     build: fn(Budget, &EvaluatePlan) -> Vec<Box<dyn Attack>>,
 }
 
@@ -23,60 +28,105 @@ pub const ATTACKS: &[Named] = &[
         name: "fgm",
         about: "one gradient step of the whole budget (FGSM under linf)",
         norm: None,
+        nearest: false,
         build: |b, _| one(Fgm::new(b)),
     },
     Named {
         name: "pgd",
         about: "projected gradient ascent: evaluate.steps steps, evaluate.restarts restarts",
         norm: None,
+        nearest: false,
         build: |b, plan| one(pgd(b, plan)),
     },
     Named {
         name: "pgd-momentum",
         about: "the same with momentum 1 (Dong et al. 2018)",
         norm: None,
+        nearest: false,
         build: |b, plan| one(pgd(b, plan).with_momentum(1.0)),
     },
     Named {
         name: "apgd-ce",
         about: "Auto-PGD on the cross-entropy (Croce & Hein 2020)",
         norm: None,
+        nearest: false,
         build: |b, plan| one(Apgd::ce(b).with_steps(plan.standard_steps)),
     },
     Named {
         name: "apgd-dlr",
         about: "Auto-PGD on the difference of logits ratio",
         norm: None,
+        nearest: false,
         build: |b, plan| one(Apgd::dlr(b).with_steps(plan.standard_steps)),
     },
     Named {
         name: "apgd-t",
         about: "Auto-PGD towards each of evaluate.targets classes",
         norm: None,
+        nearest: false,
         build: |b, plan| one(Apgd::targeted(b, plan.targets).with_steps(plan.standard_steps)),
+    },
+    Named {
+        name: "fab",
+        about: "fast adaptive boundary attack: the nearest adversarial (Croce & Hein 2020)",
+        norm: None,
+        nearest: true,
+        build: |b, plan| one(Fab::new(b).with_steps(plan.standard_steps).for_distances()),
+    },
+    Named {
+        name: "fab-t",
+        about: "the same towards each of evaluate.targets classes",
+        norm: None,
+        nearest: true,
+        build: |b, plan| one(Fab::targeted(b, plan.targets).with_steps(plan.standard_steps).for_distances()),
+    },
+    Named {
+        name: "deepfool",
+        about: "straight to the nearest linearised boundary (Moosavi-Dezfooli et al. 2016)",
+        norm: None,
+        nearest: true,
+        build: |b, _| one(DeepFool::new(b)),
+    },
+    Named {
+        name: "cw",
+        about: "distance and margin minimised together (Carlini & Wagner 2017); slow; l2",
+        norm: Some(Norm::L2),
+        nearest: true,
+        build: |b, _| one(CarliniWagner::new(b).for_distances()),
+    },
+    Named {
+        name: "nearest",
+        about: "the nearest adversarial by all of these and bisection; the slowest",
+        norm: None,
+        nearest: true,
+        build: |budget, _| one(Bisection { budget }),
     },
     Named {
         name: "square",
         about: "random search that sees only scores, evaluate.queries queries",
         norm: None,
+        nearest: false,
         build: |b, plan| one(Square::new(b, plan.queries)),
     },
     Named {
         name: "standard",
         about: "the AutoAttack ensemble: apgd-ce, apgd-t, fab-t, square, each on whoever still stands",
         norm: None,
+        nearest: false,
         build: |b, plan| Ensemble::standard(b, effort(plan)).into_members(),
     },
     Named {
         name: "released-fgm",
         about: "the released code's one step",
         norm: Some(Norm::L2),
+        nearest: false,
         build: |b, _| one(Fgm::new(b)),
     },
     Named {
         name: "released-pgd",
         about: "the released code's 4 steps of a third of the budget",
         norm: Some(Norm::L2),
+        nearest: false,
         build: |b, _| match b {
             Budget::Joint(eps) => one(released::pgd4(eps)),
             Budget::Each { radii, norm } => one(Kept {
@@ -114,6 +164,26 @@ fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {
 
 fn effort(plan: &EvaluatePlan) -> Effort {
     Effort { steps: plan.standard_steps, targets: plan.targets, queries: plan.queries }
+}
+
+/// The search for the nearest adversarial, as an attack.
+struct Bisection {
+    budget: Budget,
+}
+
+impl Attack for Bisection {
+    fn name(&self) -> &str {
+        "nearest"
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>, Error> {
+        let found = nearest(&self.budget, problem.classifier(), problem.clean(), problem.goal(), problem.draws())?;
+        Ok(found.adversarial)
+    }
 }
 
 /// An attack held to a budget that is not its own.

@@ -13,7 +13,7 @@ use candle_core::{DType, Tensor};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
 };
-use crmt_core::{AdditiveClassifier, AdditiveScores, Missing, PerModality};
+use crmt_core::{AdditiveClassifier, AdditiveScores, PerModality};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use std::collections::{BTreeMap, BTreeSet};
@@ -89,17 +89,16 @@ impl OfBatch {
         let contributions = Contributions::new(&scores.contributions()?, Some(absent))?;
         let regions = missing_regions(constants, &logits, labels, &contributions)?;
         let modalities = absent.len();
-        let sets = Missing::each(modalities);
         let of_each = |f: &dyn Fn(&MissingRegion<E>) -> f64| regions.iter().map(f).collect::<Vec<_>>();
         let of = |threat: Threat| -> Result<(Threat, Vec<f64>)> {
-            let radii = match threat {
+            let radii = match &threat {
                 Threat::Joint => radii.joint(),
-                Threat::Only(m) => radii.unimodal(m),
+                Threat::Only(m) => radii.unimodal(*m),
                 Threat::Each => {
                     let all_at_once = Norm::Linf(PerModality::from_fn(modalities, |_| 1.0));
                     limits(constants, &logits, labels, &all_at_once)?.iter().map(|limit| limit.radius).collect()
                 }
-                Threat::Without(m) => of_each(&|region| region.joint_without(&sets[m])),
+                Threat::Without(gone) => of_each(&|region| region.joint_without(gone)),
                 Threat::AnyMissing => of_each(&|region| region.worst_joint(1)),
             };
             Ok((threat, radii))
@@ -255,6 +254,21 @@ mod tests {
         };
         assert!(beaten(&[near(0.41)]).is_empty());
         assert_eq!(beaten(&[near(0.39)])[JOINT], 1);
+    }
+
+    /// A radius is about the declared baselines: what an attack did with others in their place is no violation.
+    #[test]
+    fn other_baselines_are_not_confronted_with_radii() {
+        let missing = |baseline| {
+            let threat = Threat::parse("without-a", &["a".to_owned(), "b".to_owned()]).unwrap();
+            let names = ["a".to_owned(), "b".to_owned()];
+            let mut row = row(0.6, false);
+            row.radii.insert(threat.name(&names), 0.6);
+            row.outcomes[0].threat = threat.name_with(&names, baseline);
+            row
+        };
+        assert_eq!(beaten(&[missing("declared")])["without-a"], 1);
+        assert!(beaten(&[missing("learned"), missing("zeros"), missing("mean")]).is_empty());
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub struct EvaluateArgs {
     /// `l2`, or `linf` for single modalities.
     #[arg(long)]
     pub norm: Option<String>,
-    /// `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
+    /// `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
     /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast, frame-drop, time-shift,
@@ -124,6 +124,10 @@ pub struct EvaluateArgs {
     /// Write the nearest adversarial of every attacked sample to this file.
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_adversarials: Option<PathBuf>,
+    /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
+    /// best); all but the first also give a table of accuracies without each set of modalities.
+    #[arg(long)]
+    pub baseline: Option<String>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
@@ -158,7 +162,7 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
-    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
+    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',', requires = "falsify")]
     pub threat: Vec<String>,
     /// Gradient steps of each of the three restarts of these attacks.

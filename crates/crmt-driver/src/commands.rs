@@ -97,6 +97,9 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if !args.threat.is_empty() {
         settings.threats.clone_from(&args.threat);
     }
+    if let Some(baseline) = &args.baseline {
+        settings.baseline.clone_from(baseline);
+    }
     run.plan_mut().check()?;
     run.attack(args.save_adversarials.as_deref(), voice)?;
     run.finish()?;
@@ -198,7 +201,10 @@ fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict>
 pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
     let smoothed = people::smoothed(runs).map_or_else(String::new, |table| format!("\n{table}"));
     let corrupted = people::corruptions(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let text = format!("\n{}\n{}{corrupted}{smoothed}", people::modality_table(runs), people::sandwich(runs));
+    let missing = people::baselines(runs).map_or_else(String::new, |table| format!("\n{table}"));
+    let modalities = people::modality_table(runs);
+    let attacks = people::attacks(runs).map_or_else(String::new, |table| format!("\n{table}"));
+    let text = format!("\n{modalities}{missing}{attacks}\n{}{corrupted}{smoothed}", people::sandwich(runs));
     if json {
         voice.say(text);
         let document =

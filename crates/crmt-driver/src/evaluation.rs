@@ -1,11 +1,12 @@
 //! Accuracy of a trained model without an attacker: clean, and with modalities missing.
 //! Does not know attacks nor radii.
-use crate::{record::Accuracy, report::SampleRow, training::EVAL_BATCH};
+use crate::{baselines::subsets, record::Accuracy, report::SampleRow, training::EVAL_BATCH};
 use anyhow::Result;
 use crmt_attacks::{accuracy, predictions};
-use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing};
+use crmt_core::{AdditiveClassifier, Batch, Classifier};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
+use std::collections::BTreeMap;
 
 /// What is measured without an attacker.
 pub struct Clean {
@@ -19,9 +20,7 @@ pub struct Clean {
 
 /// Measures the report split.
 pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
-    // Of many modalities only single ones: there are too many subsets.
-    let modalities = data.modalities.len();
-    let subsets = if modalities <= 10 { Missing::all(modalities) } else { Missing::each(modalities) };
+    let subsets = subsets(data.modalities.len());
     let mut missing = vec![0.0; subsets.len()];
     let mut solo = vec![0.0; data.modalities.len()];
     let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
@@ -51,6 +50,7 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
         clean: right / n,
         samples: rows.len() as u64,
         missing: by_name(subsets.iter().map(|s| s.describe(&data.modalities)).collect(), missing),
+        missing_by_baseline: BTreeMap::new(),
         solo: by_name(data.modalities.iter().map(|m| m.name.clone()).collect(), solo),
     };
     Ok(Clean { accuracy, confusion, rows })

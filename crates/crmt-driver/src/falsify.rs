@@ -6,18 +6,17 @@ use crate::{
     people::{Stage, Voice},
     plan::FalsifyPlan,
     record::Falsification,
-    threat::Threat,
+    threat::{ALL_SUBSETS_UP_TO, Threat},
     training::EVAL_BATCH,
-    victim::Victim,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
-use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Pgd, Restart, Start, run_within, run_within_each};
+use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Pgd, Restart, Start, Victim, run_within, run_within_each};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
     missing_regions,
 };
-use crmt_core::{AdditiveClassifier, Batch, PerModality, Streams};
+use crmt_core::{AdditiveClassifier, Batch, Classifier, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use rand::Rng;
@@ -116,7 +115,17 @@ fn threats(subject: &Subject, plan: &FalsifyPlan, evidence: Evidence) -> Result<
     let names = subject.names();
     let wanted = Threat::parse_all(&plan.threats, &names).context("falsify.threats")?;
     if let Some(other) = wanted.iter().find(|t| !told.contains(t)) {
-        bail!("threat `{}`: this run has no radii for it", other.name(&names));
+        let why = match (other, evidence) {
+            (Threat::Without(_), Evidence::Proved) => {
+                format!(
+                    ": without more than one modality, radii are computed of up to {ALL_SUBSETS_UP_TO}, and this run has {}; \
+                     the attack alone is `evaluate --threat`",
+                    names.len()
+                )
+            }
+            _ => String::new(),
+        };
+        bail!("threat `{}`: this run has no radii for it{why}", other.name(&names));
     }
     Ok(if wanted.is_empty() { told } else { wanted })
 }
@@ -148,7 +157,7 @@ fn claims<'a, E: Grade>(
     let absent = certification::absent(&bounds.model, data)?;
     let contributions = Contributions::new(&scores.contributions()?, Some(&absent))?;
     let regions = missing_regions(constants, &logits, &labels, &contributions)?;
-    let victim = |missing| Victim::new(model, missing, &data.baselines).unconfined();
+    let victim = |missing| Ok::<_, anyhow::Error>(Victim::new(model, missing, &data.baselines)?.unconfined());
     let whole = |name: String, victim: Victim<'a>, budget: Budget, shape: Shape| -> Result<Claim<'a>> {
         let radii = limits(constants, &logits, &labels, &shape)?.into_iter().map(|limit| limit.radius).collect();
         Ok(Claim { name, trials: vec![(victim, budget)], radii, split: None })
@@ -157,11 +166,11 @@ fn claims<'a, E: Grade>(
     let of_batch = OfBatch::new(constants, &scores, &labels, &absent)?;
     for (threat, radii) in of_batch.threats.into_iter().filter(|(threat, _)| wanted.contains(threat)) {
         let trial = |gone| {
-            let victim = victim(gone);
-            let left = victim.part(&data.modalities).len();
-            (victim, threat.budget(Norm::L2, 1.0, left))
+            let victim = victim(gone)?;
+            let left = victim.modalities().len();
+            Ok((victim, threat.budget(Norm::L2, 1.0, left)))
         };
-        let trials = threat.missing(modalities).into_iter().map(trial).collect();
+        let trials = threat.missing(modalities).into_iter().map(trial).collect::<Result<_>>()?;
         claims.push(Claim { name: threat.name(&names), trials, radii, split: None });
     }
     if modalities == 1 || !plan.threats.is_empty() {
@@ -172,31 +181,31 @@ fn claims<'a, E: Grade>(
         let mut rng = streams.stream("falsify weights", i as u64);
         let weights = PerModality::from_fn(modalities, |_| 2f64.powf(rng.random_range(-2.0..2.0)));
         let name = format!("weighted {}", told(&weights));
-        claims.push(whole(name, victim(None).weighted(&weights), Budget::Joint(1.0), Shape::L2(weights))?);
+        claims.push(whole(name, victim(None)?.weighted(&weights)?, Budget::Joint(1.0), Shape::L2(weights))?);
     }
     for i in 0..plan.rays {
         let mut rng = streams.stream("falsify ray", i as u64);
         let ray = PerModality::from_fn(modalities, |_| rng.random::<f64>());
         let ray = ray.map(|t| t / length(&ray));
-        claims.push(whole(format!("ray {}", told(&ray)), victim(None), each(ray.clone()), Shape::Ray(ray))?);
+        claims.push(whole(format!("ray {}", told(&ray)), victim(None)?, each(ray.clone()), Shape::Ray(ray))?);
     }
     let ones = PerModality::from_fn(modalities, |_| 1.0);
     let splits = regions.iter().map(|r| r.region().optimal_split(&ones)).collect::<Result<Vec<_>, _>>()?;
     claims.push(Claim {
         name: "optimal split".into(),
-        trials: vec![(victim(None), each(ones.clone()))],
+        trials: vec![(victim(None)?, each(ones.clone()))],
         // No radius, or an infinite one, has no split.
         radii: splits.iter().map(|s| Some(length(s)).filter(|r| r.is_finite()).unwrap_or(0.0)).collect(),
         split: Some(PerModality::from_fn(modalities, |m| splits.iter().map(|s| s[m] / length(s)).collect())),
     });
     let trials = Threat::AnyMissing.missing(modalities).into_iter().map(|gone| {
-        let victim = victim(gone);
+        let victim = victim(gone)?;
         let left = victim.part(&ones);
-        (victim, each(left))
+        Ok((victim, each(left)))
     });
     claims.push(Claim {
         name: "any-missing, each".into(),
-        trials: trials.collect(),
+        trials: trials.collect::<Result<_>>()?,
         radii: regions.iter().map(|r| equal_budgets(r, modalities)).collect::<Result<_>>()?,
         split: None,
     });

@@ -3,6 +3,7 @@
 mod adversarials;
 mod arsenal;
 mod attack;
+mod baselines;
 mod certification;
 mod checkpoint;
 mod cli;
@@ -30,7 +31,6 @@ mod step_two;
 mod threat;
 mod tour;
 mod training;
-mod victim;
 mod votes;
 
 use clap::Parser;

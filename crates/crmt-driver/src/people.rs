@@ -148,6 +148,38 @@ pub fn sandwich(runs: &[&Summary]) -> String {
     table(&["method", "threat", "budget", "clean", "attacked", "certified", "estimated"], &rows, 3)
 }
 
+/// What each attack left standing, and how near the nearest adversarials are; nothing unless there were several.
+pub fn attacks(runs: &[&Summary]) -> Option<String> {
+    let (mut rows, mut nearest) = (vec![], vec![]);
+    for run in runs {
+        for series in run.attacks.chunk_by(|a, b| (&a.threat, &a.norm) == (&b.threat, &b.norm)) {
+            let mut names: Vec<&str> = vec![];
+            series.iter().for_each(|a| names.extend(Some(a.name.as_str()).filter(|name| !names.contains(name))));
+            for name in names {
+                let own = || series.iter().filter(|a| a.name == name);
+                let budgets = own().map(|a| a.eps.to_string()).collect::<Vec<_>>().join(" / ");
+                let left = own().map(|a| format!("{:.1}", 100.0 * a.accuracy)).collect::<Vec<_>>().join(" / ");
+                let threat = format!("{}, {} {budgets}", series[0].threat, series[0].norm);
+                rows.push([run.method.clone(), threat, name.to_owned(), left]);
+            }
+        }
+        for n in &run.nearest {
+            let split: Vec<String> =
+                n.split.iter().map(|(name, share)| format!("{name} {}", percent(*share))).collect();
+            let median = n.median.map_or_else(|| "–".into(), |d| format!("{d:.3}"));
+            let found = format!("{} of {}", n.found, n.samples);
+            nearest.push([run.method.clone(), format!("{}, {}", n.threat, n.norm), split.join(", "), found, median]);
+        }
+    }
+    let several =
+        runs.iter().any(|run| run.attacks.iter().any(|a| !["fgm", "pgd", "strongest"].contains(&a.name.as_str())));
+    several.then(|| {
+        let attacks = table(&["method", "threat and budgets", "attack", "% standing"], &rows, 3);
+        let header = ["method", "nearest adversarial", "split", "found", "median distance"];
+        format!("{attacks}\n{}", table(&header, &nearest, 3))
+    })
+}
+
 /// Accuracies with modalities missing, and of each modality's own head.
 pub fn modality_table(runs: &[&Summary]) -> String {
     let mut rows = vec![];
@@ -161,6 +193,24 @@ pub fn modality_table(runs: &[&Summary]) -> String {
         rows.extend(missing.chain(solo).map(|(what, a)| [run.method.clone(), what, percent(*a)]));
     }
     table(&["method", "modalities", "accuracy"], &rows, 2)
+}
+
+/// Accuracies without each set of modalities by what stood in for it; nothing unless others than the declared ones were
+/// evaluated.
+pub fn baselines(runs: &[&Summary]) -> Option<String> {
+    let mut rows = vec![];
+    for run in runs.iter().filter(|run| !run.accuracy.missing_by_baseline.is_empty()) {
+        for (missing, declared) in &run.accuracy.missing {
+            let by = |baseline: &str| {
+                let known = run.accuracy.missing_by_baseline.get(baseline).and_then(|table| table.get(missing));
+                known.map_or_else(|| "–".into(), |a| percent(*a))
+            };
+            let [zeros, mean, learned] = ["zeros", "mean", "learned"].map(by);
+            rows.push([run.method.clone(), format!("without {missing}"), percent(*declared), zeros, mean, learned]);
+        }
+    }
+    let header = ["method", "in its place:", "declared", "zeros", "mean", "learned"];
+    (!rows.is_empty()).then(|| table(&header, &rows, 2))
 }
 
 /// What attacks strictly inside the certificates did.

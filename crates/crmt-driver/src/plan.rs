@@ -1,6 +1,6 @@
 //! The resolved plan of a run: every setting, typed, with the defaults.
 //! Does not know where a value came from; `settings.rs` does.
-use crate::methods::METHODS;
+use crate::{baselines::BASELINES, methods::METHODS, threat::DECLARED};
 use anyhow::{Result, bail};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{HeadConfig, Rows};
@@ -220,9 +220,11 @@ pub struct EvaluatePlan {
     /// `l2`, or `linf` for single modalities.
     pub norm: String,
     /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one alone);
-    /// `without-NAME` (it is missing, the others share the budget); `any-missing`. Empty for joint and every
+    /// `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`. Empty for joint and every
     /// modality alone.
     pub threats: Vec<String>,
+    /// What stands in for missing modalities: `declared` (by the data set), `zeros`, `mean` or `learned`.
+    pub baseline: String,
     /// Names of attacks, or of presets: `published`, `strong` (`evaluate --help` lists them).
     pub attacks: Vec<String>,
     /// Gradient steps of PGD.
@@ -370,6 +372,7 @@ impl Default for Plan {
                 samples: 500,
                 norm: "l2".into(),
                 threats: vec![],
+                baseline: DECLARED.into(),
                 attacks: vec!["fgm".into(), "pgd".into()],
                 steps: 40,
                 restarts: 0,
@@ -420,6 +423,7 @@ impl Plan {
         one_of("certify.evidence", &self.certify.evidence, &["auto", "proved", "estimated"]);
         one_of("certify.lipschitz", &self.certify.lipschitz, &["max-gradient", "as-released"]);
         one_of("evaluate.norm", &self.evaluate.norm, &["l2", "linf"]);
+        one_of("evaluate.baseline", &self.evaluate.baseline, BASELINES);
         let mut deviations = |key: &str, all: f64, table: &str, named: &BTreeMap<String, f64>| {
             let named = named.iter().map(|(name, sigma)| (format!("{table}.{name}"), *sigma));
             for (key, sigma) in [(key.to_owned(), all)].into_iter().chain(named) {

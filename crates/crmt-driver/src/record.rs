@@ -68,6 +68,9 @@ pub struct Accuracy {
     pub samples: u64,
     /// By the names of the missing modalities joined with `+`.
     pub missing: BTreeMap<String, f64>,
+    /// The same with other baselines, by `evaluate.baseline`: `zeros`, `mean` or `learned`; those that were asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing_by_baseline: BTreeMap<String, BTreeMap<String, f64>>,
     /// Each modality's own head alone.
     pub solo: BTreeMap<String, f64>,
 }
@@ -78,7 +81,8 @@ pub struct AttackResult {
     /// One of `evaluate.attacks`, or `strongest`: a sample counts as broken when any attack at this or a smaller budget
     /// broke it.
     pub name: String,
-    /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME` or `any-missing`.
+    /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME+NAME`
+    /// or `any-missing`; with `@zeros`, `@mean` or `@learned` where that stood in for what is missing.
     pub threat: String,
     /// `l2` or `linf`.
     pub norm: String,

@@ -1,7 +1,7 @@
 //! One run in memory: a trained model on its data, measured stage by stage, written to and read
 //! from its directory. Does not know the command line.
 use crate::{
-    adversarials, attack,
+    adversarials, attack, baselines,
     certification::{self, Radii},
     checkpoint::{self, Architecture},
     corruption, evaluation,
@@ -16,7 +16,9 @@ use crate::{
     run_dir::{self, RunDir, write_file},
     samples, sealed,
     settings::Settings,
-    smoothed, smoothing, training,
+    smoothed, smoothing,
+    threat::DECLARED,
+    training,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -221,17 +223,25 @@ impl Run {
         // A file that can't be written is noticed before hours of work.
         keep.map(|file| write_file(file, b"")).transpose()?;
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let plan = &self.plan.evaluate;
+        attack::check(plan, &self.data)?;
+        let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
+        if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
+            let table = baselines::accuracy(&model, &self.data, &baselines)?;
+            self.summary.accuracy.missing_by_baseline.insert(plan.baseline.clone(), table);
+        }
         let subject = attack::Subject {
             model: &model,
+            baselines: &baselines,
             weights: &self.summary.weights,
             data: &self.data,
             data_sha256: [&self.summary.report_sha256, &self.summary.baselines_sha256],
             seed: self.plan.seed,
             dir: &self.dir,
         };
-        let found = attack::attack(subject, &self.plan.evaluate, keep.is_some(), &mut self.rows, voice)?;
+        let found = attack::attack(subject, plan, keep.is_some(), &mut self.rows, voice)?;
         if let Some(file) = keep {
-            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, &self.plan.evaluate)?)?;
+            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, plan)?)?;
         }
         (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
         self.summary.warnings.retain(|w| !w.starts_with(DOUBT));

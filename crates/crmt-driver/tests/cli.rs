@@ -196,6 +196,59 @@ fn any_number_of_modalities_and_ones_own_features() -> Anyhow {
 }
 
 #[test]
+fn any_subset_may_be_missing_and_anything_in_its_place() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    features(&dir.path().join("f"), 80)?;
+    let settings = ["data=f", "model.encoder=linear", "train.epochs=1", "falsify.samples=10"];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    let run = |args: &[&str]| -> anyhow::Result<Value> {
+        let output = driver(dir.path()).args(args).arg("--json").assert().success().get_output().stdout.clone();
+        Ok(serde_json::from_slice(&output)?)
+    };
+    let evaluate = |more: &[&str]| {
+        let args = ["evaluate", "r", "--eps", "0.1", "--threat", "without-right+left,any-missing,joint"];
+        run(&[&args[..], more].concat())
+    };
+    let threats = |summary: &Value| -> Vec<String> {
+        let strongest = summary["attacks"].as_array().unwrap().iter().filter(|a| a["name"] == "strongest");
+        strongest.map(|a| a["threat"].as_str().unwrap().to_owned()).collect()
+    };
+    // By one name, whatever the order, and with a radius of its own.
+    let declared = evaluate(&[])?;
+    assert_eq!(threats(&declared), ["joint", "without-left+right", "any-missing"]);
+    assert_eq!(declared["violations"], 0);
+    assert!(declared["accuracy"]["missing_by_baseline"].is_null());
+    let told = |summary: &Value, key: &str| {
+        summary[key].as_array().unwrap().iter().filter(|c| c["threat"] == "without-left+right").count()
+    };
+    assert_eq!((told(&declared, "radii"), told(&declared, "certified")), (1, 1));
+    let falsified = run(&["certify", "r", "--falsify", "--threat", "without-left+right"])?;
+    let found = &falsified["falsification"][0];
+    assert_eq!((&found["certificate"], &found["violations"]), (&"without-left+right".into(), &0.into()));
+    // With anything else in its place it is another threat, which no radius is about.
+    let learned = evaluate(&["--baseline", "learned"])?;
+    assert_eq!(threats(&learned), ["joint", "without-left+right@learned", "any-missing@learned"]);
+    assert_eq!((&learned["violations"], &learned["radii"]), (&0.into(), &declared["radii"]));
+    assert_eq!(learned["accuracy"]["missing"], declared["accuracy"]["missing"]);
+    let table = learned["accuracy"]["missing_by_baseline"]["learned"].clone();
+    assert_eq!(table.as_object().unwrap().len(), 6, "every proper subset");
+    // What was measured stays; zeros are what these data declare.
+    let zeros = evaluate(&["--baseline", "zeros"])?["accuracy"].clone();
+    assert_eq!(
+        (&zeros["missing_by_baseline"]["learned"], &zeros["missing_by_baseline"]["zeros"]),
+        (&table, &zeros["missing"])
+    );
+    assert!(fs::read_to_string(dir.path().join("r/report.html"))?.contains("In the place of what is missing"));
+    let refusal = |args: &[&str], parts: &[&str]| refused(driver(dir.path()).args(["evaluate", "r"]).args(args), parts);
+    refusal(
+        &["--threat", "without-left+middle+right"],
+        &["without-left+middle+right", "without-left+middle and so on"],
+    );
+    refusal(&["--baseline", "ones"], &["evaluate.baseline", "ones", "learned"]);
+    Ok(())
+}
+
+#[test]
 fn bad_input_gets_one_clear_message_and_leaves_nothing() -> Anyhow {
     let dir = tempfile::tempdir()?;
     let here = dir.path();

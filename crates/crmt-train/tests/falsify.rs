@@ -2,7 +2,7 @@
 //!
 //! One success inside a proved radius means that the certificate (or the attack's budget) is wrong, and fails.
 use candle_core::{DType, Device, Tensor};
-use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Outcome, Pgd, Restart, Start, predictions, run_within};
+use crmt_attacks::{Averaged, Budget, Draws, Goal, Loss, Norm, Outcome, Pgd, Restart, Start, predictions, run_within};
 use crmt_certify::{MarginConstants, Proved, Radii, SmoothCertificate, Smoothing, Votes, audit, radii, ray};
 use crmt_core::{
     AdditiveClassifier, AdditiveScores, Classifier, Domain, Layer, Modality, PerModality, Result, Streams,
@@ -216,26 +216,7 @@ fn the_binding_rival_need_not_be_the_runner_up() {
     assert!((s.joint - 1. / 101f64.sqrt()).abs() < 1e-12);
 }
 
-/// The mean probabilities of a net on fixed noisy copies: what gradients can know of the smoothed net.
-struct Averaged<'a> {
-    net: &'a Net,
-    /// `[copies, 1, inputs]`.
-    noise: PerModality<Tensor>,
-}
-
-impl Classifier for Averaged<'_> {
-    fn modalities(&self) -> &PerModality<Modality> {
-        &self.net.modalities
-    }
-    fn logits(&self, x: &PerModality<Tensor>) -> Result<Tensor> {
-        let noisy = x.try_enumerate(|m, x| -> Result<Tensor> {
-            Ok(x.unsqueeze(0)?.broadcast_add(&self.noise[m])?.flatten(0, 1)?)
-        })?;
-        let probabilities = candle_nn::ops::softmax(&self.net.logits(&noisy)?, 1)?;
-        Ok(probabilities.reshape(((), x[0].dim(0)?, CLASSES))?.mean(0)?)
-    }
-}
-
+/// Noisy copies in the attack: what gradients can know of the smoothed net.
 const COPIES: usize = 48;
 const DRAWS: u64 = 1000;
 
@@ -257,14 +238,7 @@ fn no_attack_beats_a_smoothed_certificate() {
         let smoothing = Smoothing::new(sigmas.clone()).unwrap().draws(50, DRAWS);
         let certificates: Vec<_> =
             votes(&net, &smoothing, &x, 0).iter().map(|v| smoothing.certificate(v).unwrap()).collect();
-        let mut rng = Streams::new(9).stream("averaged", 0);
-        let mut noise = |m: usize| {
-            let (n, sigma) = (x[m].dim(1).unwrap(), sigmas[m] * net.modalities[m].scale);
-            let v: Vec<f64> = (0..COPIES * n).map(|_| sigma * rng.sample::<f64, _>(StandardNormal)).collect();
-            Tensor::from_vec(v, (COPIES, 1, n), &Device::Cpu).unwrap()
-        };
-        let noise = PerModality::from_fn(modalities, &mut noise);
-        let averaged = Averaged { net: &net, noise };
+        let averaged = Averaged::new(&net, &sigmas, COPIES, Streams::new(9)).unwrap();
         // How many certified samples lose their class, by fresh votes, within `fraction` of their claims.
         let beaten = |unit: Budget, claim: &dyn Fn(&SmoothCertificate) -> f64, fraction: f64| {
             let within: Vec<f64> =

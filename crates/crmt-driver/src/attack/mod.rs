@@ -12,11 +12,10 @@ use crate::{
     report::{Nearest, Outcome, SampleRow},
     run_dir::RunDir,
     threat::{JOINT, Threat},
-    victim::Victim,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use crmt_attacks::{Budget, Draws, Norm, self_check};
+use crmt_attacks::{Budget, Draws, Norm, Victim, self_check};
 use crmt_core::{Missing, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
@@ -46,6 +45,8 @@ pub struct Subject<'a> {
     pub data: &'a DataSet,
     /// Of that split and of the baselines.
     pub data_sha256: [&'a str; 2],
+    /// What stands in for missing modalities: one sample each.
+    pub baselines: &'a PerModality<Tensor>,
     /// The run's seed.
     pub seed: u64,
     /// The run.
@@ -134,7 +135,7 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRo
     let mut alone: Vec<Option<(usize, Found)>> = vec![None; samples];
     let mut attacked = Attacked::default();
     for threat in threats {
-        let name = threat.name(&names);
+        let name = threat.name_with(&names, &plan.baseline);
         let whole = search.threat(&threat, &name, rows, samples, &mut attacked, keep, voice)?;
         let mut strongest = whole.strongest();
         let mut nearest = whole.nearest.clone();
@@ -220,11 +221,10 @@ impl<'a> Search<'a> {
         voice: &Voice,
     ) -> Result<Part> {
         let data = self.of.data;
-        let target = |missing: Option<Missing>| Target {
-            victim: Victim::new(self.of.model, missing.clone(), &data.baselines),
-            missing,
+        let target = |missing: Option<Missing>| -> Result<Target> {
+            Ok(Target { victim: Victim::new(self.of.model, missing.clone(), self.of.baselines)?, missing })
         };
-        let targets: Vec<Target> = threat.missing(data.modalities.len()).into_iter().map(target).collect();
+        let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
         let doubts = self.doubts(threat, &targets[0].victim, samples)?;
         attacked.doubts.extend(doubts.into_iter().map(|doubt| format!("{name}: {doubt}")));
         let bar = voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64);

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::Result;
 use candle_core::Tensor;
-use crmt_attacks::{Draws, Goal, correct, predictions, run};
+use crmt_attacks::{Draws, Goal, Outcome, correct, predictions, run};
 use crmt_core::{Batch, Classifier, PerModality};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -85,8 +85,14 @@ impl Search<'_> {
             (0..samples).map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1))).collect::<candle_core::Result<_>>()?;
         for (k, eps) in self.eps.iter().enumerate() {
             for (a, attack) in self.attacks.iter().enumerate() {
+                if attack.nearest && k > 0 {
+                    bar.inc(samples as u64);
+                    continue;
+                }
+                let greatest = self.eps.last().copied().filter(|_| attack.nearest);
                 for target in targets {
-                    let budget = self.budget(threat, *eps, target.victim.modalities().len());
+                    let budget = greatest.unwrap_or(*eps);
+                    let budget = self.budget(threat, budget, target.victim.modalities().len());
                     for member in attack.build(budget, self.plan) {
                         let standing: Vec<u32> =
                             (0..samples as u32).filter(|i| part.fell[a][*i as usize].is_none()).collect();
@@ -104,8 +110,9 @@ impl Search<'_> {
                             if !outcome.success[row] {
                                 continue;
                             }
-                            part.fell[a][i] = Some(k);
                             let distance = outcome.distance[row];
+                            let at = if attack.nearest { self.first(threat, &outcome, row) } else { k };
+                            part.fell[a][i] = Some(at);
                             if part.nearest[i].as_ref().is_some_and(|nearest| nearest.distance <= distance) {
                                 continue;
                             }
@@ -114,7 +121,7 @@ impl Search<'_> {
                             let all = 0..modalities.len();
                             part.nearest[i] = Some(Found {
                                 attack: member.name().to_owned(),
-                                eps: *eps,
+                                eps: self.eps[at],
                                 distance,
                                 spent: all
                                     .clone()
@@ -141,6 +148,16 @@ impl Search<'_> {
         let tensors: BTreeMap<String, Tensor> = modalities.iter().cloned().zip(inputs.iter().cloned()).collect();
         self.parts.write(&key, &part, tensors)?;
         Ok((part, inputs))
+    }
+
+    /// The first of the budgets that contains what was found of a sample.
+    fn first(&self, threat: &Threat, outcome: &Outcome, row: usize) -> usize {
+        let size = match threat {
+            Threat::Each => outcome.spent.iter().map(|spent| spent[row]).fold(0., f64::max),
+            _ => outcome.distance[row],
+        };
+        // Budgets hold to a relative 1e-6.
+        self.eps.iter().position(|eps| size <= eps * (1. + 1e-6)).unwrap_or(self.eps.len() - 1)
     }
 
     /// The samples of a part that fell at the smallest distances; `rows` begin with its first sample.

@@ -1,5 +1,6 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
+mod attacks;
 mod colour;
 mod confusion;
 mod corruptions;
@@ -126,6 +127,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let sections = [
         sandwich::tables(runs),
         sandwich::curves(runs),
+        attacks::attacks(runs),
         pictures::pictures(runs),
         falsification::falsification(runs),
         smoothing::smoothing(runs),

@@ -16,7 +16,7 @@ pub fn modalities(runs: &[RunRecord]) -> String {
         "<b>Preferred</b> is the modality the model relies on when nobody interferes; <b>vulnerable</b> is the one \
          through which an attacker gets furthest for the same budget. The two need not agree, and a robust model \
          leans on the one that is not vulnerable.",
-        &[presence(runs), shares(runs), radii(runs)].concat(),
+        &[presence(runs), baselines(runs), shares(runs), radii(runs)].concat(),
     )
 }
 
@@ -66,6 +66,30 @@ fn presence(runs: &[RunRecord]) -> String {
     let head: String = runs.iter().map(|run| format!("<th scope=\"col\">{}</th>", escape(&run.title))).collect();
     let head = format!("<th scope=\"col\">modalities</th>{head}");
     table("", "<b>Clean accuracy, %</b>", &head, &format!("<tbody>{rows}</tbody>")) + &more
+}
+
+/// Accuracy by what stands in for missing modalities, for the runs in which others than the declared were evaluated.
+fn baselines(runs: &[RunRecord]) -> String {
+    const OTHERS: [&str; 3] = ["zeros", "mean", "learned"];
+    let body = |run: &RunRecord| {
+        let accuracy = &run.summary.accuracy;
+        let mut missing: Vec<_> = accuracy.missing.iter().collect();
+        missing.sort_by_key(|(names, _)| (names.matches('+').count(), order(run, names)));
+        let row = |(names, declared): &(&String, &f64)| {
+            let other = |by: &str| accuracy.missing_by_baseline.get(by)?.get(*names).copied();
+            let values = [Some(**declared)].into_iter().chain(OTHERS.map(other));
+            let cells: String = values.map(|v| format!("<td>{}</td>", v.map_or_else(|| "–".into(), percent))).collect();
+            let names: Vec<String> = names.split('+').map(escape).collect();
+            format!("<tr><th scope=\"row\">without {}</th>{cells}</tr>", listed(&names))
+        };
+        group(&escape(&run.title), 5, &missing.iter().take(COMBINATIONS).map(row).collect::<String>())
+    };
+    let bodies: String =
+        runs.iter().filter(|run| !run.summary.accuracy.missing_by_baseline.is_empty()).map(body).collect();
+    let heads = ["modalities", "declared"].into_iter().chain(OTHERS);
+    let head: String = heads.map(|name| format!("<th scope=\"col\">{name}</th>")).collect();
+    let caption = "<b>In the place of what is missing</b>: clean accuracy by baseline, %";
+    if bodies.is_empty() { bodies } else { table("", caption, &head, &bodies) }
 }
 
 /// Vulnerability shares as one bar per run, each with its sentence.
@@ -192,7 +216,13 @@ fn radius_row(radius: &RadiusResult, reach: f64) -> String {
         .collect();
     format!(
         "<tr><th scope=\"row\">{} <small class=\"{class}\">{word}</small></th><td class=\"box\">{}</td>{cells}</tr>",
-        escape(&radius.threat.replacen("without-", "without ", 1).replace("any-missing", "any one missing")),
+        escape(
+            &radius
+                .threat
+                .replacen("without-", "without ", 1)
+                .replace("any-missing", "any one missing")
+                .replace('+', " and ")
+        ),
         box_plot(radius, class, reach)
     )
 }

@@ -1,6 +1,6 @@
 //! The sandwich: at every budget clean ≥ strongest attack ≥ certified, as tables and as curves, on the same samples.
 //! Knows no attack and no certificate, only their results; what is estimated is never called certified.
-use super::html::{budget, count, escape, figure, group, percent, section, table};
+use super::html::{budget, count, escape, figure, group, listed, percent, section, table};
 use super::plot::{Axis, Plot};
 use super::{RunRecord, SampleRow};
 
@@ -23,12 +23,19 @@ impl Threat {
             "linf" => "ℓ<sub>∞</sub>".into(),
             other => escape(other),
         };
-        match self.name.as_str() {
+        let (name, instead) = match self.name.split_once('@') {
+            Some((name, baseline)) => (name, format!(" ({} baseline)", escape(baseline))),
+            None => (self.name.as_str(), String::new()),
+        };
+        match name {
             "joint" => format!("All modalities, one joint {norm} budget"),
             "each" => format!("All modalities, an {norm} budget each"),
-            "any-missing" => format!("Any one modality missing, one joint {norm} budget on the others"),
+            "any-missing" => format!("Any one modality missing{instead}, one joint {norm} budget on the others"),
             name => match name.strip_prefix("without-") {
-                Some(missing) => format!("{} missing, one joint {norm} budget on the others", escape(missing)),
+                Some(missing) => {
+                    let missing = listed(&missing.split('+').map(escape).collect::<Vec<_>>());
+                    format!("{missing} missing{instead}, one joint {norm} budget on the others")
+                }
                 None => format!("Only {} attacked, {norm}", escape(name)),
             },
         }
