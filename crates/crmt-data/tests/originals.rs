@@ -101,8 +101,6 @@ fn the_environment_is_prepared_at_five_levels() -> Outcome {
     let mut means = vec![mean(&data.report.arrays()[1])];
     means.extend(environment.severities.iter().map(mean));
     assert!(means.len() == 6 && means.windows(2).all(|m| m[0] < m[1]), "{means:?}");
-    // At a level that noise was also prepared at, only the segment differs; one seed chooses one segment.
-    assert_eq!(data.corruptions(), digits(&options, &|_| ())?.corruptions());
     options.environment = Some(EnvironmentOptions { clips, seed: 1 });
     assert_ne!(data.corruptions(), digits(&options, &|_| ())?.corruptions());
     assert!(data.notes.iter().any(|n| n.contains("fold 5, seed 0) at 20, 10, 5, 0, -5 dB")), "{:?}", data.notes);

@@ -1,6 +1,6 @@
 //! The program as a user meets it: what a run leaves, what errors say, that bits repeat.
 use assert_cmd::Command;
-use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset};
+use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, PreparedCorruption, Samples, write_dataset};
 use serde_json::Value;
 use std::{fs, path::Path};
 
@@ -245,6 +245,57 @@ fn any_subset_may_be_missing_and_anything_in_its_place() -> Anyhow {
         &["without-left+middle+right", "without-left+middle and so on"],
     );
     refusal(&["--baseline", "ones"], &["evaluate.baseline", "ones", "learned"]);
+    Ok(())
+}
+
+#[test]
+fn corruptions_are_measured_without_attacking_again() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    features(&dir.path().join("f"), 80)?;
+    // What the owner prepared: the sign of the telling feature is lost, and with it the class.
+    let data = DataSet::open(dir.path().join("f"))?;
+    let lost = vec![Array::floats(&[3], vec![0.0; 240])?; 2];
+    let lost = PreparedCorruption { modality: "left".into(), name: "lost".into(), severities: lost };
+    write_dataset(&data.with_corruptions(vec![lost])?, dir.path().join("f"), true)?;
+    train(dir.path(), "jt", "r", ["data=f", "model.encoder=linear"]).assert().success();
+    let before = json(dir.path().join("r/summary.json"))?;
+    assert_eq!(before["corruptions"], serde_json::json!([]));
+    let evaluate = |more: &[&str]| -> anyhow::Result<Value> {
+        let mut command = driver(dir.path());
+        let output = command.args(["evaluate", "r", "--json"]).args(more).assert().success().get_output().clone();
+        let told = String::from_utf8(output.stderr)?;
+        assert!(told.contains("contrast of right") || !more.contains(&"all"), "{told}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let summary = evaluate(&["--corruption", "all"])?;
+    assert_eq!((&summary["attacks"], &summary["radii"]), (&before["attacks"], &before["radii"]));
+    let results = summary["corruptions"].as_array().unwrap();
+    // Features have no time: noise, occlusion and contrast remain; and two severities of what was prepared.
+    assert_eq!(results.len(), 3 * 3 * 5 + 2);
+    for r in results {
+        assert_eq!((&r["samples"], &r["clean"]), (&20.into(), &1.0.into()), "{r}");
+        let accuracy = r["accuracy"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&accuracy), "{r}");
+    }
+    let again = evaluate(&["--corruption", "all"])?;
+    assert_eq!(again["corruptions"], summary["corruptions"], "the same seed gives the same draws");
+    assert!(fs::read_to_string(dir.path().join("r/report.html"))?.contains("Common corruptions"));
+    // Fewer samples see the same draws, and the settings of attacks stay.
+    let few = evaluate(&["--corruption", "lost,contrast", "--severity", "2,4", "--samples", "7"])?;
+    let told: Vec<_> =
+        few["corruptions"].as_array().unwrap().iter().map(|r| (r["name"].as_str(), r["severity"].as_u64())).collect();
+    assert_eq!(told[..3], [(Some("contrast"), Some(2)), (Some("contrast"), Some(4)), (Some("lost"), Some(2))]);
+    assert_eq!(told.len(), 3 * 2 + 1);
+    assert!(fs::read_to_string(dir.path().join("r/config.toml"))?.contains("samples = 20\n"));
+    // With a setting of attacks, both.
+    let both = evaluate(&["--corruption", "contrast", "--eps", "0.3"])?;
+    assert!(both["attacks"].as_array().unwrap().iter().all(|a| a["eps"] == 0.3));
+    assert_eq!(both["corruptions"].as_array().unwrap().len(), 15);
+    let wrong = |more: &[&str], parts: &[&str]| refused(driver(dir.path()).args(["evaluate", "r"]).args(more), parts);
+    wrong(&["--corruption", "fog"], &["`fog`", "gaussian-noise", "lost"]);
+    wrong(&["--corruption", "blur"], &["`blur` applies to no modality", "left [3]"]);
+    wrong(&["--corruption", "all", "--severity", "6"], &["6"]);
+    wrong(&["--severity", "1"], &["--corruption"]);
     Ok(())
 }
 

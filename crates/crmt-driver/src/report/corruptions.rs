@@ -5,7 +5,7 @@ use super::html::{count, escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
 use crate::record::{CorruptionResult, mean_accuracy};
 
-const SIZE: (f64, f64) = (380.0, 230.0);
+const SIZE: (f64, f64) = (440.0, 240.0);
 /// Classes of series in the style sheet.
 const COLOURS: usize = 7;
 
@@ -34,7 +34,7 @@ fn told(run: &RunRecord, names: &[&str]) -> String {
         })
         .collect();
     format!(
-        "<h3>{}</h3>\n{}<div class=\"grid\">{charts}</div>\n{}",
+        "<h3>{}</h3>\n{}<div class=\"grid wide\">{charts}</div>\n{}",
         escape(&run.title),
         worst(run).map_or(String::new(), |sentence| format!("<p class=\"fine\">{sentence}</p>\n")),
         means(run)
@@ -77,7 +77,7 @@ fn chart(run: &RunRecord, modality: &str, results: &[CorruptionResult], names: &
 fn means(run: &RunRecord) -> String {
     let Some(first) = run.summary.corruptions.first() else { return String::new() };
     let cell = |value: Option<f64>| match value.filter(|v| v.is_finite()) {
-        Some(v) => format!("<td class=\"bar attacked\" style=\"--v:{:.3}\">{}</td>", v.clamp(0.0, 1.0), percent(v)),
+        Some(v) => format!("<td class=\"bar s0\" style=\"--v:{:.3}\">{}</td>", v.clamp(0.0, 1.0), percent(v)),
         None => "<td>–</td>".into(),
     };
     let row = |(name, series): (&str, &[CorruptionResult])| {
