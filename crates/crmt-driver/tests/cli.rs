@@ -666,3 +666,98 @@ fn help_teaches() {
     let explained = help(&["train", "--method", "crmt-jt", "--explain"]);
     assert!(explained.lines().any(|l| l.starts_with("train.rho") && l.contains("method crmt-jt")), "{explained}");
 }
+
+fn copy(from: &Path, to: &Path) -> Anyhow {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_evaluation_goes_on_where_it_was_killed() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let settings = [
+        "synthetic.report=250",
+        "evaluate.eps=0.4,0.8",
+        "evaluate.standard_steps=6",
+        "evaluate.targets=2",
+        "evaluate.queries=30",
+        "evaluate.check_samples=10",
+    ];
+    train(dir.path(), "jt", "r", settings).assert().success();
+    let run = dir.path().join("r");
+    copy(&run, &dir.path().join("s"))?;
+    let args = ["--attack", "strong,published,cw", "--samples", "0", "--seed", "3", "--save-adversarials"];
+    // Three parts of each of three threats.
+    let program = assert_cmd::cargo::cargo_bin("crmt-driver");
+    let mut child = std::process::Command::new(program)
+        .current_dir(dir.path())
+        .args(["evaluate", "r", "-q"])
+        .args(args)
+        .arg("r.safetensors")
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let parts = || fs::read_dir(run.join("evaluation.partial")).map_or(0, Iterator::count);
+    while parts() < 2 {
+        assert!(child.try_wait()?.is_none(), "it must not end before it is killed");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill()?;
+    child.wait()?;
+    assert!((2..9).contains(&parts()), "{} parts", parts());
+    assert_eq!(json(run.join("summary.json"))?["attacks"].as_array().unwrap().len(), 3 * 3 * 2, "as before");
+    // A part that was cut off is made again.
+    let first = fs::read_dir(run.join("evaluation.partial"))?.next().expect("a part")?.path();
+    fs::write(&first, &fs::read(&first)?[..100])?;
+    for name in ["r", "s"] {
+        let file = format!("{name}.safetensors");
+        driver(dir.path()).args(["evaluate", name, "-q"]).args(args).arg(&file).assert().success();
+    }
+    assert_eq!(parts(), 0);
+    let (r, s) = (json(run.join("summary.json"))?, json(dir.path().join("s/summary.json"))?);
+    for key in ["attacks", "nearest", "certified", "warnings", "violations"] {
+        assert_eq!(r[key], s[key], "{key}");
+    }
+    for file in ["samples.csv", "examples.safetensors"] {
+        assert!(fs::read(run.join(file))? == fs::read(dir.path().join("s").join(file))?, "{file}");
+    }
+    assert!(fs::read(dir.path().join("r.safetensors"))? == fs::read(dir.path().join("s.safetensors"))?);
+    // pgd, standard, two published ones, cw, and their union; three threats, two budgets.
+    assert_eq!(r["attacks"].as_array().unwrap().len(), 6 * 3 * 2);
+    let nearest = &r["nearest"][0];
+    assert_eq!((&nearest["threat"], &nearest["norm"]), (&"joint".into(), &"l2".into()));
+    let shares = nearest["split"].as_object().unwrap().values().map(|v| v.as_f64().unwrap()).sum::<f64>();
+    assert!(nearest["found"].as_u64() > Some(0) && (shares - 1.0).abs() < 1e-9, "{nearest}");
+    let report = fs::read_to_string(run.join("report.html"))?;
+    assert!(report.contains("Attack by attack") && report.contains("Where it breaks"));
+    // What was saved is as far from the clean inputs as the table says, and is misclassified.
+    let bytes = fs::read(dir.path().join("r.safetensors"))?;
+    let saved = safetensors::SafeTensors::deserialize(&bytes)?;
+    let distance = saved.tensor("joint.l2.distance")?;
+    let distance: Vec<f64> =
+        distance.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
+    assert_eq!((distance.len(), saved.tensor("joint.l2.image")?.shape()), (250, &[250, 1, 28, 28][..]));
+    let mut table = csv::Reader::from_path(run.join("samples.csv"))?;
+    let header = table.headers()?.clone();
+    let column = |name: &str| header.iter().position(|h| h == name).unwrap_or_else(|| panic!("no column {name}"));
+    let (near, held) = (column("distance.joint.l2"), column("strongest.joint.l2.0.8"));
+    for (record, distance) in table.records().zip(distance) {
+        let record = record?;
+        let told: Option<f64> = record[near].parse().ok();
+        // Uni-modal attacks are joint ones, too, but only a threat's own adversarials are saved.
+        assert!(
+            told.is_none_or(|told| told <= distance) && (told.is_some() || distance == 0.0 || distance.is_infinite())
+        );
+        assert_eq!(&record[held] == "held", told.is_none_or(|told| told > 0.8) && distance > 0.0, "{record:?}");
+    }
+    refused(driver(dir.path()).args(["evaluate", "r", "--attack", "pdg"]), &["`pdg`", "standard", "strong"]);
+    refused(driver(dir.path()).args(["evaluate", "r", "--save-adversarials", "no/such/file"]), &["no/such/file"]);
+    refused(
+        driver(dir.path()).args(["evaluate", "r", "--attack", "cw", "--norm", "linf", "--threat", "image"]),
+        &["`cw`", "linf"],
+    );
+    Ok(())
+}
