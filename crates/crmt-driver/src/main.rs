@@ -18,6 +18,7 @@ mod run_dir;
 mod samples;
 mod settings;
 mod sigmas;
+mod smooth_attack;
 mod smoothed;
 mod smoothing;
 mod step_two;
