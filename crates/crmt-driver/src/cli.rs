@@ -173,6 +173,9 @@ pub struct CertifyArgs {
     #[arg(long, value_name = "SIGMA|NAME=SIGMA,…", num_args = 0..=1, allow_negative_numbers = true)]
     #[arg(conflicts_with_all = ["evidence", "audit", "falsify"])]
     pub smooth: Option<Option<String>>,
+    /// Smoothing: also attack the smoothed network through the noise, at every budget.
+    #[arg(long, requires = "smooth")]
+    pub attack: bool,
     /// Smoothing: draws that bound the probability of a sample's class.
     #[arg(long, value_name = "N", requires = "smooth")]
     pub draws: Option<u64>,

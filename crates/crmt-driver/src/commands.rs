@@ -171,7 +171,7 @@ fn smooth(run: &mut Run, sigma: Option<&str>, args: &CertifyArgs, voice: &Voice)
     plan.samples = args.samples.unwrap_or(plan.samples);
     plan.missing = args.missing.unwrap_or(plan.missing);
     run.plan_mut().check()?;
-    run.smooth(voice)
+    run.smooth(args.attack, voice)
 }
 
 /// Prints the bound of every layer, whatever evidence the run's radii use.

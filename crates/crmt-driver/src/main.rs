@@ -25,6 +25,7 @@ mod samples;
 mod sealed;
 mod settings;
 mod sigmas;
+mod smooth_attack;
 mod smoothed;
 mod smoothing;
 mod step_two;

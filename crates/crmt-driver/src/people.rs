@@ -1,6 +1,6 @@
 //! What people see while they wait and when it is done: progress, and the sandwich table.
 //! Does not compute anything.
-use crate::record::{Summary, mean_accuracy};
+use crate::record::{CertifiedResult, SmoothedAttack, SmoothedResult, SmoothingResult, Summary, mean_accuracy};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -261,6 +261,14 @@ pub fn smoothed(runs: &[&Summary]) -> Option<String> {
             smoothing.samples,
             confidence(smoothing.alpha_each),
         ));
+        let fell: u64 = smoothing.attacks.iter().map(|a| a.fell).sum();
+        if let Some(attack) = smoothing.attacks.first() {
+            let inside: u64 = smoothing.attacks.iter().map(|a| a.inside).sum();
+            words.push(format!(
+                "  attacked through the noise, judged by {} fresh draws: {fell} of {inside} fell inside their certificates\n",
+                attack.draws,
+            ));
+        }
         for classifier in &smoothing.classifiers {
             for certified in &classifier.certified {
                 rows.push([
@@ -273,14 +281,21 @@ pub fn smoothed(runs: &[&Summary]) -> Option<String> {
                     format!("l2 {}", certified.eps),
                     percent(classifier.accuracy),
                     percent(classifier.abstained),
+                    attacked(smoothing, classifier, certified).map_or_else(|| "–".into(), percent),
                     percent(certified.accuracy),
                 ]);
             }
         }
     }
-    let header = ["method", "modalities", "threat", "budget", "right", "abstained", "certified"];
+    let header = ["method", "modalities", "threat", "budget", "right", "abstained", "attacked", "certified"];
     let title = "The smoothed network g(x) = argmax P[f(x + noise)], not f itself:\n";
     (!rows.is_empty()).then(|| format!("{title}{}\n{}", words.concat(), table(&header, &rows, 3)))
+}
+
+/// What stood under the attack that `certified` is about; only the classifier with every modality was attacked.
+fn attacked(of: &SmoothingResult, classifier: &SmoothedResult, certified: &CertifiedResult) -> Option<f64> {
+    let same = |a: &&SmoothedAttack| a.threat == certified.threat && a.eps == certified.eps;
+    of.attacks.iter().find(same).filter(|_| classifier.missing.is_empty()).map(|a| a.accuracy)
 }
 
 /// `1 - alpha` in percent, never rounded up: 99.9, 99.966.
@@ -330,7 +345,7 @@ fn table<const N: usize>(header: &[&str; N], rows: &[[String; N]], numbers: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{AttackResult, CertifiedResult};
+    use crate::record::AttackResult;
 
     #[test]
     fn an_l2_radius_says_nothing_of_an_linf_attack() {

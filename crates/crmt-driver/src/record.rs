@@ -226,6 +226,26 @@ pub struct SmoothingResult {
     pub samples: u64,
     /// With every modality first; then, if asked for, without each.
     pub classifiers: Vec<SmoothedResult>,
+    /// After `certify --smooth --attack`: attacks on the one with every modality.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attacks: Vec<SmoothedAttack>,
+}
+
+/// An attack on a smoothed network, through the noise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SmoothedAttack {
+    /// As in [`AttackResult::threat`]; l2.
+    pub threat: String,
+    /// The budget.
+    pub eps: f64,
+    /// Fraction whose label still has the most votes under fresh noise; wrong without an attacker counts as broken.
+    pub accuracy: f64,
+    /// Fresh draws that judge each sample.
+    pub draws: u64,
+    /// Samples that are certified beyond the budget.
+    pub inside: u64,
+    /// Those whose class has four standard deviations fewer votes than half: a certificate that failed.
+    pub fell: u64,
 }
 
 /// One smoothed classifier.

@@ -16,6 +16,8 @@ use crate::{
     run_dir::{self, RunDir, write_file},
     samples, sealed,
     settings::Settings,
+    sigmas::sigmas,
+    smooth_attack::{self, Target},
     smoothed, smoothing,
     threat::DECLARED,
     training,
@@ -274,8 +276,8 @@ impl Run {
         Ok(())
     }
 
-    /// Certificates of the smoothed network on the first report samples.
-    pub fn smooth(&mut self, voice: &Voice) -> Result<()> {
+    /// Certificates of the smoothed network on the first report samples; `attacked`, if asked for.
+    pub fn smooth(&mut self, attacked: bool, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let (plan, model) = (&self.plan.smooth, self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?);
         let subject = smoothing::Subject {
@@ -290,6 +292,13 @@ impl Run {
         let mut eps = [self.plan.evaluate.eps.as_slice(), &self.plan.certify.eps].concat();
         eps.sort_by(f64::total_cmp);
         eps.dedup();
+        let sigmas = sigmas("smooth.sigmas", plan.sigma, &plan.sigmas, &self.data)?;
+        let (data, chunk, steps) = (&self.data, plan.chunk, self.plan.evaluate.steps);
+        let target = Target { model: &model, data, sigmas: &sigmas, seed: self.plan.seed, chunk };
+        let attacks = match &classifiers[..] {
+            [all, ..] if attacked => smooth_attack::attack(&target, all, &eps, steps, voice)?,
+            _ => vec![],
+        };
         let sigma = |name: &String| (name.clone(), plan.sigmas.get(name).copied().unwrap_or(plan.sigma));
         self.summary.smoothing = Some(SmoothingResult {
             sigmas: self.summary.modalities.iter().map(sigma).collect(),
@@ -299,6 +308,7 @@ impl Run {
             alpha_each: plan.alpha / classifiers.len() as f64,
             samples: classifiers.first().map_or(0, |c| c.samples.len() as u64),
             classifiers: classifiers.iter().map(|c| c.result(&eps)).collect(),
+            attacks,
         });
         self.smoothed = Some(smoothed::to_csv(&classifiers, &self.summary.modalities)?);
         self.summary.stages.insert("smooth".to_owned(), start.elapsed().as_secs_f64());

@@ -39,7 +39,8 @@ impl Certified {
         self.class == Some(self.label)
     }
 
-    fn radius(&self, threat: &str) -> Option<f64> {
+    /// In declared units.
+    pub fn radius(&self, threat: &str) -> Option<f64> {
         self.radii.iter().find(|(name, _)| name == threat).map(|(_, radius)| *radius)
     }
 }

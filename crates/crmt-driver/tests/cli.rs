@@ -563,6 +563,20 @@ fn a_smoothed_run_is_certified_apart_and_alike_for_any_chunk() -> Anyhow {
     assert_eq!(fs::read(run.join("votes.json"))?, votes);
     assert_eq!(fs::read_to_string(run.join("smoothed.csv"))?, table);
     assert_eq!(&json(run.join("summary.json"))?["smoothing"], smoothing);
+    // Attacked through the noise: what stands lies between what is certified and what is right, up to chance.
+    assert!(smoothing["attacks"].is_null());
+    smooth(dir.path(), "r", &["--attack"]).assert().success();
+    let attacked = json(run.join("summary.json"))?["smoothing"].clone();
+    assert_eq!(attacked["classifiers"], smoothing["classifiers"]);
+    let attacks = attacked["attacks"].as_array().unwrap();
+    assert_eq!(attacks.len(), 3 * 2, "three threats, two budgets");
+    for a in attacks {
+        let all = classifiers[0]["certified"].as_array().unwrap().iter();
+        let certified = all.filter(|c| c["threat"] == a["threat"] && c["eps"] == a["eps"]).count();
+        assert_eq!((certified, &a["fell"], &a["draws"]), (1, &0.into(), &1000.into()), "{a}");
+        let share = a["inside"].as_u64().unwrap() as f64 / 12.0;
+        assert!(a["accuracy"].as_f64() >= Some(share), "{a}");
+    }
     // More samples, other confidence: what was drawn stays. Other draws: it does not.
     let more = stderr(&mut smooth(dir.path(), "r", &["--samples", "14", "--alpha", "0.05", "--missing=false"]));
     assert!(more.contains("840 of 980 draws"), "{more}");
