@@ -89,6 +89,8 @@ fn attacks(budget: &Budget) -> Vec<Box<dyn Attack>> {
         Box::new(Apgd::dlr(budget.clone()).with_steps(6).repeated(2)),
         Box::new(Apgd::targeted(budget.clone(), 2).with_steps(6)),
         Box::new(Square::new(budget.clone(), 20)),
+        Box::new(Pgd::quick(budget.clone(), 6, Loss::CrossEntropy).with_momentum(1.)),
+        Box::new(Ensemble::standard(budget.clone(), Effort { steps: 4, targets: 2, queries: 8 })),
         Box::new(Fab::new(budget.clone()).with_steps(6)),
         Box::new(Fab::targeted(budget.clone(), 2).with_steps(3).with_starts(2)),
         Box::new(Fab::targeted(budget.clone(), 1).with_steps(6).for_distances()),

@@ -31,6 +31,7 @@ Examples:
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
   crmt-driver evaluate runs/digits-jt-s0 --eps 0.5,1.0 --samples 1000
+  crmt-driver evaluate runs/digits-jt-s0 --corruption all
   crmt-driver certify runs/digits-crmt-certified-s0 --falsify
   crmt-driver certify runs/digits-noise-s0 --smooth 0.25
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
@@ -43,7 +44,7 @@ pub enum Command {
     /// Train a model, then certify and attack it, and write a run directory.
     #[command(after_help = methods_help())]
     Train(TrainArgs),
-    /// Attack the model of a run again, with other budgets or on more samples.
+    /// Attack the model of a run again, with other budgets or on more samples; or corrupt its inputs.
     Evaluate(EvaluateArgs),
     /// Compute the radii of a run's model again and try to break them; or smooth it and certify that.
     Certify(CertifyArgs),
@@ -91,7 +92,7 @@ pub struct EvaluateArgs {
     /// Budgets, in the modalities' declared units.
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     pub eps: Vec<f64>,
-    /// How many report samples to attack; 0 for all.
+    /// How many report samples to attack or corrupt; 0 for all.
     #[arg(long)]
     pub samples: Option<usize>,
     /// `l2`, or `linf` for single modalities.
@@ -100,9 +101,24 @@ pub struct EvaluateArgs {
     /// `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
+    /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast, frame-drop, time-shift,
+    /// and what was prepared with the data. Attacks run again only if --eps, --norm or --threat is given, too.
+    #[arg(long, value_name = "all|NAME,…", value_delimiter = ',')]
+    pub corruption: Vec<String>,
+    /// Severities of the corruptions, of 1 to 5 [default: all].
+    #[arg(long, value_name = "S,…", value_delimiter = ',', requires = "corruption")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub severity: Vec<u8>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
+}
+
+impl EvaluateArgs {
+    /// Whether attacks are asked for: always, unless corruptions alone are.
+    pub fn attacks(&self) -> bool {
+        self.corruption.is_empty() || !self.eps.is_empty() || self.norm.is_some() || !self.threat.is_empty()
+    }
 }
 
 /// `certify`.

@@ -28,6 +28,9 @@ pub struct Summary {
     /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
     #[serde(default)]
     pub falsification: Vec<Falsification>,
+    /// One entry per modality, corruption and severity; empty before `evaluate --corruption`.
+    #[serde(default)]
+    pub corruptions: Vec<CorruptionResult>,
     /// Certificates of the smoothed network; none unless it was smoothed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<SmoothingResult>,
@@ -49,7 +52,7 @@ pub struct Summary {
     pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
-    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`.
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`.
     pub stages: BTreeMap<String, f64>,
 }
 
@@ -84,6 +87,29 @@ pub struct AttackResult {
     pub clean: f64,
     /// How many report samples were attacked.
     pub samples: u64,
+}
+
+/// Accuracy with one modality corrupted, without an attacker. Severities of one corruption stand together, in order, and
+/// so do the corruptions of one modality.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CorruptionResult {
+    /// Of the corruption, e.g. `blur`, or as the data set calls what was prepared with it.
+    pub name: String,
+    /// The corrupted modality; the others are intact.
+    pub modality: String,
+    /// From 1 (mild) to 5 (severe).
+    pub severity: u8,
+    /// Fraction predicted right.
+    pub accuracy: f64,
+    /// The same without the corruption, on the same samples.
+    pub clean: f64,
+    /// How many report samples, the first ones.
+    pub samples: u64,
+}
+
+/// Mean accuracy over what was measured of one corruption.
+pub fn mean_accuracy(severities: &[CorruptionResult]) -> f64 {
+    severities.iter().map(|r| r.accuracy).sum::<f64>() / severities.len().max(1) as f64
 }
 
 /// Fraction of report samples whose radius is at least `eps`.

@@ -3,7 +3,8 @@
 use crate::{
     certification::{self, Radii},
     checkpoint::{self, Architecture},
-    evaluation,
+    corruption, evaluation,
+    examples::{self, Example},
     falsify::{Subject, falsify},
     lipschitz::Bounds,
     people::Voice,
@@ -11,7 +12,7 @@ use crate::{
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
     run_dir::{self, RunDir},
-    samples,
+    samples, sealed,
     settings::Settings,
     smoothed, smoothing, training,
 };
@@ -33,6 +34,8 @@ pub struct Run {
     /// What is known.
     pub summary: Summary,
     rows: Vec<SampleRow>,
+    /// What attacks broke most easily.
+    examples: Vec<Example>,
     /// `smoothed.csv`, if it is new.
     smoothed: Option<Vec<u8>>,
 }
@@ -89,7 +92,17 @@ impl Run {
             ..Summary::default()
         };
         let (architecture, weights) = (trained.architecture, trained.weights);
-        Ok(Self { dir, plan: plan.clone(), data, architecture, weights, summary, rows: vec![], smoothed: None })
+        Ok(Self {
+            dir,
+            plan: plan.clone(),
+            data,
+            architecture,
+            weights,
+            summary,
+            rows: vec![],
+            examples: vec![],
+            smoothed: None,
+        })
     }
 
     /// Reads a finished run. `data` wins over the data set that the run was trained on.
@@ -146,8 +159,9 @@ impl Run {
                 data.report.len()
             );
         }
+        let examples = examples::read(&dir.file(run_dir::EXAMPLES))?;
         let (architecture, weights) = (checkpoint.architecture, checkpoint.weights);
-        Ok(Self { dir, plan, data, architecture, weights, summary, rows, smoothed: None })
+        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed: None })
     }
 
     /// The plan, to change what is measured next.
@@ -206,6 +220,15 @@ impl Run {
         self.summary.attacks =
             evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Accuracy on corrupted report samples.
+    pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.streams(), voice)?;
+        self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -285,12 +308,17 @@ impl Run {
         tracing::debug!(stages = ?self.summary.stages, "seconds");
         let config = toml::to_string(&self.plan)?;
         let samples = samples::to_csv(&self.rows, &evidence)?;
+        let examples = examples::to_bytes(&self.examples)?;
         let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
         // All of it is known to be good before any of it is written.
         self.dir.write(run_dir::CONFIG, config.as_bytes())?;
         self.dir.write(run_dir::SAMPLES, &samples)?;
+        match self.examples.is_empty() {
+            true => self.dir.remove(run_dir::EXAMPLES)?,
+            false => self.dir.write(run_dir::EXAMPLES, &examples)?,
+        }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)
@@ -304,6 +332,7 @@ impl Run {
             metrics: read_metrics(&self.dir)?,
             config: config.to_owned(),
             samples: self.rows.clone(),
+            examples: self.examples.clone(),
         })
     }
 }
@@ -319,6 +348,7 @@ pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
         metrics: read_metrics(dir)?,
         config: dir.read(run_dir::CONFIG)?,
         samples: samples::read(&dir.file(run_dir::SAMPLES))?,
+        examples: examples::read(&dir.file(run_dir::EXAMPLES))?,
     })
 }
 
@@ -337,20 +367,20 @@ fn report_digest(data: &DataSet) -> Result<String> {
     for batch in data.report.batches(training::EVAL_BATCH) {
         let batch = batch?;
         for x in &batch.inputs {
-            hash.update(checkpoint::bytes(x)?);
+            hash.update(sealed::bytes(x)?);
         }
         batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
     }
-    Ok(checkpoint::hex(hash))
+    Ok(sealed::hex(hash))
 }
 
 /// SHA-256 of the baselines.
 fn baselines_digest(data: &DataSet) -> Result<String> {
     let mut hash = Sha256::new();
     for baseline in &data.baselines {
-        hash.update(checkpoint::bytes(baseline)?);
+        hash.update(sealed::bytes(baseline)?);
     }
-    Ok(checkpoint::hex(hash))
+    Ok(sealed::hex(hash))
 }
 
 fn json_lines(metrics: &[EpochMetrics]) -> Result<Vec<u8>> {

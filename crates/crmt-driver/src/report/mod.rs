@@ -1,11 +1,15 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
+mod colour;
 mod confusion;
+mod corruptions;
 mod falsification;
 mod header;
 mod html;
 mod modalities;
+mod pictures;
 mod plot;
+mod raster;
 mod samples;
 mod sandwich;
 mod setup;
@@ -14,7 +18,10 @@ mod smoothing;
 mod tests;
 mod training;
 
-use crate::record::{EpochMetrics, Summary};
+use crate::{
+    examples::Example,
+    record::{EpochMetrics, Summary},
+};
 use std::collections::BTreeMap;
 
 /// Everything the page tells about one run.
@@ -30,6 +37,8 @@ pub struct RunRecord {
     pub config: String,
     /// One row per report sample, attacked or not; may be empty.
     pub samples: Vec<SampleRow>,
+    /// Inputs that attacks broke; may be empty.
+    pub examples: Vec<Example>,
 }
 
 /// One report sample.
@@ -104,9 +113,11 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let sections = [
         sandwich::tables(runs),
         sandwich::curves(runs),
+        pictures::pictures(runs),
         falsification::falsification(runs),
         smoothing::smoothing(runs),
         modalities::modalities(runs),
+        corruptions::corruptions(runs),
         training::training(runs),
         confusion::confusion(runs),
         samples::samples(runs),
