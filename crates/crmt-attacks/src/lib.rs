@@ -20,10 +20,10 @@
 //!
 //! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0 allowed; not linf for
 //! [`CarliniWagner`]), and [`Goal::Avoid`]; all but targeted [`Apgd`] and [`Fab`] and one preset also [`Goal::Reach`].
-//! `tests/conformance.rs` holds every attack to the same promises, `tests/strength.rs` to answers that are known;
-//! [`self_check`] says when not to trust any.
+//! `tests/conformance.rs` holds every attack to the same promises, `tests/strength.rs` to answers that are known.
+//! [`self_check`] says when not to trust any. [`nearest`](nearest()) joins them to bound the distance of each sample to its
+//! nearest adversarial from above.
 //!
-//! [`nearest`](nearest()) joins them to bound the distance to the nearest adversarial of each sample from above.
 //! Without an adversary: [`missing_accuracy`], and [`Corruption`] for what happens to signals by itself.
 //!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
