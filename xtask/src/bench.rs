@@ -41,7 +41,10 @@ pub fn run(args: &Args) -> Result<()> {
         say(&format!("round {round}: ours {ours:.0} ms, torch {plain:.0} ms, channels-last {last:.0} ms\n"))?;
     }
     let medians = times.each_ref().map(|times| median(times.clone()));
-    say(&format!("median: ours {:.0} ms, torch {:.0} ms, channels-last {:.0} ms\n", medians[0], medians[1], medians[2]))?;
+    say(&format!(
+        "median: ours {:.0} ms, torch {:.0} ms, channels-last {:.0} ms\n",
+        medians[0], medians[1], medians[2]
+    ))?;
     for (name, peer) in [("torch", 1), ("torch channels-last", 2)] {
         let ratios: Vec<f64> = times[0].iter().zip(&times[peer]).map(|(ours, peer)| ours / peer).collect();
         let (least, most) = ratios.iter().fold((f64::INFINITY, 0f64), |(a, b), r| (a.min(*r), b.max(*r)));

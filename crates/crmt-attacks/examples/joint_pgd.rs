@@ -36,13 +36,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     ]);
     let head = HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight: 1. };
     let config = ModelConfig { head, classes: CLASSES };
-    let learner = Learner::new(
-        &config,
-        &modalities,
-        &|_, _, vb| Ok(Box::new(cnn(&vb)?)),
-        Streams::new(0),
-        &Device::Cpu,
-    )?;
+    let learner =
+        Learner::new(&config, &modalities, &|_, _, vb| Ok(Box::new(cnn(&vb)?)), Streams::new(0), &Device::Cpu)?;
     let random = |m: &Modality| Tensor::randn(0f32, 1., (BATCH, 1, m.shape[1], m.shape[2]), &Device::Cpu);
     let inputs = modalities.try_map(random)?;
     let labels = Tensor::from_iter((0..BATCH as u32).map(|i| i % CLASSES as u32), &Device::Cpu)?;

@@ -9,10 +9,9 @@ use super::geometry::{Geometry, TASKS};
 use super::layout::{add_windows, taps_outside, transpose, transpose_into};
 use super::taps;
 use crate::activation::positive_part;
-use crate::real::{Kept, Read, Real, Scratch, dispatch, elements, same_kind, tensor};
+use crate::real::{Read, Real, Scratch, dispatch, elements, same_kind, tensor};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail};
 use rayon::prelude::*;
-use std::any::Any;
 use std::sync::OnceLock;
 
 /// Elements that the largest image of a group of samples should have at most, to stay in a cache of 512 KB with the
@@ -58,7 +57,7 @@ pub fn conv_relu_stack(x: &Tensor, layers: &[ConvRelu]) -> Result<Tensor> {
     let batch = shape[0];
     let largest = plan.iter().map(|l| (l.g.co * l.g.plane()).max(l.g.ci * l.g.h * l.g.w)).max().unwrap_or(1);
     let group = (ELEMENTS / largest.max(1)).clamp(1, batch.div_ceil(TASKS).max(1));
-    x.contiguous()?.apply_op1(Stack { plan, group, keep: x.track_op(), tapes: OnceLock::new() })
+    x.contiguous()?.apply_op1(Stack { plan, group, keep: x.track_op(), passes: OnceLock::new() })
 }
 
 struct Layer {
@@ -81,8 +80,9 @@ struct Stack {
     group: usize,
     /// Whether a backward pass may come.
     keep: bool,
-    /// `Vec<Kept<T>>`, one per group: every layer's result, channels-last.
-    tapes: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// One list per group: for each layer, which elements of its result (channels-last) the gradient passes: those
+    /// above zero, or NaN.
+    passes: OnceLock<Vec<Vec<Vec<bool>>>>,
 }
 
 impl Stack {
@@ -92,78 +92,80 @@ impl Stack {
         [first.sizes()[0], last.sizes()[1]]
     }
 
-    fn forward<T: Real>(&self, x: &[T]) -> Result<(Vec<T>, Vec<Kept<T>>)> {
+    fn forward<T: Real>(&self, x: &[T]) -> Result<(Vec<T>, Vec<Vec<Vec<bool>>>)> {
         let parameters = self.plan.iter().map(|l| (Read::new(&l.kernel), Read::new(&l.bias))).collect::<Vec<_>>();
         let mut layers = Vec::with_capacity(self.plan.len());
-        for (Layer { g, .. }, (kernel, bias)) in self.plan.iter().zip(&parameters) {
-            layers.push((g, Weights::forward(g, kernel.elements::<T>()?), taps::forward(g), bias.elements::<T>()?));
+        for (layer, (kernel, bias)) in self.plan.iter().zip(&parameters) {
+            let (g, bias) = (&layer.g, bias.elements::<T>()?);
+            layers.push((layer, Weights::forward(g, kernel.elements::<T>()?), taps::forward(g), bias));
         }
         let [from, to] = self.ends();
         let mut y = vec![T::ZERO; self.plan[0].g.b * to];
         let groups = y.par_chunks_mut((self.group * to).max(1)).zip(x.par_chunks((self.group * from).max(1)));
-        let tapes = groups.map(|(y, x)| {
+        let passes = groups.map(|(y, x)| {
             let samples = y.len() / to;
-            let len = samples * self.plan.iter().map(|l| l.sizes()[1]).sum::<usize>();
-            let (mut kept, mut lost, mut first) = (self.keep.then(Kept::new), Scratch::new(), Scratch::new());
-            let mut tape = match &mut kept {
-                Some(kept) => kept.of(len),
-                None => lost.of(len),
-            };
-            let g = &self.plan[0].g;
-            let mut source = channels_last(x, [samples, g.ci, g.h * g.w], &mut first);
-            for ((g, weights, classes, bias), layer) in layers.iter().zip(&self.plan) {
-                let [source_len, result_len] = layer.sizes();
-                let (result, rest) = tape.split_at_mut(samples * result_len);
+            let [mut current, mut other] = [(); 2].map(|()| Scratch::new());
+            let mut passes = Vec::new();
+            for (i, (layer, weights, classes, bias)) in layers.iter().enumerate() {
+                let (g, [source_len, result_len]) = (&layer.g, layer.sizes());
+                let source = match i {
+                    0 => channels_last(x, [samples, g.ci, g.h * g.w], &mut current),
+                    _ => current.of(samples * source_len),
+                };
+                let result = other.of(samples * result_len);
                 sweep(weights, classes, samples, [source_len, g.plane()], source, result, |y, sums, channel, _| {
                     for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[channel..][..sums.len()]) {
                         *y = positive_part(*sum + *bias);
                     }
                 });
-                (source, tape) = (result, rest);
+                if self.keep {
+                    passes.push(result.iter().map(|y| !(*y <= T::ZERO)).collect());
+                }
+                std::mem::swap(&mut current, &mut other);
             }
             let g = &self.plan[self.plan.len() - 1].g;
-            channels_first(source, [g.co, g.plane()], y);
-            kept
+            channels_first(current.of(y.len()), [g.co, g.plane()], y);
+            passes
         });
-        let tapes = tapes.collect::<Vec<_>>().into_iter().flatten().collect();
-        Ok((y, tapes))
+        let passes = passes.collect();
+        Ok((y, passes))
     }
 
     /// The gradient of the images from that of the result.
-    fn backward<T: Real>(&self, tapes: &[Kept<T>], dy: &[T]) -> Result<Vec<T>> {
+    fn backward<T: Real>(&self, passes: &[Vec<Vec<bool>>], dy: &[T]) -> Result<Vec<T>> {
         let kernels = self.plan.iter().map(|l| Read::new(&l.kernel)).collect::<Vec<_>>();
         let kernels = kernels.iter().map(Read::elements::<T>).collect::<Result<Vec<_>>>()?;
         let layers: Vec<_> = self.plan.iter().zip(&kernels).map(|(l, kernel)| Adjoint::new(&l.g, kernel)).collect();
         let [from, to] = self.ends();
         let mut dx = vec![T::ZERO; self.plan[0].g.b * from];
         let groups = dx.par_chunks_mut((self.group * from).max(1)).zip(dy.par_chunks((self.group * to).max(1)));
-        groups.zip(tapes).for_each(|((dx, dy), tape)| {
+        groups.zip(passes).for_each(|((dx, dy), passes)| {
             let samples = dx.len() / from;
             let [mut current, mut other] = [(); 2].map(|()| Scratch::new());
             let g = &self.plan[self.plan.len() - 1].g;
-            let mut tape = tape.all();
-            // A channel's plane of one element needs no transposing: then this is a copy.
             let d = current.of(dy.len());
             for (dy, d) in dy.chunks(to).zip(d.chunks_mut(to)) {
                 transpose_into(dy, g.plane(), [g.co, g.plane()], d, g.co);
             }
-            let result = &tape[tape.len() - d.len()..];
-            d.iter_mut().zip(result).for_each(|(d, y)| *d = where_positive(*y, *d));
-            for (layer, adjoint) in self.plan.iter().zip(&layers).rev() {
-                let sizes = layer.sizes().map(|len| samples * len);
-                let d = current.of(sizes[1]);
-                tape = &tape[..tape.len() - sizes[1]];
-                if tape.is_empty() {
-                    adjoint.first(d, dx, &mut other);
-                    return;
+            d.iter_mut().zip(&passes[self.plan.len() - 1]).for_each(|(d, pass)| *d = gate(*pass, *d));
+            for (i, (layer, adjoint)) in self.plan.iter().zip(&layers).enumerate().rev() {
+                let [before, after] = layer.sizes().map(|len| samples * len);
+                let d = current.of(after);
+                if i == 0 {
+                    return adjoint.first(d, dx, &mut other);
                 }
-                let before = &tape[tape.len() - sizes[0]..];
-                adjoint.inner(d, before, other.of(sizes[0]));
+                adjoint.inner(d, &passes[i - 1], other.of(before));
                 std::mem::swap(&mut current, &mut other);
             }
         });
         Ok(dx)
     }
+}
+
+/// Both are values, so that choosing is no jump.
+#[inline(always)]
+fn gate<T: Real>(pass: bool, gradient: T) -> T {
+    if pass { gradient } else { T::ZERO }
 }
 
 /// The gradient of one layer's input.
@@ -186,11 +188,11 @@ impl<'a, T: Real> Adjoint<'a, T> {
         sweep(&self.weights, &self.classes, d.len() / source, [source, g.h * g.w], d, dx, finish);
     }
 
-    /// To a layer whose input is the result `before` of a ReLU.
-    fn inner(&self, d: &[T], before: &[T], dx: &mut [T]) {
+    /// To a layer before, whose ReLU lets through what `passes` says.
+    fn inner(&self, d: &[T], passes: &[bool], dx: &mut [T]) {
         self.sweep(d, dx, |dx, sums, _, at| {
-            for ((dx, sum), y) in dx.iter_mut().zip(sums).zip(&before[at..][..sums.len()]) {
-                *dx = where_positive(*y, *sum);
+            for ((dx, sum), pass) in dx.iter_mut().zip(sums).zip(&passes[at..][..sums.len()]) {
+                *dx = gate(*pass, *sum);
             }
         });
     }
@@ -217,12 +219,6 @@ impl<'a, T: Real> Adjoint<'a, T> {
             });
         }
     }
-}
-
-/// The gradient before a ReLU with result `y`. Both are values, so that choosing is no jump.
-#[inline(always)]
-fn where_positive<T: Real>(y: T, gradient: T) -> T {
-    if y <= T::ZERO { T::ZERO } else { gradient }
 }
 
 /// `[samples, channels, plane]` to `[samples, plane, channels]`, in `memory` unless they are the same.
@@ -256,10 +252,8 @@ impl CustomOp1 for Stack {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = &self.plan[self.plan.len() - 1].g;
         dispatch!("conv_relu_stack", x.dtype(), T => {
-            let (y, tapes) = self.forward(elements::<T>(x, layout)?)?;
-            if self.keep {
-                let _first = self.tapes.set(Box::new(tapes));
-            }
+            let (y, passes) = self.forward(elements::<T>(x, layout)?)?;
+            let _first = self.passes.set(passes);
             Ok((T::to_cpu_storage_owned(y), (g.b, g.co, g.oh, g.ow).into()))
         })
     }
@@ -267,11 +261,9 @@ impl CustomOp1 for Stack {
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let gs = Read::new(&grad);
-        dispatch!("conv_relu_stack", x.dtype(), T => {
-            let Some(tapes) = self.tapes.get().and_then(|tapes| tapes.downcast_ref::<Vec<Kept<T>>>()) else {
-                bail!("internal: conv_relu_stack kept nothing for its backward pass")
-            };
-            tensor(self.backward(tapes, gs.elements::<T>()?)?, x).map(Some)
-        })
+        let Some(passes) = self.passes.get() else {
+            bail!("internal: conv_relu_stack kept nothing for its backward pass")
+        };
+        dispatch!("conv_relu_stack", x.dtype(), T => tensor(self.backward(passes, gs.elements::<T>()?)?, x).map(Some))
     }
 }

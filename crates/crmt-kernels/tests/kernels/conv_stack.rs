@@ -64,7 +64,9 @@ proptest! {
 /// The networks that attacks meet: many channels, odd sizes, several groups of samples.
 #[test]
 fn strided_networks() -> Result<()> {
-    for (x, channels) in [([21, 1, 28, 28], vec![32, 64, 128]), ([9, 3, 33, 30], vec![16, 40]), ([2, 2, 70, 66], vec![33])] {
+    for (x, channels) in
+        [([21, 1, 28, 28], vec![32, 64, 128]), ([9, 3, 33, 30], vec![16, 40]), ([2, 2, 70, 66], vec![33])]
+    {
         let mut from = x[1];
         let mut layers = vec![];
         for out in channels {
