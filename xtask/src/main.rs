@@ -1,5 +1,6 @@
 //! `cargo xtask`: the chores of this repository, each a subcommand in a file of its own.
 //! Knows no model: results are made by running the driver as a program.
+mod bench;
 mod ci;
 mod prepare;
 mod say;
@@ -20,6 +21,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Time an attack against the same attack in PyTorch
+    Bench(bench::Args),
     /// Run every check a change must pass, cheapest first
     Ci(ci::Args),
     /// Prepare a data set from its original files
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let task = Cli::parse().task;
     let is_check = matches!(task, Task::Ci(_) | Task::Tidy);
     let outcome = match task {
+        Task::Bench(args) => bench::run(&args),
         Task::Ci(args) => ci::run(&args),
         Task::Prepare(args) => prepare::run(args),
         Task::Sweep(args) => sweep::run(&args),

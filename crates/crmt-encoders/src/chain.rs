@@ -67,6 +67,9 @@ pub enum Block {
     },
     /// `[batch, channels]` to `[batch, channels, 1, 1]`.
     Unflatten,
+    /// `[batch, channels, h, w]` to `[batch, channels]`, the mean over all pixels: shortens lengths `√(h·w)` times or
+    /// more, counted as 1-Lipschitz.
+    Mean,
     /// Zeros around the image: an isometry.
     ZeroPad {
         /// Top, bottom, left, right.
@@ -144,6 +147,7 @@ impl Block {
             Self::MaxMin => kernels::max_min(x),
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
+            Self::Mean => x.mean((2, 3)),
             Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
         }
     }
@@ -191,9 +195,21 @@ impl Block {
             Self::MaxMin => Layer::Fixed { name: "max-min".into(), lipschitz: 1.0 },
             Self::SpaceToDepth { .. } => Layer::Fixed { name: "space-to-depth".into(), lipschitz: 1.0 },
             Self::Unflatten => Layer::Fixed { name: "unflatten".into(), lipschitz: 1.0 },
+            Self::Mean => Layer::Fixed { name: "mean".into(), lipschitz: 1.0 },
             Self::ZeroPad { .. } => Layer::Fixed { name: "zero-pad".into(), lipschitz: 1.0 },
         })
     }
+}
+
+/// The convolutions with a ReLU that `blocks` begins with.
+fn conv_relus(blocks: &[Block]) -> Vec<kernels::ConvRelu> {
+    let layer = |pair: &[Block]| match pair {
+        [Block::Conv2d { kernel, bias, stride, padding, .. }, Block::Relu] => {
+            Some(kernels::ConvRelu { kernel: kernel.clone(), bias: bias.clone(), stride: *stride, padding: *padding })
+        }
+        _ => None,
+    };
+    blocks.chunks(2).map_while(layer).collect()
 }
 
 fn uniform(fan_in: usize) -> Init {
@@ -246,12 +262,10 @@ impl Encoder for Chain {
                 (features, rest) = (kernels::image_stack(&features, &layers)?, &rest[stacked..]);
                 continue;
             }
-            (features, rest) = match (block, tail) {
-                // The same bits, without the tensor in between.
-                (Block::Conv2d { kernel, bias, stride, padding, .. }, [Block::Relu, after @ ..]) => {
-                    (kernels::conv2d_relu(&features, kernel, Some(bias), *stride, *padding)?, after)
-                }
-                _ => (block.forward(&features, mode)?, tail),
+            let convolutions = conv_relus(rest);
+            (features, rest) = match convolutions.len() {
+                0 => (block.forward(&features, mode)?, tail),
+                n => (kernels::conv_relu_stack(&features, &convolutions)?, &rest[2 * n..]),
             };
         }
         debug_assert_eq!(features.dim(D::Minus1)?, self.out_dim);

@@ -42,7 +42,7 @@ mod stack;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
-pub use conv::{conv_transpose2d, conv2d, conv2d_relu, residual_conv2d};
+pub use conv::{ConvRelu, conv_relu_stack, conv_transpose2d, conv2d, conv2d_relu, residual_conv2d};
 pub use gauge::gauged;
 pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_grad_norm};

@@ -1,6 +1,7 @@
 //! The two element types, access to a tensor's elements, scratch memory and fixed-order sums.
 //!
 //! Knows nothing of any particular operation.
+use crate::conv::tile::{Tile, tile};
 use candle_core::{CpuStorage, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -15,18 +16,25 @@ pub(crate) trait Real: WithDType {
     const ZERO: Self;
     const NEG_INFINITY: Self;
     fn sqrt(self) -> Self;
+    /// `self · a + b`, rounded once. Slow where the processor has no such instruction.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// The innermost loops of direct convolutions.
+    fn tile() -> Tile<Self>;
     fn take_scratch() -> Vec<Self>;
     fn give_scratch(buffer: Vec<Self>);
     fn shelf() -> &'static Mutex<Vec<Vec<Self>>>;
 }
 
 macro_rules! real {
-    ($($t:ident $pool:ident),*) => { $(
+    ($($t:ident $pool:ident [$($lanes:literal),*]),*) => { $(
         thread_local! { static $pool: RefCell<Vec<Vec<$t>>> = const { RefCell::new(Vec::new()) }; }
         impl Real for $t {
             const ZERO: Self = 0.;
             const NEG_INFINITY: Self = $t::NEG_INFINITY;
             fn sqrt(self) -> Self { $t::sqrt(self) }
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self { $t::mul_add(self, a, b) }
+            fn tile() -> Tile<Self> { tile::<$t, $($lanes),*>() }
             fn take_scratch() -> Vec<Self> { $pool.with_borrow_mut(Vec::pop).unwrap_or_default() }
             fn give_scratch(buffer: Vec<Self>) { $pool.with_borrow_mut(|pool| pool.push(buffer)) }
             fn shelf() -> &'static Mutex<Vec<Vec<Self>>> {
@@ -36,7 +44,7 @@ macro_rules! real {
         }
     )* };
 }
-real!(f32 POOL_F32, f64 POOL_F64);
+real!(f32 POOL_F32 [16, 8, 4], f64 POOL_F64 [8, 4, 2]);
 
 /// A buffer of the current thread, given back when dropped. Its content is whatever was there.
 pub(crate) struct Scratch<T: Real>(Vec<T>);

@@ -3,9 +3,13 @@
 //! Knows nothing of layers, initialisation or the networks it is used in.
 mod backward;
 pub(crate) mod blas;
+mod direct;
 mod forward;
 pub(crate) mod geometry;
 pub(crate) mod layout;
+mod stack;
+mod taps;
+pub(crate) mod tile;
 mod transposed;
 
 use crate::activation::{gradient_where_positive, positive_part};
@@ -15,6 +19,7 @@ use candle_core::{
 };
 use geometry::Geometry;
 
+pub use stack::{ConvRelu, conv_relu_stack};
 pub use transposed::{conv_transpose2d, residual_conv2d};
 
 /// Cross-correlation (what deep learning calls convolution):

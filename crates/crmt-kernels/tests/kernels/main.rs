@@ -2,6 +2,7 @@
 //! numbers of threads.
 mod common;
 mod contracts;
+mod conv_stack;
 mod gradients;
 mod lipschitz;
 mod stack;

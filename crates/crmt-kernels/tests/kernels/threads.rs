@@ -42,6 +42,10 @@ fn step() -> Result<Vec<u32>> {
         image_stack(&t[0], &[ImageLayer::MaxMin, residual, ImageLayer::SpaceToDepth { block: 2 }])
     };
     keep(gradients(&inputs, &stack, 28)?);
+    let layers = [[32, 16, 3, 3], [20, 32, 2, 3]].map(|kernel| (input(30, &kernel), input(31, &kernel[..1])));
+    let layers = layers.map(|(kernel, bias)| Ok(ConvRelu { kernel: kernel?, bias: bias?, stride: 2, padding: 1 }));
+    let layers = layers.into_iter().collect::<Result<Vec<_>>>()?;
+    keep(gradients(&[input(32, &[33, 16, 13, 12])?], &|t| conv_relu_stack(&t[0], &layers), 33)?);
     keep(gradients(
         &[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?],
         &|t| conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?),
