@@ -48,6 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         schedule: Steps::Constant(2.5 / STEPS as f64),
         restarts: vec![Restart { from: Start::Clean, loss: Loss::CrossEntropy }],
         to_the_end: true,
+        momentum: 0.,
     };
     let mut times = vec![];
     for round in 0..rounds + 2 {

@@ -135,7 +135,7 @@ impl Ball<'_> {
         let rooms = deltas.try_enumerate(|m, delta| {
             let Some(delta) = delta else { return Ok::<_, Error>(None) };
             let room = domain::room(&clean[m], delta, &self.modalities[m])?;
-            Ok(room.map(|room| Ok::<_, Error>(rows(&room)?.sqr()?)).transpose()?)
+            room.map(|room| Ok::<_, Error>(rows(&room)?.sqr()?)).transpose()
         })?;
         if rooms.iter().all(Option::is_none) {
             return Ok(shrinks);
