@@ -57,7 +57,9 @@ impl Ensemble {
     }
 
     /// AutoAttack's standard version (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble
-    /// of diverse parameter-free attacks") over several inputs: APGD-CE, APGD-T, FAB-T, Square.
+    /// of diverse parameter-free attacks") over several inputs: [`Apgd::ce`], [`Apgd::targeted`], [`Fab::targeted`],
+    /// [`Square`]. Models of fewer than four classes, for which the targeted DLR is not defined, are climbed by plain
+    /// differences of logits.
     pub fn standard(budget: Budget, effort: Effort) -> Self {
         let Effort { steps, targets, queries } = effort;
         let members: Vec<Box<dyn Attack>> = vec![
@@ -89,7 +91,7 @@ impl Attack for Ensemble {
         let mut active = Active::new(problem, &found)?;
         for (number, member) in self.members.iter().enumerate() {
             let here = active.problem(problem);
-            let (mut x, _) = propose(member.as_ref(), here)?;
+            let mut x = propose(member.as_ref(), here)?.x;
             let met = here.met(&here.logits(&x)?)?;
             if let Some(keep) = active.retire(problem, &mut found, &met, &x)? {
                 if keep.is_empty() {

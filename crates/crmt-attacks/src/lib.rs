@@ -19,7 +19,7 @@
 //! | [`released`] | gradients | presets of the released code, to reproduce what it published | |
 //!
 //! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0 allowed; not linf for
-//! [`CarliniWagner`]), and [`Goal::Avoid`]; all but targeted [`Apgd`] and [`Fab`] and one preset also [`Goal::Reach`].
+//! [`CarliniWagner`]), and [`Goal::Avoid`]; all but targeted [`Apgd`] and [`Fab`], hence [`Ensemble::standard`], and one preset also [`Goal::Reach`].
 //! `tests/conformance.rs` holds every attack to the same promises, `tests/strength.rs` to answers that are known.
 //! [`self_check`] says when not to trust any. [`nearest`](nearest()) joins them to bound the distance of each sample to its
 //! nearest adversarial from above.

@@ -44,8 +44,15 @@ pub struct Restart {
     pub loss: Loss,
 }
 
-/// Projected gradient ascent: every step moves each sample along its normalised gradient (l2: joint or per modality;
-/// linf: signs), then back into budget and domain.
+/// Projected gradient ascent (Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"), with
+/// `P` the projection into budget and domain, and `step` as [`Problem::step`]: every sample along its normalised gradient
+/// (l2: joint or per modality; linf: signs).
+///
+/// ```text
+/// for each restart, on whoever still stands:
+///     x = the clean input, or a random point
+///     for k in 0..steps:  x = P(step(x, gradient of the loss, length_k))
+/// ```
 ///
 /// Success is checked at every iterate, and a sample that has succeeded is worked on no more (unless
 /// [`to_the_end`](Self::to_the_end)). A sample that never succeeds ends at the last iterate of the last restart.

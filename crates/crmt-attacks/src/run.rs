@@ -31,6 +31,8 @@ pub struct Outcome {
     pub distance: Vec<f64>,
     /// The same of each modality, in the budget's norm: how the attack split what it spent.
     pub spent: PerModality<Vec<f64>>,
+    /// How many proposals held a NaN or an infinity: these samples stay clean, and stand.
+    pub undefined: usize,
     /// Forward evaluations, counted per sample.
     pub forwards: u64,
     /// Backward evaluations, counted per sample.
@@ -102,7 +104,7 @@ pub fn perturb(
     let counter = Counter::default();
     attack.budget().check(classifier.modalities())?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
-    Ok(propose(attack, &problem)?.0)
+    Ok(propose(attack, &problem)?.x)
 }
 
 fn run_all(
@@ -121,12 +123,13 @@ fn run_all(
     let mut distance = vec![0.; samples];
     let mut spent = problem.clean().map(|_| vec![0.; samples]);
     let standing: Vec<u32> = (0..samples as u32).filter(|i| !success[*i as usize]).collect();
-    let mut adversarial = problem.clean().clone();
+    let (mut adversarial, mut undefined) = (problem.clean().clone(), 0);
     if !standing.is_empty() {
         let all = standing.len() == samples;
         let part = if all { None } else { Some(problem.select(&standing)?) };
         let part = part.as_ref().unwrap_or(&problem);
-        let (found, moved) = propose(attack, part)?;
+        let Proposal { x: found, spent: moved, undefined: lost } = propose(attack, part)?;
+        undefined = lost;
         let met = part.met(&part.logits(&found)?)?;
         for (k, i) in standing.iter().map(|i| *i as usize).enumerate() {
             (success[i], distance[i]) = (met[k], moved.distance[k]);
@@ -139,18 +142,28 @@ fn run_all(
         adversarial = if all { found } else { scatter(&adversarial, &found, &standing)? };
     }
     let (forwards, backwards) = (counter.forwards.get(), counter.backwards.get());
-    Ok(Outcome { adversarial, success, distance, spent, forwards, backwards })
+    Ok(Outcome { adversarial, success, distance, spent, undefined, forwards, backwards })
 }
 
-/// What `attack` proposes, after disposal, and how far that is.
-pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Tensor>, Spent)> {
-    if (0..problem.clean().len()).all(|m| attack.budget().radius(m) == 0.) {
-        let clean = problem.clean();
-        return Ok((clean.clone(), problem.ball(attack.budget()).spent(clean, clean)?));
+/// What an attack proposes, after disposal.
+pub(crate) struct Proposal {
+    pub x: PerModality<Tensor>,
+    pub spent: Spent,
+    /// How many samples came back with a NaN or an infinity, and are clean instead.
+    pub undefined: usize,
+}
+
+/// What `attack` proposes, after disposal.
+pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<Proposal> {
+    let clean = problem.clean();
+    if (0..clean.len()).all(|m| attack.budget().radius(m) == 0.) {
+        let spent = problem.ball(attack.budget()).spent(clean, clean)?;
+        return Ok(Proposal { x: clean.clone(), spent, undefined: 0 });
     }
-    let found = attack.search(problem)?;
-    let clean = problem.clean().zip(&found, "the attack's proposal")?;
-    for ((x0, x), modality) in clean.iter().zip(problem.classifier().modalities().iter()) {
+    let mut found = attack.search(problem)?;
+    let mut finite = vec![true; problem.samples()];
+    let pairs = clean.zip(&found, "the attack's proposal")?;
+    for ((x0, x), modality) in pairs.iter().zip(problem.classifier().modalities().iter()) {
         if x.shape() != x0.shape() {
             return Err(Error::Proposal {
                 modality: modality.name.clone(),
@@ -160,12 +173,17 @@ pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(Per
             });
         }
         let sums = x.reshape((x.dim(0)?, ()))?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        if let Some(sample) = sums.iter().position(|s| !s.is_finite()) {
-            let what = format!("the proposal of attack `{}`", attack.name());
-            return Err(Error::NotFinite { modality: modality.name.clone(), what, sample });
-        }
+        finite.iter_mut().zip(sums).for_each(|(finite, sum)| *finite &= sum.is_finite());
     }
-    dispose(attack.budget(), problem, &found.map(Tensor::detach))
+    let undefined = finite.iter().filter(|f| !**f).count();
+    if undefined > 0 {
+        let samples = finite.len() as u32;
+        let rows: Vec<u32> = (0..samples).zip(finite).map(|(i, finite)| if finite { i } else { i + samples }).collect();
+        let both = found.zip(clean, "clean inputs")?.try_map(|(x, x0)| Tensor::cat(&[*x, *x0], 0))?;
+        found = select_rows(&both, &rows)?;
+    }
+    let (x, spent) = dispose(attack.budget(), problem, &found.map(Tensor::detach))?;
+    Ok(Proposal { x, spent, undefined })
 }
 
 /// Into budget and domain, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk again, and

@@ -317,6 +317,7 @@ impl Classifier for Planted {
 fn white_box(budget: &Budget) -> Vec<Box<dyn Attack>> {
     let mut all: Vec<Box<dyn Attack>> = vec![
         Box::new(Pgd::strong(budget.clone())),
+        Box::new(Pgd::strong(budget.clone()).with_momentum(1.)),
         Box::new(Apgd::ce(budget.clone())),
         Box::new(Apgd::dlr(budget.clone())),
         Box::new(Apgd::targeted(budget.clone(), 3)),

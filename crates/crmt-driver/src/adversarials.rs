@@ -7,8 +7,8 @@ use crmt_data::DataSet;
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
 
-/// Tensors: `label` (I64, `[samples]`); by threat and modality `THREAT.NORM.MODALITY` (F32, `[samples, ...]`, the clean
-/// input where no adversarial was found) and `THREAT.NORM.distance` (F64, in declared units; infinite where none was
+/// Tensors: `label` (I64, `[samples]`); by threat and modality `adversarial.THREAT.NORM.MODALITY` (F32, `[samples, ...]`,
+/// the clean input where no adversarial was found) and `distance.THREAT.NORM` (F64, in declared units; infinite where none was
 /// found, 0 where the clean input is misclassified). Row `i` is sample `i` of the report split. The metadata name the
 /// run's method, data, weights, attacks and budgets.
 pub fn to_bytes(found: &Attacked, data: &DataSet, run: &Summary, plan: &EvaluatePlan) -> Result<Vec<u8>> {
@@ -17,12 +17,17 @@ pub fn to_bytes(found: &Attacked, data: &DataSet, run: &Summary, plan: &Evaluate
     let labels = data.report.batch(0..samples)?.labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
     entries.push(("label".into(), Dtype::I64, vec![samples], bytes(&labels, |l| l.to_le_bytes())));
     for of in &found.adversarials {
-        let key = |what: &str| format!("{}.{}.{what}", of.threat, plan.norm);
+        let threat = format!("{}.{}", of.threat, plan.norm);
         for (x, modality) in of.inputs.iter().zip(&data.modalities) {
-            entries.push((key(&modality.name), Dtype::F32, x.dims().to_vec(), floats(x)?));
+            entries.push((
+                format!("adversarial.{threat}.{}", modality.name),
+                Dtype::F32,
+                x.dims().to_vec(),
+                floats(x)?,
+            ));
         }
         let distance = bytes(&of.distance, |d| d.to_le_bytes());
-        entries.push((key("distance"), Dtype::F64, vec![of.distance.len()], distance));
+        entries.push((format!("distance.{threat}"), Dtype::F64, vec![of.distance.len()], distance));
     }
     let views = entries
         .iter()

@@ -1,11 +1,12 @@
 //! Radii of every report sample, and what they say of the whole split.
 //! Does not know attacks.
 use crate::{
+    falsify::INSIDE,
     lipschitz::{Bounds, Constants},
     people::Voice,
     record::{CertifiedResult, RadiusResult},
     report::{SampleRow, Why},
-    threat::{EACH, Threat},
+    threat::Threat,
     training::EVAL_BATCH,
 };
 use anyhow::Result;
@@ -211,22 +212,16 @@ pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
     for row in rows {
         let inside = |threat: &str, eps: f64| row.radii.get(threat).is_some_and(|r| *r > eps);
         let broken = row.outcomes.iter().filter(|o| !o.held && o.norm == "l2").map(|o| (o.threat.as_str(), o.eps));
-        // Threats that are one budget: of several budgets at once, the greatest of any modality is what counts.
-        let found = row.nearest.iter().filter_map(|(key, nearest)| {
-            let threat = key.strip_suffix(".l2")?;
-            let size =
-                if threat == EACH { nearest.spent.values().fold(0.0, |a: f64, d| a.max(*d)) } else { nearest.distance };
-            Some((threat, size * (1.0 + ROUNDING)))
-        });
+        // Judged in f32, and as near to the boundary as that can tell: strictly inside means what it means for attacks on
+        // certificates.
+        let found =
+            row.nearest.iter().filter_map(|(key, nearest)| Some((key.strip_suffix(".l2")?, nearest.distance / INSIDE)));
         let threats: BTreeSet<&str> =
             broken.chain(found).filter(|(threat, eps)| inside(threat, *eps)).map(|(threat, _)| threat).collect();
         threats.into_iter().for_each(|threat| *beaten.entry(threat.to_owned()).or_default() += 1);
     }
     beaten
 }
-
-/// Relative error of a distance between inputs in f32.
-const ROUNDING: f64 = 1e-5;
 
 #[cfg(test)]
 mod tests {
@@ -252,7 +247,7 @@ mod tests {
             let nearest = Nearest { distance, ..Nearest::default() };
             SampleRow { nearest: [("joint.l2".to_owned(), nearest)].into(), ..row(0.4, false) }
         };
-        assert!(beaten(&[near(0.41)]).is_empty());
+        assert!(beaten(&[near(0.41), near(0.3999)]).is_empty());
         assert_eq!(beaten(&[near(0.39)])[JOINT], 1);
     }
 

@@ -104,7 +104,7 @@ pub struct EvaluateArgs {
     /// How many report samples to attack or corrupt; 0 for all.
     #[arg(long)]
     pub samples: Option<usize>,
-    /// `l2`, or `linf` for single modalities.
+    /// `l2`, or `linf` for `each` and single modalities.
     #[arg(long)]
     pub norm: Option<String>,
     /// `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
@@ -118,6 +118,9 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "S,…", value_delimiter = ',', requires = "corruption")]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
     pub severity: Vec<u8>,
+    /// One setting, e.g. evaluate.steps=100; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Added to the run's seed: another value, other random starts.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -139,9 +142,11 @@ impl EvaluateArgs {
         let asked = !(self.eps.is_empty() && self.threat.is_empty() && self.attack.is_empty());
         self.corruption.is_empty()
             || asked
+            || !self.set.is_empty()
             || self.norm.is_some()
             || self.seed.is_some()
             || self.save_adversarials.is_some()
+            || self.baseline.is_some()
     }
 }
 
@@ -215,8 +220,8 @@ fn attacks_help() -> String {
     let presets = PRESETS.iter().map(|(name, members, about)| line(name, &format!("{}: {about}", members.join(", "))));
     let presets: String = presets.collect();
     format!(
-        "Attacks:\n{attacks}\nPresets:\n{presets}\nHow much they may spend is set in RUN/config.toml: steps, restarts, \
-         standard_steps, targets and queries of [evaluate]."
+        "Attacks:\n{attacks}\nPresets:\n{presets}\nHow much they may spend: --set evaluate.steps and .restarts (pgd), .standard_steps \
+         and .targets (apgd, fab), .queries (square); standard: the last three."
     )
 }
 

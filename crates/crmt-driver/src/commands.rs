@@ -6,7 +6,7 @@ use crate::{
     corruption::Asked,
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
-    plan::{FalsifyPlan, Plan},
+    plan::{EvaluatePlan, FalsifyPlan, Plan},
     record::Summary,
     report,
     run::{Run, open_data, read_record},
@@ -69,39 +69,18 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
 }
 
 fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref())?;
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), &args.set)?;
+    let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
+    if args.attacks() {
+        attack_settings(args, &mut run.plan_mut().evaluate);
+        run.plan_mut().check()?;
+    }
     if !args.corruption.is_empty() {
-        let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
         run.corrupt(&Asked { names: &args.corruption, severities: &args.severity, samples }, voice)?;
-        if !args.attacks() {
-            run.finish()?;
-            return tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT));
-        }
     }
-    let settings = &mut run.plan_mut().evaluate;
-    if !args.eps.is_empty() {
-        settings.eps.clone_from(&args.eps);
+    if args.attacks() {
+        run.attack(args.save_adversarials.as_deref(), voice)?;
     }
-    if let Some(samples) = args.samples {
-        settings.samples = samples;
-    }
-    if let Some(norm) = &args.norm {
-        settings.norm.clone_from(norm);
-    }
-    if !args.attack.is_empty() {
-        settings.attacks.clone_from(&args.attack);
-    }
-    if let Some(seed) = args.seed {
-        settings.seed = seed;
-    }
-    if !args.threat.is_empty() {
-        settings.threats.clone_from(&args.threat);
-    }
-    if let Some(baseline) = &args.baseline {
-        settings.baseline.clone_from(baseline);
-    }
-    run.plan_mut().check()?;
-    run.attack(args.save_adversarials.as_deref(), voice)?;
     run.finish()?;
     if let Some(file) = &args.save_adversarials {
         voice.say(format!("adversarials: {}", file.display()));
@@ -109,8 +88,23 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
 
+/// What was asked for wins over the run's settings, and becomes them.
+fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
+    let lists = [(&args.attack, &mut settings.attacks), (&args.threat, &mut settings.threats)];
+    for (asked, setting) in lists.into_iter().filter(|(asked, _)| !asked.is_empty()) {
+        setting.clone_from(asked);
+    }
+    if !args.eps.is_empty() {
+        settings.eps.clone_from(&args.eps);
+    }
+    settings.samples = args.samples.unwrap_or(settings.samples);
+    settings.seed = args.seed.unwrap_or(settings.seed);
+    args.norm.iter().for_each(|norm| settings.norm.clone_from(norm));
+    args.baseline.iter().for_each(|baseline| settings.baseline.clone_from(baseline));
+}
+
 fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref())?;
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), &[])?;
     if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
         bail!("--eps {bad}: budgets are positive numbers");
     }

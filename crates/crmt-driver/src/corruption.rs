@@ -6,7 +6,7 @@ use crate::{
     training::EVAL_BATCH,
 };
 use anyhow::{Result, bail};
-use crmt_attacks::{Corruption, Draws, Severity, predictions};
+use crmt_attacks::{Corruption, Draws, Severity, correct};
 use crmt_core::{Batch, Classifier, Streams};
 use crmt_data::{DataSet, PreparedCorruption};
 use crmt_fusion::Model;
@@ -132,8 +132,7 @@ fn right(model: &Model, batch: &Batch, bar: &Stage) -> Result<usize> {
     let mut right = 0;
     for start in (0..batch.len()).step_by(EVAL_BATCH) {
         let part = batch.narrow(start, EVAL_BATCH.min(batch.len() - start))?;
-        let predicted = predictions(&model.logits(&part.inputs)?)?;
-        right += predicted.iter().zip(part.labels.to_vec1::<u32>()?).filter(|(p, label)| **p == *label).count();
+        right += correct(&model.logits(&part.inputs)?, &part.labels)?.iter().filter(|right| **right).count();
         bar.inc(part.len() as u64);
     }
     Ok(right)

@@ -22,7 +22,7 @@ use crmt_fusion::Model;
 use rand::Rng;
 
 /// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
-const INSIDE: f64 = 0.999;
+pub const INSIDE: f64 = 0.999;
 /// An infinite radius is attacked here, in declared units.
 const FAR: f64 = 20.0;
 /// The nearest break is looked for from the inverse of this up to this many radii.

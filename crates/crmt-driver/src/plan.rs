@@ -217,7 +217,7 @@ pub struct EvaluatePlan {
     pub eps: Vec<f64>,
     /// The first so many report samples are attacked; 0 for all.
     pub samples: usize,
-    /// `l2`, or `linf` for single modalities.
+    /// `l2`, or `linf` for `each` and single modalities.
     pub norm: String,
     /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one alone);
     /// `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`. Empty for joint and every
@@ -502,7 +502,7 @@ impl Plan {
         check(self.smooth.chunk > 0, "smooth.chunk must be at least 1");
         check(
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
-            "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",
+            "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats (--threat) to \"each\" or names of modalities",
         );
         faults.extend(crate::arsenal::parse(&self.evaluate.attacks).err().map(|e| format!("evaluate.attacks: {e}")));
         faults

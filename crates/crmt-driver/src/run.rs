@@ -25,7 +25,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::WeightsHash;
-use crmt_core::Streams;
+use crmt_core::{PerModality, Streams};
 use crmt_data::{DataSet, SyntheticOptions};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, path::Path, time::Instant};
@@ -44,6 +44,8 @@ pub struct Run {
     examples: Vec<Example>,
     /// `smoothed.csv`, if it is new.
     smoothed: Option<Vec<u8>>,
+    /// An evaluation was completed: what was kept of it can go.
+    attacked: bool,
 }
 
 /// Opens the data set that a plan names.
@@ -93,7 +95,7 @@ impl Run {
             notes: data.notes.clone(),
             weights: hash,
             report_sha256: report_digest(&data)?,
-            baselines_sha256: baselines_digest(&data)?,
+            baselines_sha256: digest(&data.baselines)?,
             stages: [("train".to_owned(), start.elapsed().as_secs_f64())].into(),
             ..Summary::default()
         };
@@ -108,17 +110,26 @@ impl Run {
             rows: vec![],
             examples: vec![],
             smoothed: None,
+            attacked: false,
         })
     }
 
-    /// Reads a finished run. `data` wins over the data set that the run was trained on.
-    pub fn open(dir: RunDir, data: Option<&str>) -> Result<Self> {
+    /// Reads a finished run. `data` wins over the data set that the run was trained on, `assignments` (`key=value`) over
+    /// its settings of what is measured.
+    pub fn open(dir: RunDir, data: Option<&str>, assignments: &[String]) -> Result<Self> {
         // As if typed: a setting that is younger than the run has its default.
         let mut settings = Settings::default();
         settings.read_file(&dir.file(run_dir::CONFIG))?;
         let resolved = settings.resolve();
         let mut plan =
             resolved.with_context(|| format!("{} is not of this version", dir.file(run_dir::CONFIG).display()))?.plan;
+        if !assignments.is_empty() {
+            if let Some(fixed) = assignments.iter().find(|a| !a.trim_start().starts_with("evaluate.")) {
+                bail!("--set {fixed}: the model is trained; only settings of evaluate can be changed");
+            }
+            assignments.iter().try_for_each(|assignment| settings.read_assignment(assignment))?;
+            plan = settings.resolve()?.plan;
+        }
         if let Some(data) = data {
             plan.data = data.to_owned();
         }
@@ -136,7 +147,7 @@ impl Run {
                 data.name
             );
         }
-        let baselines = baselines_digest(&data)?;
+        let baselines = digest(&data.baselines)?;
         if !summary.baselines_sha256.is_empty() && summary.baselines_sha256 != baselines {
             bail!(
                 "what `{}` ({}) puts in the place of missing modalities is not what {} was measured with: restore \
@@ -167,7 +178,7 @@ impl Run {
         }
         let examples = examples::read(&dir.file(run_dir::EXAMPLES))?;
         let (architecture, weights) = (checkpoint.architecture, checkpoint.weights);
-        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed: None })
+        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed: None, attacked: false })
     }
 
     /// The plan, to change what is measured next.
@@ -188,6 +199,11 @@ impl Run {
     /// Names of the modalities.
     pub fn modalities(&self) -> &[String] {
         &self.summary.modalities
+    }
+
+    /// Of attacks and corruptions.
+    fn attack_streams(&self) -> Streams {
+        Streams::new(self.plan.seed.wrapping_add(self.plan.evaluate.seed))
     }
 
     fn streams(&self) -> Streams {
@@ -222,22 +238,23 @@ impl Run {
     /// Attacks on the first report samples; the nearest adversarials go to `keep`.
     pub fn attack(&mut self, keep: Option<&Path>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        // A file that can't be written is noticed before hours of work.
-        keep.map(|file| write_file(file, b"")).transpose()?;
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
         let plan = &self.plan.evaluate;
         attack::check(plan, &self.data)?;
+        // A file that can't be written is noticed before hours of work.
+        keep.map(writable).transpose()?;
         let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
         if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
             let table = baselines::accuracy(&model, &self.data, &baselines)?;
             self.summary.accuracy.missing_by_baseline.insert(plan.baseline.clone(), table);
         }
+        let baselines_sha256 = digest(&baselines)?;
         let subject = attack::Subject {
             model: &model,
             baselines: &baselines,
             weights: &self.summary.weights,
             data: &self.data,
-            data_sha256: [&self.summary.report_sha256, &self.summary.baselines_sha256],
+            data_sha256: [&self.summary.report_sha256, &baselines_sha256],
             seed: self.plan.seed,
             dir: &self.dir,
         };
@@ -246,6 +263,7 @@ impl Run {
             write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, plan)?)?;
         }
         (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
+        self.attacked = true;
         self.summary.warnings.retain(|w| !w.starts_with(DOUBT));
         self.summary.warnings.extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
@@ -256,7 +274,7 @@ impl Run {
     pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
-        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.streams(), voice)?;
+        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.attack_streams(), voice)?;
         self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -362,7 +380,7 @@ impl Run {
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)?;
-        Parts::remove(&self.dir, attack::PARTS)
+        if self.attacked { Parts::remove(&self.dir, attack::PARTS) } else { Ok(()) }
     }
 
     /// What the report is made of.
@@ -418,10 +436,17 @@ fn report_digest(data: &DataSet) -> Result<String> {
     Ok(sealed::hex(hash))
 }
 
-/// SHA-256 of the baselines.
-fn baselines_digest(data: &DataSet) -> Result<String> {
+/// Refuses a path where no file can be written; what is there stays.
+fn writable(path: &Path) -> Result<()> {
+    let probe = path.with_extension("probe");
+    write_file(&probe, b"").with_context(|| format!("--save-adversarials {}", path.display()))?;
+    std::fs::remove_file(&probe).with_context(|| format!("can't remove {}", probe.display()))
+}
+
+/// SHA-256 of what stands in for missing modalities.
+fn digest(baselines: &PerModality<Tensor>) -> Result<String> {
     let mut hash = Sha256::new();
-    for baseline in &data.baselines {
+    for baseline in baselines {
         hash.update(sealed::bytes(baseline)?);
     }
     Ok(sealed::hex(hash))

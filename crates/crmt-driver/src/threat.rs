@@ -21,8 +21,7 @@ pub enum Threat {
 
 /// The name of [`Threat::Joint`].
 pub const JOINT: &str = "joint";
-/// The name of [`Threat::Each`].
-pub const EACH: &str = "each";
+const EACH: &str = "each";
 const WITHOUT: &str = "without-";
 const ANY_MISSING: &str = "any-missing";
 /// The baselines of the data set, which certificates are about.
@@ -125,6 +124,18 @@ impl Threat {
             Self::Joint | Self::Each | Self::Only(_) => vec![None],
             Self::Without(gone) => vec![Some(gone.clone())],
             Self::AnyMissing => std::iter::once(None).chain(Missing::each(modalities).into_iter().map(Some)).collect(),
+        }
+    }
+
+    /// Whether everything that `other` may do with a budget is allowed with the same budget of one norm.
+    pub fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Joint | Self::Each, Self::Only(_)) => true,
+            (Self::AnyMissing, Self::Joint | Self::Only(_)) => true,
+            (Self::AnyMissing, Self::Without(gone)) => {
+                (0..gone.modalities()).filter(|m| gone.contains(*m)).count() == 1
+            }
+            _ => false,
         }
     }
 

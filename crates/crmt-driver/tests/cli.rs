@@ -695,6 +695,9 @@ fn an_evaluation_goes_on_where_it_was_killed() -> Anyhow {
     let dir = tempfile::tempdir()?;
     let settings = [
         "synthetic.report=250",
+        "synthetic.train=600",
+        "train.epochs=6",
+        "model.encoder=linear",
         "evaluate.eps=0.4,0.8",
         "evaluate.standard_steps=6",
         "evaluate.targets=2",
@@ -704,7 +707,7 @@ fn an_evaluation_goes_on_where_it_was_killed() -> Anyhow {
     train(dir.path(), "jt", "r", settings).assert().success();
     let run = dir.path().join("r");
     copy(&run, &dir.path().join("s"))?;
-    let args = ["--attack", "strong,published,cw", "--samples", "0", "--seed", "3", "--save-adversarials"];
+    let args = ["--attack", "strong,published,fab-t", "--samples", "0", "--seed", "3", "--save-adversarials"];
     // Three parts of each of three threats.
     let program = assert_cmd::cargo::cargo_bin("crmt-driver");
     let mut child = std::process::Command::new(program)
@@ -739,7 +742,7 @@ fn an_evaluation_goes_on_where_it_was_killed() -> Anyhow {
         assert!(fs::read(run.join(file))? == fs::read(dir.path().join("s").join(file))?, "{file}");
     }
     assert!(fs::read(dir.path().join("r.safetensors"))? == fs::read(dir.path().join("s.safetensors"))?);
-    // pgd, standard, two published ones, cw, and their union; three threats, two budgets.
+    // pgd, standard, two published ones, fab-t, and their union; three threats, two budgets.
     assert_eq!(r["attacks"].as_array().unwrap().len(), 6 * 3 * 2);
     let nearest = &r["nearest"][0];
     assert_eq!((&nearest["threat"], &nearest["norm"]), (&"joint".into(), &"l2".into()));
@@ -750,24 +753,39 @@ fn an_evaluation_goes_on_where_it_was_killed() -> Anyhow {
     // What was saved is as far from the clean inputs as the table says, and is misclassified.
     let bytes = fs::read(dir.path().join("r.safetensors"))?;
     let saved = safetensors::SafeTensors::deserialize(&bytes)?;
-    let distance = saved.tensor("joint.l2.distance")?;
+    let distance = saved.tensor("distance.joint.l2")?;
     let distance: Vec<f64> =
         distance.data().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
-    assert_eq!((distance.len(), saved.tensor("joint.l2.image")?.shape()), (250, &[250, 1, 28, 28][..]));
+    assert_eq!((distance.len(), saved.tensor("adversarial.joint.l2.image")?.shape()), (250, &[250, 1, 28, 28][..]));
     let mut table = csv::Reader::from_path(run.join("samples.csv"))?;
     let header = table.headers()?.clone();
     let column = |name: &str| header.iter().position(|h| h == name).unwrap_or_else(|| panic!("no column {name}"));
-    let (near, held) = (column("distance.joint.l2"), column("strongest.joint.l2.0.8"));
+    let near = column("distance.joint.l2");
+    let held = [(0.4, column("strongest.joint.l2.0.4")), (0.8, column("strongest.joint.l2.0.8"))];
     for (record, distance) in table.records().zip(distance) {
         let record = record?;
         let told: Option<f64> = record[near].parse().ok();
-        // Uni-modal attacks are joint ones, too, but only a threat's own adversarials are saved.
-        assert!(
-            told.is_none_or(|told| told <= distance) && (told.is_some() || distance == 0.0 || distance.is_infinite())
-        );
-        assert_eq!(&record[held] == "held", told.is_none_or(|told| told > 0.8) && distance > 0.0, "{record:?}");
+        assert!(told.map_or(distance == 0.0 || distance.is_infinite(), |told| told == distance), "{record:?}");
+        for (eps, held) in held {
+            // Budgets hold to 1e-6.
+            let beyond = distance > eps * (1.0 + 1e-6);
+            assert_eq!(&record[held] == "held", beyond, "{record:?}");
+        }
     }
+    // Attacks that stop at the boundary itself do not disprove radii that are exact.
+    let threats = ["--samples", "30", "--threat", "joint,each,any-missing"];
+    driver(dir.path()).args(["evaluate", "s", "-q", "--attack", "nearest,deepfool"]).args(threats).assert().success();
+    let s = json(dir.path().join("s/summary.json"))?;
+    assert_eq!((&s["violations"], &s["certified"][0]["evidence"]), (&0.into(), &"proved".into()));
+    let accuracy = |threat: &str| {
+        let all = s["attacks"].as_array().expect("a list");
+        let strongest = all.iter().find(|a| a["name"] == "strongest" && a["threat"] == threat);
+        strongest.expect("attacked")["accuracy"].as_f64()
+    };
+    assert!(accuracy("any-missing") <= accuracy("joint") && accuracy("each") <= accuracy("joint"));
     refused(driver(dir.path()).args(["evaluate", "r", "--attack", "pdg"]), &["`pdg`", "standard", "strong"]);
+    refused(driver(dir.path()).args(["evaluate", "r", "--set", "train.epochs=3"]), &["train.epochs=3", "trained"]);
+    refused(driver(dir.path()).args(["evaluate", "r", "--set", "evaluate.step=3"]), &["did you mean `evaluate.steps`"]);
     refused(driver(dir.path()).args(["evaluate", "r", "--save-adversarials", "no/such/file"]), &["no/such/file"]);
     refused(
         driver(dir.path()).args(["evaluate", "r", "--attack", "cw", "--norm", "linf", "--threat", "image"]),

@@ -43,7 +43,7 @@ pub struct Subject<'a> {
     pub weights: &'a str,
     /// Its report split is attacked.
     pub data: &'a DataSet,
-    /// Of that split and of the baselines.
+    /// Of that split, and of [`baselines`](Self::baselines).
     pub data_sha256: [&'a str; 2],
     /// What stands in for missing modalities: one sample each.
     pub baselines: &'a PerModality<Tensor>,
@@ -129,49 +129,65 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRo
         row.outcomes.clear();
         row.nearest.clear();
     });
-    let mut threats = threats(plan, &names)?;
-    // A joint ball contains each modality's own: what fell there, falls here. So joint comes last.
-    threats.sort_by_key(Threat::is_joint);
-    let mut alone: Vec<Option<(usize, Found)>> = vec![None; samples];
     let mut attacked = Attacked::default();
-    for threat in threats {
+    let mut found: Vec<OfThreat> = vec![];
+    for threat in threats(plan, &names)? {
         let name = threat.name_with(&names, &plan.baseline);
-        let whole = search.threat(&threat, &name, rows, samples, &mut attacked, keep, voice)?;
-        let mut strongest = whole.strongest();
-        let mut nearest = whole.nearest.clone();
-        match (&threat, search.norm) {
-            (Threat::Joint | Threat::AnyMissing, _) => {
-                for (i, (fell, found)) in alone.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref()?))) {
-                    strongest[i] = Some(strongest[i].map_or(*fell, |own| own.min(*fell)));
-                    if nearest[i].as_ref().is_none_or(|own| own.distance > found.distance) {
-                        nearest[i] = Some(found.clone());
-                    }
-                }
-            }
-            (Threat::Only(_), Norm::L2) => {
-                for (i, alone) in alone.iter_mut().enumerate() {
-                    if let (Some(fell), Some(found)) = (strongest[i], &nearest[i])
-                        && alone.as_ref().is_none_or(|(_, other)| other.distance > found.distance)
-                    {
-                        *alone = Some((fell, found.clone()));
-                    }
-                }
-            }
-            _ => {}
+        found.push(search.threat(threat, name, rows, samples, keep, voice)?);
+    }
+    for of in &mut found {
+        attacked.examples.append(&mut of.examples);
+        attacked.doubts.append(&mut of.doubts);
+    }
+    for (t, of) in found.iter().enumerate() {
+        // What fell to less, falls to more.
+        let contained = || found.iter().enumerate().filter(|(u, other)| *u == t || of.threat.contains(&other.threat));
+        let least = |i: usize| contained().filter_map(|(_, other)| other.strongest[i]).min();
+        let nearest = |i: usize| {
+            let all = contained().filter_map(|(u, other)| Some((u, other.whole.nearest[i].as_ref()?)));
+            all.min_by(|a, b| a.1.distance.total_cmp(&b.1.distance))
+        };
+        let strongest: Vec<Option<usize>> = (0..samples).map(least).collect();
+        let nearest: Vec<Option<(usize, &Found)>> = (0..samples).map(nearest).collect();
+        search.record(&of.name, &of.whole, &strongest, rows, &mut attacked.results);
+        for (row, (_, found)) in rows.iter_mut().zip(&nearest).filter_map(|(row, n)| Some((row, n.as_ref()?))) {
+            let spent = names.iter().cloned().zip(found.spent.iter().copied()).collect();
+            let nearest = Nearest { attack: found.attack.clone(), distance: found.distance, spent };
+            row.nearest.insert(format!("{}.{}", of.name, plan.norm), nearest);
         }
-        search.record(&name, &whole, &strongest, rows, &mut attacked.results);
-        for (row, found) in rows.iter_mut().zip(&nearest) {
-            if let Some(found) = found {
-                let spent = names.iter().cloned().zip(found.spent.iter().copied()).collect();
-                let nearest = Nearest { attack: found.attack.clone(), distance: found.distance, spent };
-                row.nearest.insert(format!("{name}.{}", plan.norm), nearest);
-            }
+        let only: Vec<&Found> = nearest.iter().flatten().map(|(_, found)| *found).collect();
+        attacked.nearest.push(search.summary(&of.name, &names, &of.whole.wrong, only));
+        if keep {
+            let source = |i: usize| nearest[i].map_or(t, |(u, _)| u);
+            let rows = |m: usize| {
+                (0..samples).map(|i| found[source(i)].kept[m].narrow(0, i, 1)).collect::<Result<Vec<_>, _>>()
+            };
+            let inputs = (0..names.len()).map(|m| Ok(Tensor::cat(&rows(m)?, 0)?)).collect::<Result<Vec<_>>>()?;
+            let distance = of.whole.wrong.iter().zip(&nearest).map(|(wrong, found)| match found {
+                _ if *wrong => 0.0,
+                Some((_, found)) => found.distance,
+                None => f64::INFINITY,
+            });
+            let inputs = PerModality::new(inputs).context("a data set without modalities")?;
+            attacked.adversarials.push(Adversarials { threat: of.name.clone(), inputs, distance: distance.collect() });
         }
-        attacked.nearest.push(search.summary(&name, &names, &whole.wrong, &nearest));
     }
     attacked.results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
     attacked.nearest.sort_by_key(|r: &NearestResult| r.threat != JOINT);
     Ok(attacked)
+}
+
+/// All that was found under one threat.
+struct OfThreat {
+    threat: Threat,
+    name: String,
+    whole: Part,
+    /// Per sample, the first budget at which any attack broke it.
+    strongest: Vec<Option<usize>>,
+    examples: Vec<Example>,
+    doubts: Vec<String>,
+    /// Each modality's nearest adversarials, if they are kept; the clean input where there is none.
+    kept: Vec<Tensor>,
 }
 
 /// All that a part depends on, but which samples and which threat.
@@ -179,12 +195,13 @@ fn origin(of: &Subject, plan: &EvaluatePlan) -> Result<Origin> {
     let settings = EvaluatePlan { samples: 0, threats: vec![], check_samples: 0, ..plan.clone() };
     let [report, baselines] = of.data_sha256;
     let origin = [
+        // Another number where what is found changes: parts of older programs are not used.
+        ("format", "1".to_owned()),
         ("weights", of.weights.to_owned()),
         ("report_sha256", report.to_owned()),
         ("baselines_sha256", baselines.to_owned()),
         ("seed", of.seed.to_string()),
         ("evaluate", toml::to_string(&settings)?),
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
     ];
     Ok(origin.map(|(key, value)| (key.to_owned(), value)).into())
 }
@@ -208,33 +225,30 @@ struct Target<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// All parts of a threat; `attacked` gets examples, doubts and adversarials.
-    #[expect(clippy::too_many_arguments, reason = "one call: what is attacked, and what it is written to")]
+    /// All parts of a threat.
     fn threat(
         &self,
-        threat: &Threat,
-        name: &str,
+        threat: Threat,
+        name: String,
         rows: &[SampleRow],
         samples: usize,
-        attacked: &mut Attacked,
         keep: bool,
         voice: &Voice,
-    ) -> Result<Part> {
+    ) -> Result<OfThreat> {
         let data = self.of.data;
         let target = |missing: Option<Missing>| -> Result<Target> {
             Ok(Target { victim: Victim::new(self.of.model, missing.clone(), self.of.baselines)?, missing })
         };
         let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
-        let doubts = self.doubts(threat, &targets[0].victim, samples)?;
-        attacked.doubts.extend(doubts.into_iter().map(|doubt| format!("{name}: {doubt}")));
+        let mut doubts = self.doubts(&threat, &targets[0].victim, samples)?;
         let bar = voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64);
         let mut whole = Part { fell: vec![vec![]; self.attacks.len()], ..Part::default() };
         let mut examples: Vec<Example> = vec![];
         let mut kept: Vec<PerModality<Tensor>> = vec![];
         for first in (0..samples).step_by(PART) {
             let batch = data.report.batch(first..(first + PART).min(samples))?;
-            let (part, adversarials) = self.part(threat, name, &targets, &batch, first, &bar)?;
-            examples.extend(self.examples(name, &part, &batch, &adversarials, &rows[first..])?);
+            let (part, adversarials) = self.part(&threat, &name, &targets, &batch, first, &bar)?;
+            examples.extend(self.examples(&name, &part, &batch, &adversarials, &rows[first..])?);
             examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
             examples.truncate(EXAMPLES);
             whole.extend(part);
@@ -242,21 +256,18 @@ impl<'a> Search<'a> {
                 kept.push(adversarials);
             }
         }
-        attacked.examples.extend(examples);
-        if let Some(first) = kept.first() {
-            let all = |m: usize| Tensor::cat(&kept.iter().map(|part| &part[m]).collect::<Vec<_>>(), 0);
-            let distance = whole.wrong.iter().zip(&whole.nearest).map(|(wrong, found)| match found {
-                _ if *wrong => 0.0,
-                Some(found) => found.distance,
-                None => f64::INFINITY,
-            });
-            attacked.adversarials.push(Adversarials {
-                threat: name.to_owned(),
-                inputs: first.try_enumerate(|m, _| all(m))?,
-                distance: distance.collect(),
-            });
+        if whole.undefined > 0 {
+            doubts.push(format!(
+                "attacks proposed inputs with a NaN or an infinity {} times, which count as failures: look for divisions by \
+                 small numbers in the model",
+                whole.undefined
+            ));
         }
-        Ok(whole)
+        let doubts = doubts.into_iter().map(|doubt| format!("{name}: {doubt}")).collect();
+        let all = |m: usize| Tensor::cat(&kept.iter().map(|part| &part[m]).collect::<Vec<_>>(), 0);
+        let modalities = if kept.is_empty() { 0..0 } else { 0..data.modalities.len() };
+        let kept = modalities.map(all).collect::<Result<Vec<_>, _>>()?;
+        Ok(OfThreat { strongest: whole.strongest(), threat, name, whole, examples, doubts, kept })
     }
 
     /// Signs, on the first samples, that attacks on this victim say little.
@@ -318,8 +329,7 @@ impl<'a> Search<'a> {
     }
 
     /// How near the nearest adversarials of a threat are, and what they change.
-    fn summary(&self, name: &str, names: &[String], wrong: &[bool], nearest: &[Option<Found>]) -> NearestResult {
-        let mut found: Vec<&Found> = nearest.iter().flatten().collect();
+    fn summary(&self, name: &str, names: &[String], wrong: &[bool], mut found: Vec<&Found>) -> NearestResult {
         found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
         let share = |m: usize| {
             let of =

@@ -23,16 +23,18 @@ pub struct Part {
     pub fell: Vec<Vec<Option<usize>>>,
     /// Per sample that was right and fell.
     pub nearest: Vec<Option<Found>>,
+    /// Proposals of attacks that held a NaN or an infinity.
+    pub undefined: u64,
 }
 
 /// The nearest adversarial of a sample.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Found {
-    /// Who found it.
+    /// Who found it: `standard/fab-t`.
     pub attack: String,
-    /// At which budget.
+    /// The first of the budgets that contains it.
     pub eps: f64,
-    /// From the clean input.
+    /// From the clean input: joint l2, or the greatest of any modality where each has its own budget.
     pub distance: f64,
     /// Of each modality; 0 where it is missing.
     pub spent: Vec<f64>,
@@ -48,6 +50,7 @@ impl Part {
         self.wrong.extend(next.wrong);
         self.fell.iter_mut().zip(next.fell).for_each(|(all, next)| all.extend(next));
         self.nearest.extend(next.nearest);
+        self.undefined += next.undefined;
     }
 
     /// Per sample, the first budget at which any attack broke it.
@@ -80,7 +83,8 @@ impl Search<'_> {
         }
         let wrong = wrong(targets, batch)?;
         let fell = wrong.iter().map(|wrong| wrong.then_some(0)).collect();
-        let mut part = Part { fell: vec![fell; self.attacks.len()], nearest: vec![None; samples], wrong };
+        let fell = vec![fell; self.attacks.len()];
+        let mut part = Part { fell, nearest: vec![None; samples], wrong, undefined: 0 };
         let mut points: Vec<PerModality<Tensor>> =
             (0..samples).map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1))).collect::<candle_core::Result<_>>()?;
         for (k, eps) in self.eps.iter().enumerate() {
@@ -93,9 +97,14 @@ impl Search<'_> {
                 for target in targets {
                     let budget = greatest.unwrap_or(*eps);
                     let budget = self.budget(threat, budget, target.victim.modalities().len());
-                    for member in attack.build(budget, self.plan) {
-                        let standing: Vec<u32> =
-                            (0..samples as u32).filter(|i| part.fell[a][*i as usize].is_none()).collect();
+                    let members = attack.build(budget, self.plan);
+                    let several = members.len() > 1;
+                    for member in members {
+                        let name =
+                            if several { format!("{}/{}", attack.name, member.name()) } else { attack.name.to_owned() };
+                        // What looks for the nearest may find it nearer in front of the next target.
+                        let stands = |i: &u32| part.fell[a][*i as usize].is_none_or(|at| attack.nearest && at > 0);
+                        let standing: Vec<u32> = (0..samples as u32).filter(stands).collect();
                         if standing.is_empty() {
                             break;
                         }
@@ -105,14 +114,16 @@ impl Search<'_> {
                         let ids = standing.iter().map(|i| first as u64 + u64::from(*i)).collect();
                         let draws = Draws::for_samples(self.streams, ids);
                         let outcome = run(member.as_ref(), &target.victim, &inputs, &goal, &draws)?;
+                        part.undefined += outcome.undefined as u64;
                         let whole = target.victim.complete(&outcome.adversarial)?;
                         for (row, i) in standing.iter().map(|i| *i as usize).enumerate() {
                             if !outcome.success[row] {
                                 continue;
                             }
-                            let distance = outcome.distance[row];
-                            let at = if attack.nearest { self.first(threat, &outcome, row) } else { k };
-                            part.fell[a][i] = Some(at);
+                            // An early end may be within a smaller budget than the one that was searched.
+                            let distance = size(threat, &outcome, row);
+                            let at = self.first(distance);
+                            part.fell[a][i] = Some(part.fell[a][i].map_or(at, |before| before.min(at)));
                             if part.nearest[i].as_ref().is_some_and(|nearest| nearest.distance <= distance) {
                                 continue;
                             }
@@ -120,7 +131,7 @@ impl Search<'_> {
                             let gone = |m: &usize| target.missing.as_ref().is_some_and(|missing| missing.contains(*m));
                             let all = 0..modalities.len();
                             part.nearest[i] = Some(Found {
-                                attack: member.name().to_owned(),
+                                attack: name.clone(),
                                 eps: self.eps[at],
                                 distance,
                                 spent: all
@@ -150,14 +161,10 @@ impl Search<'_> {
         Ok((part, inputs))
     }
 
-    /// The first of the budgets that contains what was found of a sample.
-    fn first(&self, threat: &Threat, outcome: &Outcome, row: usize) -> usize {
-        let size = match threat {
-            Threat::Each => outcome.spent.iter().map(|spent| spent[row]).fold(0., f64::max),
-            _ => outcome.distance[row],
-        };
+    /// The first of the budgets that contains what was found at this distance.
+    fn first(&self, distance: f64) -> usize {
         // Budgets hold to a relative 1e-6.
-        self.eps.iter().position(|eps| size <= eps * (1. + 1e-6)).unwrap_or(self.eps.len() - 1)
+        self.eps.iter().position(|eps| distance <= eps * (1. + 1e-6)).unwrap_or(self.eps.len() - 1)
     }
 
     /// The samples of a part that fell at the smallest distances; `rows` begin with its first sample.
@@ -193,6 +200,14 @@ impl Search<'_> {
             })
         };
         nearest.into_iter().take(EXAMPLES).map(example).collect()
+    }
+}
+
+/// How much of a threat's budget an attack spent on a sample: the greatest of any modality where each has its own.
+fn size(threat: &Threat, outcome: &Outcome, row: usize) -> f64 {
+    match threat {
+        Threat::Each => outcome.spent.iter().map(|spent| spent[row]).fold(0., f64::max),
+        _ => outcome.distance[row],
     }
 }
 

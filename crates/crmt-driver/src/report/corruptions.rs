@@ -53,7 +53,8 @@ fn of_names(results: &[CorruptionResult]) -> impl Iterator<Item = (&str, &[Corru
 }
 
 fn chart(run: &RunRecord, modality: &str, results: &[CorruptionResult], names: &[&str]) -> String {
-    let lines: Vec<(String, &str, Vec<(f64, f64)>)> = of_names(results)
+    type Line<'a> = (String, &'a str, Vec<(f64, f64)>);
+    let lines: Vec<Line> = of_names(results)
         .map(|(name, series)| {
             let colour = names.iter().position(|n| *n == name).unwrap_or(0) % COLOURS;
             let points = series.iter().map(|r| (f64::from(r.severity), r.accuracy));
