@@ -54,9 +54,9 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Our kernels share work by rayon; candle's own pool for elementwise operations waits for work spinning.
 fn threads(command: &mut Command, threads: u32) -> &mut Command {
-    let threads = threads.to_string();
-    command.env("RAYON_NUM_THREADS", &threads).env("CANDLE_NUM_THREADS", threads)
+    command.env("RAYON_NUM_THREADS", threads.to_string()).env("CANDLE_NUM_THREADS", "1")
 }
 
 fn peer(python: &Path, threads: u32, more: &[&str]) -> Command {

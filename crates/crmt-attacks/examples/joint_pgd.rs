@@ -1,6 +1,6 @@
 //! Times a joint-l2 PGD attack of ten steps on 64 samples of a two-modality CNN with random weights, the work of
 //! `torch_av.py --work pgd --model cnn --batch 64`, and prints one JSON line in its form:
-//! `RAYON_NUM_THREADS=2 cargo run --release --example joint_pgd [ROUNDS]`.
+//! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=1 cargo run --release --example joint_pgd [ROUNDS]`.
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, perturb};

@@ -3,6 +3,7 @@
 mod common;
 
 use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
 use common::{Store, random, search};
 use crmt_core::{Encoder, Layer, Mode};
 use crmt_encoders::{AolConv2d, Block, BuildError, Chain, EncoderConfig, OrthonormalLinear, SllConv2d};
@@ -285,5 +286,38 @@ fn fused_relu_gives_the_same_bits() -> TestResult {
     let fused = Chain::new(vec![conv.clone(), Block::Relu, Block::Flatten], 64).encode(&x, Mode::Eval)?;
     let apart = Chain::new(vec![conv, Block::Flatten], 64).encode(&x, Mode::Eval)?;
     assert_eq!(bits(&fused)?, bits(&crmt_kernels::relu(&apart)?)?);
+    Ok(())
+}
+
+/// A frozen chain computes its convolutions together, on the storage that training moves.
+#[test]
+fn frozen_convolutions_follow_training() -> TestResult {
+    let store = Store::new(9);
+    let chain = |vb: VarBuilder| -> candle_core::Result<Chain> {
+        let normal = candle_nn::Init::Randn { mean: 0., stdev: 0.3 };
+        let conv = |name: &str, shape: (usize, usize)| -> candle_core::Result<Block> {
+            let kernel = vb.pp(name).get_with_hints((shape.1, shape.0, 3, 3), "weight", normal)?;
+            let bias = vb.pp(name).get_with_hints(shape.1, "bias", normal)?;
+            Ok(Block::Conv2d { name: name.into(), kernel, bias, stride: 2, padding: 1 })
+        };
+        let blocks = vec![conv("1", (2, 12))?, Block::Relu, conv("2", (12, 20))?, Block::Relu, Block::Mean];
+        Ok(Chain::new(blocks, 20))
+    };
+    let (live, frozen) = (chain(store.live(DType::F64))?, chain(store.frozen(DType::F64))?);
+    let x = Var::from_tensor(&random(1, &[5, 2, 13, 10])?)?;
+    for _ in 0..2 {
+        let values = |chain: &Chain| -> Result<Vec<f64>, Box<dyn std::error::Error>> {
+            let y = chain.encode(&x, Mode::Eval)?;
+            assert_eq!(y.dims(), [5, 20]);
+            let dx = y.sqr()?.sum_all()?.backward()?.remove(&x).expect("tracked");
+            Ok([y.flatten_all()?.to_vec1()?, dx.flatten_all()?.to_vec1::<f64>()?].concat())
+        };
+        for (a, b) in values(&live)?.iter().zip(values(&frozen)?) {
+            // Sums of about a hundred terms of order 1 in another order.
+            assert!((a - b).abs() < 1e-12, "{a} {b}");
+        }
+        store.disturb(2, 0.5)?;
+    }
+    assert_eq!(format!("{:?}", live.layers()?), format!("{:?}", frozen.layers()?));
     Ok(())
 }

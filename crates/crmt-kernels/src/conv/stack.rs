@@ -57,7 +57,7 @@ pub fn conv_relu_stack(x: &Tensor, layers: &[ConvRelu]) -> Result<Tensor> {
     let batch = shape[0];
     let largest = plan.iter().map(|l| (l.g.co * l.g.plane()).max(l.g.ci * l.g.h * l.g.w)).max().unwrap_or(1);
     let group = (ELEMENTS / largest.max(1)).clamp(1, batch.div_ceil(TASKS).max(1));
-    x.contiguous()?.apply_op1(Stack { plan, group, keep: x.track_op(), passes: OnceLock::new() })
+    x.contiguous()?.apply_op1(Stack { plan, group, keep: x.track_op(), stops: OnceLock::new() })
 }
 
 struct Layer {
@@ -73,6 +73,9 @@ impl Layer {
     }
 }
 
+/// For each layer, which elements of its result (channels-last) stop the gradient: those not above zero.
+type Stops = Vec<Vec<bool>>;
+
 struct Stack {
     /// Not empty.
     plan: Vec<Layer>,
@@ -80,9 +83,8 @@ struct Stack {
     group: usize,
     /// Whether a backward pass may come.
     keep: bool,
-    /// One list per group: for each layer, which elements of its result (channels-last) the gradient passes: those
-    /// above zero, or NaN.
-    passes: OnceLock<Vec<Vec<Vec<bool>>>>,
+    /// Of each group, from the forward pass.
+    stops: OnceLock<Vec<Stops>>,
 }
 
 impl Stack {
@@ -92,7 +94,7 @@ impl Stack {
         [first.sizes()[0], last.sizes()[1]]
     }
 
-    fn forward<T: Real>(&self, x: &[T]) -> Result<(Vec<T>, Vec<Vec<Vec<bool>>>)> {
+    fn forward<T: Real>(&self, x: &[T]) -> Result<(Vec<T>, Vec<Stops>)> {
         let parameters = self.plan.iter().map(|l| (Read::new(&l.kernel), Read::new(&l.bias))).collect::<Vec<_>>();
         let mut layers = Vec::with_capacity(self.plan.len());
         for (layer, (kernel, bias)) in self.plan.iter().zip(&parameters) {
@@ -102,10 +104,10 @@ impl Stack {
         let [from, to] = self.ends();
         let mut y = vec![T::ZERO; self.plan[0].g.b * to];
         let groups = y.par_chunks_mut((self.group * to).max(1)).zip(x.par_chunks((self.group * from).max(1)));
-        let passes = groups.map(|(y, x)| {
+        let stops = groups.map(|(y, x)| {
             let samples = y.len() / to;
             let [mut current, mut other] = [(); 2].map(|()| Scratch::new());
-            let mut passes = Vec::new();
+            let mut stops = Vec::new();
             for (i, (layer, weights, classes, bias)) in layers.iter().enumerate() {
                 let (g, [source_len, result_len]) = (&layer.g, layer.sizes());
                 let source = match i {
@@ -119,27 +121,27 @@ impl Stack {
                     }
                 });
                 if self.keep {
-                    passes.push(result.iter().map(|y| !(*y <= T::ZERO)).collect());
+                    stops.push(result.iter().map(|y| *y <= T::ZERO).collect());
                 }
                 std::mem::swap(&mut current, &mut other);
             }
             let g = &self.plan[self.plan.len() - 1].g;
             channels_first(current.of(y.len()), [g.co, g.plane()], y);
-            passes
+            stops
         });
-        let passes = passes.collect();
-        Ok((y, passes))
+        let stops = stops.collect();
+        Ok((y, stops))
     }
 
     /// The gradient of the images from that of the result.
-    fn backward<T: Real>(&self, passes: &[Vec<Vec<bool>>], dy: &[T]) -> Result<Vec<T>> {
+    fn backward<T: Real>(&self, stops: &[Stops], dy: &[T]) -> Result<Vec<T>> {
         let kernels = self.plan.iter().map(|l| Read::new(&l.kernel)).collect::<Vec<_>>();
         let kernels = kernels.iter().map(Read::elements::<T>).collect::<Result<Vec<_>>>()?;
         let layers: Vec<_> = self.plan.iter().zip(&kernels).map(|(l, kernel)| Adjoint::new(&l.g, kernel)).collect();
         let [from, to] = self.ends();
         let mut dx = vec![T::ZERO; self.plan[0].g.b * from];
         let groups = dx.par_chunks_mut((self.group * from).max(1)).zip(dy.par_chunks((self.group * to).max(1)));
-        groups.zip(passes).for_each(|((dx, dy), passes)| {
+        groups.zip(stops).for_each(|((dx, dy), stops)| {
             let samples = dx.len() / from;
             let [mut current, mut other] = [(); 2].map(|()| Scratch::new());
             let g = &self.plan[self.plan.len() - 1].g;
@@ -147,14 +149,14 @@ impl Stack {
             for (dy, d) in dy.chunks(to).zip(d.chunks_mut(to)) {
                 transpose_into(dy, g.plane(), [g.co, g.plane()], d, g.co);
             }
-            d.iter_mut().zip(&passes[self.plan.len() - 1]).for_each(|(d, pass)| *d = gate(*pass, *d));
+            d.iter_mut().zip(&stops[self.plan.len() - 1]).for_each(|(d, stop)| *d = gate(*stop, *d));
             for (i, (layer, adjoint)) in self.plan.iter().zip(&layers).enumerate().rev() {
                 let [before, after] = layer.sizes().map(|len| samples * len);
                 let d = current.of(after);
                 if i == 0 {
                     return adjoint.first(d, dx, &mut other);
                 }
-                adjoint.inner(d, &passes[i - 1], other.of(before));
+                adjoint.inner(d, &stops[i - 1], other.of(before));
                 std::mem::swap(&mut current, &mut other);
             }
         });
@@ -164,8 +166,8 @@ impl Stack {
 
 /// Both are values, so that choosing is no jump.
 #[inline(always)]
-fn gate<T: Real>(pass: bool, gradient: T) -> T {
-    if pass { gradient } else { T::ZERO }
+fn gate<T: Real>(stop: bool, gradient: T) -> T {
+    if stop { T::ZERO } else { gradient }
 }
 
 /// The gradient of one layer's input.
@@ -188,11 +190,11 @@ impl<'a, T: Real> Adjoint<'a, T> {
         sweep(&self.weights, &self.classes, d.len() / source, [source, g.h * g.w], d, dx, finish);
     }
 
-    /// To a layer before, whose ReLU lets through what `passes` says.
-    fn inner(&self, d: &[T], passes: &[bool], dx: &mut [T]) {
+    /// To a layer before, whose ReLU stops what `stops` says.
+    fn inner(&self, d: &[T], stops: &[bool], dx: &mut [T]) {
         self.sweep(d, dx, |dx, sums, _, at| {
-            for ((dx, sum), pass) in dx.iter_mut().zip(sums).zip(&passes[at..][..sums.len()]) {
-                *dx = gate(*pass, *sum);
+            for ((dx, sum), stop) in dx.iter_mut().zip(sums).zip(&stops[at..][..sums.len()]) {
+                *dx = gate(*stop, *sum);
             }
         });
     }
@@ -252,8 +254,8 @@ impl CustomOp1 for Stack {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = &self.plan[self.plan.len() - 1].g;
         dispatch!("conv_relu_stack", x.dtype(), T => {
-            let (y, passes) = self.forward(elements::<T>(x, layout)?)?;
-            let _first = self.passes.set(passes);
+            let (y, stops) = self.forward(elements::<T>(x, layout)?)?;
+            let _first = self.stops.set(stops);
             Ok((T::to_cpu_storage_owned(y), (g.b, g.co, g.oh, g.ow).into()))
         })
     }
@@ -261,9 +263,9 @@ impl CustomOp1 for Stack {
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let gs = Read::new(&grad);
-        let Some(passes) = self.passes.get() else {
+        let Some(stops) = self.stops.get() else {
             bail!("internal: conv_relu_stack kept nothing for its backward pass")
         };
-        dispatch!("conv_relu_stack", x.dtype(), T => tensor(self.backward(passes, gs.elements::<T>()?)?, x).map(Some))
+        dispatch!("conv_relu_stack", x.dtype(), T => tensor(self.backward(stops, gs.elements::<T>()?)?, x).map(Some))
     }
 }
