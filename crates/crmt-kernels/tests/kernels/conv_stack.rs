@@ -146,11 +146,11 @@ fn limits() -> Result<()> {
     let good = layer(2, 3, 4, [3, 3], 2, 1)?;
     let long = ConvRelu { bias: random(3, &[5])?, ..good.clone() };
     for (error, part) in [
-        (fails(&random(1, &[2, 3])?, &[good.clone()]), "[2, 3]"),
+        (fails(&random(1, &[2, 3])?, std::slice::from_ref(&good)), "[2, 3]"),
         (fails(&x, &[long]), "expected [4]"),
         (fails(&x, &[good.clone(), good.clone()]), "4 channels"),
         (fails(&x, &[layer(2, 3, 4, [9, 3], 2, 1)?]), "smaller than the kernel"),
-        (fails(&x.to_dtype(DType::F32)?, &[good.clone()]), "convert one of them"),
+        (fails(&x.to_dtype(DType::F32)?, std::slice::from_ref(&good)), "convert one of them"),
     ] {
         assert!(error.contains(part), "{error}");
     }
