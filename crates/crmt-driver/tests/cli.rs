@@ -435,8 +435,9 @@ fn certified_training_gives_certificates_that_hold() -> Anyhow {
 
     let few = ["certify", "r", "--falsify", "--samples", "5", "--steps", "3", "--threat", "audio,any-missing"];
     let summary = stdout(driver(dir.path()).args(few))?;
-    let names: Vec<_> = summary["falsification"].as_array().unwrap().iter().map(|f| &f["certificate"]).collect();
-    assert_eq!(names, ["audio", "any-missing"]);
+    let again: Vec<_> = summary["falsification"].as_array().unwrap().iter().map(|f| &f["certificate"]).collect();
+    // The radii are the same to the last bit, so what is known of the other kinds stays.
+    assert_eq!((&again[..2], again.len()), (&[&"audio".into(), &"any-missing".into()][..], names.len()));
     refused(driver(dir.path()).args(["certify", "r", "--falsify", "--threat", "up"]), &["threat `up`"]);
 
     // Certificates for missing modalities are confronted with attacks on what is left.
