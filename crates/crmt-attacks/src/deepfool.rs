@@ -11,17 +11,25 @@ use crate::{
 use candle_core::Tensor;
 use crmt_core::PerModality;
 
+/// How far beyond a linearised boundary each step goes, in declared units.
+const FURTHER: f64 = 1e-4;
+
 /// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks").
 ///
-/// Per sample, with `to(x, H)` the smallest move from `x` to the hyperplane `H` within the domains, in the norm of the
-/// budget (as in [`Fab`](crate::Fab); published for l2, and linf, without domains):
+/// Per sample, with `to(x, H)` the smallest move from `x` to the hyperplane `H` in the norm of the budget (published for l2
+/// and linf), without regard to domains:
 ///
 /// ```text
-/// x = the clean input
+/// x = the clean input; p = 0
 /// until x is adversarial, at most steps times:
 ///     H = the nearest of {z : h_j(x) - h_y(x) + grad (h_j - h_y)(x) . (z - x) = 0} over rivals j of the label y
-///     x = clamp(x + (1 + overshoot) to(x, H))
+///     p = p + to(x, H), and 1e-4 (in declared units) further
+///     x = clamp(clean + (1 + overshoot) p)
 /// ```
+///
+/// What the domains cut off is not spent elsewhere: a boundary that curves away is met a little later, and nearer. (Going
+/// the whole way within the domains each time left 3 % more of 1000 images standing, in the comparison of
+/// `tests/parity`.) Without the little further a sample in four of those never crossed in 50 steps; foolbox has it, too.
 ///
 /// For [`Goal::Reach`](crate::Goal::Reach) the only hyperplane is that of the margin. Of [`Goal::Avoid`](crate::Goal::Avoid),
 /// with `R` rivals, each step costs `R` forward and `R` backward evaluations of a sample that stands, and the attack one
@@ -72,8 +80,11 @@ impl Attack for DeepFool {
         }
         let boundaries = Boundary::all(problem, self.rivals)?;
         let space = Space::new(&self.budget, problem.classifier().modalities());
+        let free = space.unbounded();
         let mut active = Active::new(problem, &found)?;
         let mut x = problem.clean().clone();
+        let mut sums: Vec<Point> =
+            Rows::new(&x)?.points().iter().map(|x| x.iter().map(|x| vec![0.; x.len()]).collect()).collect();
         for _ in 0..self.steps {
             let here = active.problem(problem);
             let own: Vec<_> = boundaries.iter().map(|b| b.select(&active.rows)).collect();
@@ -84,17 +95,22 @@ impl Attack for DeepFool {
                     return found.assemble(problem);
                 }
                 x = select_rows(&x, &keep)?;
-                let mut met = met.into_iter();
-                planes.retain(|_| met.next() == Some(false));
+                let (mut of_planes, mut of_sums) = (met.iter(), met.iter());
+                planes.retain(|_| of_planes.next() == Some(&false));
+                sums.retain(|_| of_sums.next() == Some(&false));
             }
-            let radii = active.problem(problem).radii(&self.budget)?;
-            let from = Rows::new(&x)?.points();
-            let step = |(i, (x, plane)): (usize, (&Point, &Plane))| {
+            let here = active.problem(problem);
+            let radii = here.radii(&self.budget)?;
+            let (clean, from) = (Rows::new(here.clean())?, Rows::new(&x)?.points());
+            let step = |(i, ((x, plane), sum)): (usize, ((&Point, &Plane), &mut Point))| {
                 let radii: Vec<f64> = radii.iter().map(|r| r[i]).collect();
-                let way = space.toward(&radii, x, &plane.normal, -plane.value);
-                space.clamped(&radii, moved(x, &way, 1. + self.overshoot))
+                let way = free.toward(&radii, x, &plane.normal, -plane.value);
+                let nothing: Point = way.iter().map(|way| vec![0.; way.len()]).collect();
+                let length = free.lengths(&nothing, &way).into_iter().fold(0., f64::hypot);
+                *sum = moved(sum, &way, if length > 0. { 1. + FURTHER / length } else { 1. });
+                space.clamped(&radii, moved(&clean.of(i), sum, 1. + self.overshoot))
             };
-            let next: Vec<Point> = from.iter().zip(&planes).enumerate().map(step).collect();
+            let next: Vec<Point> = from.iter().zip(&planes).zip(&mut sums).enumerate().map(step).collect();
             x = stacked(&x, &next)?;
         }
         found.record(active.rows.into_iter(), x, false);

@@ -51,6 +51,11 @@ impl<'a> Space<'a> {
         Self { budget, scales, limits: modalities.iter().map(limits).collect() }
     }
 
+    /// The same without domains.
+    pub fn unbounded(&self) -> Self {
+        Self { budget: self.budget, scales: self.scales.clone(), limits: vec![None; self.limits.len()] }
+    }
+
     pub fn budget(&self) -> &Budget {
         self.budget
     }
