@@ -211,10 +211,12 @@ fn checkpoints(steps: usize) -> Vec<usize> {
     found
 }
 
-/// Per sample, the wrong classes, the one with the greatest clean logit first.
-fn rivals(problem: &Problem<'_>) -> Result<Vec<Vec<u32>>> {
+/// Per sample, the wrong classes, the one with the greatest clean logit first. A forward evaluation.
+pub(crate) fn rivals(problem: &Problem<'_>) -> Result<Vec<Vec<u32>>> {
     let Goal::Avoid(labels) = problem.goal() else {
-        return Err(Error::Setting("targeted apgd chooses its own targets: use Goal::Avoid, or apgd on a loss"));
+        return Err(Error::Setting(
+            "a targeted attack chooses its own targets: use Goal::Avoid, or an untargeted attack",
+        ));
     };
     let logits = problem.logits(problem.clean())?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     let wrong = |(row, y): (&Vec<f64>, u32)| {

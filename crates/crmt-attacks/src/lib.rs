@@ -11,6 +11,8 @@
 //! | [`Fgm`] | one gradient | one step of the whole budget (FGSM for linf) | Goodfellow et al. 2015 |
 //! | [`Pgd`] | gradients | normalised steps on a schedule, restarts on any [`Loss`] | Madry et al. 2018 |
 //! | [`Apgd`] | gradients | chooses its own step sizes; on the cross-entropy, the DLR, or the targeted DLR | Croce & Hein 2020 |
+//! | [`Fab`] | gradients | walks along the boundary towards the nearest adversarial; untargeted or targeted | Croce & Hein 2020 |
+//! | [`DeepFool`] | gradients | straight to the nearest linearised boundary, again and again | Moosavi-Dezfooli et al. 2016 |
 //! | [`Square`] | scores | random search over windows, for models whose gradients say nothing | Andriushchenko et al. 2020 |
 //! | [`released`] | gradients | presets of the released code, to reproduce what it published | |
 //!
@@ -23,26 +25,35 @@
 mod apgd;
 mod budget;
 mod curve;
+mod deepfool;
 mod domain;
 mod error;
+mod fab;
 mod fgm;
 mod goal;
+mod hyperplane;
 mod missing;
 mod pgd;
+mod planes;
+mod points;
 mod problem;
 pub mod released;
 mod run;
+mod shortest;
 mod square;
 mod standing;
 
 pub use apgd::{Apgd, Climb};
 pub use budget::{Budget, Norm};
 pub use curve::{Curve, strongest};
+pub use deepfool::DeepFool;
 pub use error::{Error, Result};
+pub use fab::Fab;
 pub use fgm::Fgm;
 pub use goal::{Goal, Loss, accuracy, correct, predictions};
 pub use missing::{MissingAccuracy, missing_accuracy};
 pub use pgd::{Pgd, Restart, Start, Steps};
 pub use problem::{Draws, Problem};
 pub use run::{Attack, Outcome, perturb, run, run_within, run_within_each};
+pub use shortest::Until;
 pub use square::Square;

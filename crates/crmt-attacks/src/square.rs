@@ -2,6 +2,7 @@
 //! Does not use gradients, so nothing that hides them stops it.
 use crate::{
     Attack, Budget, Error, Loss, Norm, Problem, Result,
+    points::{Point, Rows, stacked},
     standing::{Active, Found},
 };
 use candle_core::{DType, Tensor};
@@ -151,38 +152,6 @@ impl Attack for Square {
         found.record(active.rows.into_iter(), best, false);
         found.assemble(problem)
     }
-}
-
-/// One sample: the elements of every modality, in order.
-type Point = Vec<Vec<f64>>;
-
-/// A batch on the host, `[modality][element]`.
-struct Rows {
-    all: Point,
-    samples: usize,
-}
-
-impl Rows {
-    fn new(x: &PerModality<Tensor>) -> Result<Self> {
-        let all = x.iter().map(|x| Ok(x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
-        Ok(Self { all, samples: x[0].dim(0)? })
-    }
-
-    fn of(&self, i: usize) -> Point {
-        let row = |v: &Vec<f64>| {
-            let len = v.len() / self.samples;
-            v[i * len..(i + 1) * len].to_vec()
-        };
-        self.all.iter().map(row).collect()
-    }
-}
-
-/// These samples as a batch, with the type and the device of `like`.
-fn stacked(like: &PerModality<Tensor>, points: &[Point]) -> Result<PerModality<Tensor>> {
-    like.try_enumerate(|m, like| {
-        let values: Vec<f64> = points.iter().flat_map(|p| &p[m]).copied().collect();
-        Ok(Tensor::from_vec(values, like.shape(), like.device())?.to_dtype(like.dtype())?)
-    })
 }
 
 /// What is the same for every sample.

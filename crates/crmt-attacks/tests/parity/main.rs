@@ -20,24 +20,24 @@ const TOLERANCE: f64 = 0.5;
 /// Both sides at the same settings, which figures.json states; `None` for an attack that this crate does not have.
 fn ours(figure: &Figure) -> Option<Vec<Box<dyn Attack>>> {
     let budget = figure.budget();
-    let standard: [Box<dyn Attack>; 3] = [
-        Box::new(Apgd::ce(budget.clone())),
-        Box::new(Apgd::targeted(budget.clone(), 9)),
-        Box::new(Square::new(budget.clone(), 5000)),
-    ];
-    let [ce, targeted, square] = standard;
+    let ce = || Box::new(Apgd::ce(budget.clone()));
+    let targeted = || Box::new(Apgd::targeted(budget.clone(), 9));
+    let fab = || Box::new(Fab::targeted(budget.clone(), 9));
+    let square = || Box::new(Square::new(budget.clone(), 5000));
     let pgd = |steps: usize, relative: f64| Pgd {
         schedule: Steps::Constant(relative),
         ..Pgd::training(budget.clone(), steps, relative)
     };
     Some(match (figure.attack.as_str(), figure.norm.as_str()) {
-        ("apgd-ce", _) => vec![ce],
-        ("apgd-t", _) => vec![targeted],
-        ("square", _) => vec![square],
-        ("standard", _) => vec![ce, targeted, square],
+        ("apgd-ce", _) => vec![ce()],
+        ("apgd-t", _) => vec![targeted()],
+        ("fab-t", _) => vec![fab()],
+        ("square", _) => vec![square()],
+        ("standard", _) => vec![ce(), targeted(), fab(), square()],
         ("fgm", _) => vec![Box::new(Fgm::new(budget))],
         ("pgd", "l2") => vec![Box::new(pgd(50, 1. / 40.))],
         ("pgd", _) => vec![Box::new(pgd(40, 1. / 30.))],
+        ("deepfool", _) => vec![Box::new(DeepFool::new(budget))],
         _ => return None,
     })
 }

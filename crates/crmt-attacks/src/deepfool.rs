@@ -1,0 +1,103 @@
+//! DeepFool (Moosavi-Dezfooli et al. 2016): straight to the nearest linearised boundary, over several inputs at once.
+//! Does not return to the clean input; `Fab` does.
+use crate::{
+    Attack, Budget, Error, Problem, Result,
+    hyperplane::{Plane, Space},
+    planes::{Boundary, nearest},
+    points::{Point, Rows, moved, stacked},
+    problem::select_rows,
+    standing::{Active, Found},
+};
+use candle_core::Tensor;
+use crmt_core::PerModality;
+
+/// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks").
+///
+/// Per sample, with `to(x, H)` the smallest move from `x` to the hyperplane `H` within the domains, in the norm of the
+/// budget (as in [`Fab`](crate::Fab); published for l2, and linf, without domains):
+///
+/// ```text
+/// x = the clean input
+/// until x is adversarial, at most steps times:
+///     H = the nearest of {z : h_j(x) - h_y(x) + grad (h_j - h_y)(x) . (z - x) = 0} over rivals j of the label y
+///     x = clamp(x + (1 + overshoot) to(x, H))
+/// ```
+///
+/// For [`Goal::Reach`](crate::Goal::Reach) the only hyperplane is that of the margin. Of [`Goal::Avoid`](crate::Goal::Avoid),
+/// with `R` rivals, each step costs `R` forward and `R` backward evaluations of a sample that stands, and the attack one
+/// forward to rank them.
+///
+/// It does not: stop at the budget, or look at it but for the norm; find the nearest adversarial, but one that is near; go
+/// on after the first, so that a sample whose first is outside the budget stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeepFool {
+    /// What near means.
+    pub budget: Budget,
+    /// At most; at least 1, published 50.
+    pub steps: usize,
+    /// How far beyond a hyperplane to go, relative to the way there; published 0.02.
+    pub overshoot: f64,
+    /// How many of the most likely wrong classes of the clean input to look at; the released code looks at 9.
+    pub rivals: usize,
+}
+
+impl DeepFool {
+    /// As released: 50 steps, an overshoot of 0.02, 9 rivals.
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, steps: 50, overshoot: 0.02, rivals: 9 }
+    }
+
+    /// The same attack with another number of steps.
+    pub fn with_steps(self, steps: usize) -> Self {
+        Self { steps, ..self }
+    }
+}
+
+impl Attack for DeepFool {
+    fn name(&self) -> &str {
+        "deepfool"
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
+        if self.steps == 0 || self.rivals == 0 || !(self.overshoot >= 0. && self.overshoot.is_finite()) {
+            return Err(Error::Setting("deepfool needs a step, a rival, and an overshoot of at least 0"));
+        }
+        let mut found = Found::new(problem.samples());
+        if problem.samples() == 0 {
+            return found.assemble(problem);
+        }
+        let boundaries = Boundary::all(problem, self.rivals)?;
+        let space = Space::new(&self.budget, problem.classifier().modalities());
+        let mut active = Active::new(problem, &found)?;
+        let mut x = problem.clean().clone();
+        for _ in 0..self.steps {
+            let here = active.problem(problem);
+            let own: Vec<_> = boundaries.iter().map(|b| b.select(&active.rows)).collect();
+            let (mut planes, logits) = nearest(here, &space, &here.radii(&self.budget)?, &own, &x)?;
+            let met = here.met(&logits)?;
+            if let Some(keep) = active.retire(problem, &mut found, &met, &x)? {
+                if keep.is_empty() {
+                    return found.assemble(problem);
+                }
+                x = select_rows(&x, &keep)?;
+                let mut met = met.into_iter();
+                planes.retain(|_| met.next() == Some(false));
+            }
+            let radii = active.problem(problem).radii(&self.budget)?;
+            let from = Rows::new(&x)?.points();
+            let step = |(i, (x, plane)): (usize, (&Point, &Plane))| {
+                let radii: Vec<f64> = radii.iter().map(|r| r[i]).collect();
+                let way = space.toward(&radii, x, &plane.normal, -plane.value);
+                space.clamped(&radii, moved(x, &way, 1. + self.overshoot))
+            };
+            let next: Vec<Point> = from.iter().zip(&planes).enumerate().map(step).collect();
+            x = stacked(&x, &next)?;
+        }
+        found.record(active.rows.into_iter(), x, false);
+        found.assemble(problem)
+    }
+}
