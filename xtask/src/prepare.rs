@@ -2,7 +2,9 @@
 //! Does not know formats or protocols; `crmt-data` does all the work.
 use anyhow::Context;
 use clap::Subcommand;
-use crmt_data::{DataSet, DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, SyntheticOptions};
+use crmt_data::{
+    DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, SyntheticOptions,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -33,6 +35,10 @@ enum Set {
         /// Signal-to-noise ratio of the mixture in dB.
         #[arg(long, requires = "noise", allow_negative_numbers = true)]
         snr: Option<f64>,
+        /// ESC-10 clips (as for --noise) to write, beside the report recordings, versions with noise at 20, 10, 5, 0
+        /// and -5 dB: the prepared corruption `environment`.
+        #[arg(long, value_name = "NOISE")]
+        corruptions: Option<PathBuf>,
         /// Seed of the choice of noise.
         #[arg(long, default_value_t = 0)]
         noise_seed: u64,
@@ -87,9 +93,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         bar.set_position(p.done as u64);
     };
     let (data, common) = match args.set {
-        Set::Digits { mnist, fsdd, pendigits, noise, snr, noise_seed, common } => {
-            let noise = noise.zip(snr).map(|(clips, snr_db)| NoiseOptions { clips, snr_db, seed: noise_seed });
-            let options = DigitsOptions { mnist, fsdd, pendigits, noise, unverified: common.unverified };
+        Set::Digits { mnist, fsdd, pendigits, noise, snr, corruptions, noise_seed: seed, common } => {
+            let noise = noise.zip(snr).map(|(clips, snr_db)| NoiseOptions { clips, snr_db, seed });
+            let environment = corruptions.map(|clips| EnvironmentOptions { clips, seed });
+            let options = DigitsOptions { mnist, fsdd, pendigits, noise, environment, unverified: common.unverified };
             (crmt_data::digits(&options, &progress)?, common)
         }
         Set::Handwritten { from, common } => {

@@ -2,7 +2,7 @@
 //! Does not choose among losses; run it once with each.
 use crate::{
     Attack, Budget, Error, Goal, Loss, Problem, Result,
-    goal::dlr_towards,
+    goal::{dlr_towards, margin_towards},
     problem::{select_gradients, select_rows},
     standing::{Active, Found},
 };
@@ -22,7 +22,8 @@ pub enum Climb {
     /// The same loss for every sample.
     Loss(Loss),
     /// The targeted DLR (as [`Loss::DlrTargeted`]) towards each sample's own class: the one with this rank among the
-    /// wrong classes of the clean input, 0 the most likely. For [`Goal::Avoid`].
+    /// wrong classes of the clean input, 0 the most likely. Of fewer than four classes, for which it is not defined, the
+    /// plain difference of logits. For [`Goal::Avoid`].
     Rival(usize),
 }
 
@@ -85,7 +86,7 @@ impl Apgd {
     }
 
     /// APGD-T: 100 steps on the targeted DLR towards each of the `targets` most likely wrong classes (published: 9), or
-    /// as many as there are. For four classes or more.
+    /// as many as there are.
     pub fn targeted(budget: Budget, targets: usize) -> Self {
         Self { budget, steps: 100, restarts: (0..targets).map(Climb::Rival).collect() }
     }
@@ -249,7 +250,12 @@ impl Aim {
             Self::Loss(loss) => loss.value(logits, goal),
             Self::Classes(classes) => {
                 let classes: Vec<u32> = rows.iter().map(|i| classes[*i as usize]).collect();
-                dlr_towards(&Tensor::new(classes, logits.device())?, logits, goal)
+                let classes = Tensor::new(classes, logits.device())?;
+                if logits.dim(1)? >= 4 {
+                    dlr_towards(&classes, logits, goal)
+                } else {
+                    margin_towards(&classes, logits, goal)
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Budgets: how far an attack may move an input, and the geometry of moving within them.
 //! Does not know models.
-use crate::{Error, Result};
+use crate::{Error, Result, domain};
 use candle_core::{D, DType, Tensor};
 use crmt_core::{Modality, PerModality};
 
@@ -73,6 +73,17 @@ impl Budget {
     }
 }
 
+/// How far samples moved, in declared units.
+#[derive(Debug, Clone)]
+pub(crate) struct Spent {
+    /// The joint l2 norm, or the greatest change of any modality for an linf budget.
+    pub distance: Vec<f64>,
+    /// Of each modality, in the budget's norm.
+    pub each: PerModality<Vec<f64>>,
+    /// Of what the budget allows: at most 1 inside; 0 for a distance of 0.
+    pub used: Vec<f64>,
+}
+
 /// One batch's budget: the radius of each sample on modality `m` is `factors[m][i]` times the budget's.
 #[derive(Debug, Clone)]
 pub(crate) struct Ball<'a> {
@@ -83,14 +94,19 @@ pub(crate) struct Ball<'a> {
 }
 
 impl Ball<'_> {
-    /// The nearest point of the ball, for each sample; modalities with no radius come back as `clean`, bit for bit.
+    /// The nearest point of the ball within the domains, for each sample, in declared units; modalities with no radius
+    /// come back as `clean`, bit for bit. `clean` is within the domains.
+    ///
+    /// linf: both are boxes around `clean`, and clamping to one after the other is exact. l2: by the conditions of
+    /// optimality the nearest point is `clamp(clean + t (moved - clean))`, with the `t <= 1` at which its length is the
+    /// radius: a perturbation that the domain cuts is longer elsewhere.
     pub fn project(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
         let deltas =
             moved.zip(clean, "clean inputs")?.try_enumerate(|m, (x, x0)| match self.budget.radius(m) > 0. {
                 true => Ok::<_, Error>(Some((*x - *x0)?)),
                 false => Ok(None),
             })?;
-        let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(&deltas)? };
+        let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(clean, &deltas)? };
         clean.try_enumerate(|m, x0| {
             let Some(delta) = &deltas[m] else { return Ok(x0.clone()) };
             let delta = match &shrinks[m] {
@@ -101,33 +117,98 @@ impl Ball<'_> {
                     delta.broadcast_minimum(&limit)?.broadcast_maximum(&limit.neg()?)?
                 }
             };
-            Ok((x0 + delta.reshape(x0.shape())?)?)
+            domain::clamp(&(x0 + delta.reshape(x0.shape())?)?, &self.modalities[m])
         })
     }
 
-    /// Per modality, by what each sample's perturbation must be multiplied, `[batch, 1]`; `None`: it does not move.
-    fn shrinks(&self, deltas: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
-        let lengths = self.lengths(deltas, -1)?;
-        deltas.try_enumerate(|m, delta| {
-            let (Some(delta), Some(length)) = (delta, &lengths[m]) else { return Ok(None) };
-            let radius = self.radius(m, delta)?;
-            // min(1, r / |d|), finite for |d| = 0: the numerator is then no larger than the denominator.
-            Ok(Some(radius.broadcast_minimum(length)?.broadcast_div(&positive(length)?)?))
+    /// Per modality, by what each sample's perturbation must be multiplied before it is clamped, `[batch, 1]`; `None`:
+    /// it does not move.
+    fn shrinks(
+        &self,
+        clean: &PerModality<Tensor>,
+        deltas: &PerModality<Option<Tensor>>,
+    ) -> Result<PerModality<Option<Tensor>>> {
+        let squares = deltas.try_map(|delta| delta.as_ref().map(|d| Ok::<_, Error>(rows(d)?.sqr()?)).transpose())?;
+        let sum = |x: &Tensor| Ok::<_, Error>(x.sum_keepdim(D::Minus1)?);
+        let all = squares.try_map(|own| own.as_ref().map(sum).transpose())?;
+        let mut shrinks = self.shrunk(&all, None)?;
+        let rooms = deltas.try_enumerate(|m, delta| {
+            let Some(delta) = delta else { return Ok::<_, Error>(None) };
+            let room = domain::room(&clean[m], delta, &self.modalities[m])?;
+            Ok(room.map(|room| Ok::<_, Error>(rows(&room)?.sqr()?)).transpose()?)
+        })?;
+        if rooms.iter().all(Option::is_none) {
+            return Ok(shrinks);
+        }
+        // What the domain cuts off stays cut off as `t` grows, so `t` approaches its value from below, and exactly after
+        // as many rounds as there are sets of elements on the way that are cut.
+        for _ in 0..ROUNDS {
+            let split = squares.try_enumerate(|m, own| -> Result<_> {
+                let (Some(own), Some(shrink)) = (own, &shrinks[m]) else { return Ok(None) };
+                let Some(room) = &rooms[m] else { return Ok(Some((sum(own)?, shrink.zeros_like()?))) };
+                let cut = own.broadcast_mul(&shrink.sqr()?)?.ge(room)?;
+                let none = own.zeros_like()?;
+                Ok(Some((sum(&cut.where_cond(&none, own)?)?, sum(&cut.where_cond(room, &none)?)?)))
+            })?;
+            let free = split.map(|s| s.as_ref().map(|s| s.0.clone()));
+            let cut = split.map(|s| s.as_ref().map(|s| s.1.clone()));
+            let next = self.shrunk(&free, Some(&cut))?;
+            let mut grown = 0f64;
+            for (next, shrink) in next.iter().flatten().zip(shrinks.iter().flatten()) {
+                let more = (next - shrink)?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                grown = grown.max(more);
+            }
+            shrinks = next;
+            if grown <= GROWN {
+                break;
+            }
+        }
+        Ok(shrinks)
+    }
+
+    /// `min(1, sqrt((radius^2 - cut) / free))` of squared lengths `[batch, 1]` in the arrays' own units; 1 where nothing
+    /// is free.
+    fn shrunk(
+        &self,
+        free: &PerModality<Option<Tensor>>,
+        cut: Option<&PerModality<Option<Tensor>>>,
+    ) -> Result<PerModality<Option<Tensor>>> {
+        let free = self.united(free, -1)?;
+        let cut = cut.map(|cut| self.united(cut, -1)).transpose()?;
+        free.try_enumerate(|m, free| {
+            let Some(free) = free else { return Ok(None) };
+            let mut left = self.radius(m, free)?.sqr()?;
+            if let Some(cut) = cut.as_ref().and_then(|cut| cut[m].as_ref()) {
+                left = left.broadcast_sub(cut)?.maximum(0.)?;
+            }
+            // Finite for a length of 0: the numerator is then no larger than the denominator.
+            Ok(Some(
+                left.broadcast_minimum(free)?
+                    .broadcast_div(&positive(free)?)?
+                    .sqrt()?
+                    .maximum(&free.eq(0.)?.to_dtype(free.dtype())?)?,
+            ))
         })
     }
 
     /// l2 lengths `[batch, 1]`, each modality weighted by `scale^power`: joint, the same for every modality.
     fn lengths(&self, parts: &PerModality<Option<Tensor>>, power: i32) -> Result<PerModality<Option<Tensor>>> {
-        let squares = parts.try_enumerate(|m, part| {
-            let Some(part) = part else { return Ok::<_, Error>(None) };
-            let squares = rows(part)?.sqr()?.sum_keepdim(D::Minus1)?;
-            Ok(Some((squares * self.modalities[m].scale.powi(2 * power))?))
+        let square = |part: &Tensor| Ok::<_, Error>(rows(part)?.sqr()?.sum_keepdim(D::Minus1)?);
+        let squares = parts.try_map(|part| part.as_ref().map(square).transpose())?;
+        self.united(&squares, power)?.try_map(|own| Ok(own.as_ref().map(Tensor::sqrt).transpose()?))
+    }
+
+    /// Squares of lengths `[batch, 1]`, each modality weighted by `scale^(2 power)`: joint, their sum for every modality.
+    fn united(&self, squares: &PerModality<Option<Tensor>>, power: i32) -> Result<PerModality<Option<Tensor>>> {
+        let squares = squares.try_enumerate(|m, own| {
+            let weighted = |own: &Tensor| own * self.modalities[m].scale.powi(2 * power);
+            own.as_ref().map(weighted).transpose()
         })?;
         let joint = match self.budget {
             Budget::Joint(_) => squares.iter().flatten().cloned().map(Ok).reduce(|a, b| a? + b?).transpose()?,
             Budget::Each { .. } => None,
         };
-        squares.try_map(|own| Ok(own.as_ref().map(|own| joint.as_ref().unwrap_or(own).sqrt()).transpose()?))
+        Ok(squares.map(|own| own.as_ref().map(|own| joint.as_ref().unwrap_or(own).clone())))
     }
 
     /// Moves `x` by `relative` times the radius in the steepest direction of `gradients`, per sample.
@@ -168,26 +249,39 @@ impl Ball<'_> {
     /// Gradients divided by each sample's greatest entry (over all modalities for a joint budget), so that squares of
     /// tiny ones do not underflow; zeros stay zeros.
     fn magnified(&self, g: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
-        let greatest = |g: &Tensor| -> Result<Tensor> { Ok(rows(g)?.abs()?.max_keepdim(D::Minus1)?) };
-        let own = g.try_map(|g| g.as_ref().map(greatest).transpose())?;
+        self.divided(g, |g| Ok(g.abs()?.max_keepdim(D::Minus1)?), |all| Ok(all.max_keepdim(D::Minus1)?))
+    }
+
+    /// Gradients divided by the sum of each sample's absolute entries (over all modalities for a joint budget); zeros
+    /// stay zeros.
+    pub fn relative_to_sums(&self, g: &PerModality<Option<Tensor>>) -> Result<PerModality<Option<Tensor>>> {
+        let g = self.magnified(g)?;
+        self.divided(&g, |g| Ok(g.abs()?.sum_keepdim(D::Minus1)?), |all| Ok(all.sum_keepdim(D::Minus1)?))
+    }
+
+    /// Gradients divided by a size of each sample's, taken of each modality's rows, then of all sizes for a joint budget.
+    fn divided(
+        &self,
+        g: &PerModality<Option<Tensor>>,
+        size: impl Fn(&Tensor) -> Result<Tensor>,
+        of_all: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<PerModality<Option<Tensor>>> {
+        let own = g.try_map(|g| g.as_ref().map(|g| size(&rows(g)?)).transpose())?;
         let joint = match self.budget {
             Budget::Joint(_) => {
                 let all: Vec<&Tensor> = own.iter().flatten().collect();
-                Some(Tensor::cat(&all, 1)?.max_keepdim(D::Minus1)?)
+                Some(of_all(&Tensor::cat(&all, 1)?)?)
             }
             Budget::Each { .. } => None,
         };
         g.try_enumerate(|m, g| {
             let (Some(g), Some(own)) = (g, &own[m]) else { return Ok(None) };
-            Ok(Some(rows(g)?.broadcast_div(&positive(joint.as_ref().unwrap_or(own))?)?))
+            Ok(Some(rows(g)?.broadcast_div(&positive(joint.as_ref().unwrap_or(own))?)?.reshape(g.shape())?))
         })
     }
 
-    /// Distance of each sample in declared units, in `f64`, and that distance divided by what the budget allows (at
-    /// most 1 inside; 0 for a distance of 0).
-    ///
-    /// The distance is the joint l2 norm, or the greatest change of any modality for an linf budget.
-    pub fn spent(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<(Vec<f64>, Vec<f64>)> {
+    /// How far each sample is from `clean`, in `f64`.
+    pub fn spent(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<Spent> {
         let samples = clean[0].dim(0)?;
         let factors = moved.try_enumerate(|m, _| match self.factors {
             Some(f) => f[m].flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>(),
@@ -195,14 +289,16 @@ impl Ball<'_> {
         })?;
         let mut distance = vec![0f64; samples];
         let mut used = vec![0f64; samples];
-        for (m, (x, x0)) in moved.zip(clean, "clean inputs")?.iter().enumerate() {
+        let each = moved.zip(clean, "clean inputs")?.try_enumerate(|m, (x, x0)| -> Result<_> {
             let delta = rows(&(x.to_dtype(DType::F64)? - x0.to_dtype(DType::F64)?)?)?;
             let own = match self.budget.linf() {
                 true => delta.abs()?.max_keepdim(D::Minus1)?,
                 false => delta.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?,
             };
-            for (i, own) in own.flatten_all()?.to_vec1::<f64>()?.into_iter().enumerate() {
-                let own = own / self.modalities[m].scale;
+            Ok((own / self.modalities[m].scale)?.flatten_all()?.to_vec1::<f64>()?)
+        })?;
+        for (m, each) in each.iter().enumerate() {
+            for (i, own) in each.iter().copied().enumerate() {
                 // `f64::max` would hide a NaN, `hypot` of an infinity too.
                 distance[i] = match self.budget.linf() {
                     _ if !own.is_finite() || distance[i].is_nan() => f64::NAN,
@@ -218,7 +314,7 @@ impl Ball<'_> {
             let share = |(d, f): (&f64, &f64)| if *d > 0. { d / (radius * f) } else { 0. };
             used = distance.iter().zip(&factors[0]).map(share).collect();
         }
-        Ok((distance, used))
+        Ok(Spent { distance, each, used })
     }
 
     /// The radius of each sample, `[batch, 1]` or `[1, 1]`, in declared units.
@@ -241,6 +337,13 @@ fn rows(x: &Tensor) -> Result<Tensor> {
     Ok(x.reshape((x.dim(0)?, ()))?)
 }
 
+/// Of the search for the exact projection: more rounds than elements are ever cut one after another in practice. What is
+/// left is shorter than the radius, never longer.
+const ROUNDS: usize = 50;
+
+/// A perturbation that would grow by less of itself is where it should be.
+const GROWN: f64 = 1e-7;
+
 /// Lengths below this are measured again: squares of `f32` lose digits below 1e-38.
 const UNDERFLOW: f64 = 1e-17;
 
@@ -253,4 +356,110 @@ fn smallest(lengths: &PerModality<Option<Tensor>>) -> Result<f64> {
 /// For division: a zero becomes a number that is not, and is divided into a zero only.
 fn positive(x: &Tensor) -> Result<Tensor> {
     Ok(x.maximum(f64::from(f32::MIN_POSITIVE))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+    use crmt_core::{Domain, Streams};
+    use rand::Rng;
+    use rand_distr::StandardNormal;
+
+    const SAMPLES: usize = 40;
+
+    fn modalities(bounded: [bool; 3]) -> PerModality<Modality> {
+        PerModality::from_fn(3, |m| {
+            let domain = match (bounded[m], m) {
+                (false, _) => Domain::Unbounded,
+                (true, 0) => Domain::Channels { lo: vec![-1., -0.5], hi: vec![1., 0.25] },
+                _ => Domain::Interval { lo: -0.6, hi: 0.9 },
+            };
+            let shapes: [&[usize]; 3] = [&[2, 3], &[5], &[4]];
+            Modality { scale: [1., 2.5, 0.4][m], ..Modality::new(format!("m{m}"), shapes[m], domain) }
+        })
+    }
+
+    fn normal(rng: &mut impl Rng, shape: &[usize], size: f64) -> Tensor {
+        let shape = [&[SAMPLES], shape].concat();
+        let values: Vec<f64> =
+            (0..shape.iter().product()).map(|_| size * rng.sample::<f64, _>(StandardNormal)).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    }
+
+    fn flat(x: &Tensor) -> Vec<f64> {
+        x.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Squared distance of each sample in declared units, per modality.
+    fn squares(modalities: &PerModality<Modality>, a: &PerModality<Tensor>, b: &PerModality<Tensor>) -> Vec<[f64; 3]> {
+        let own = |m: usize| -> Vec<f64> {
+            let d = rows(&(&a[m] - &b[m]).unwrap()).unwrap().sqr().unwrap().sum(1).unwrap();
+            flat(&d).into_iter().map(|d| d / modalities[m].scale.powi(2)).collect()
+        };
+        let all = [0, 1, 2].map(own);
+        (0..SAMPLES).map(|i| [0, 1, 2].map(|m| all[m][i])).collect()
+    }
+
+    /// The nearest point `z` of a convex set is the one from which no point of the set lies in the direction of `x`:
+    /// `<x - z, y - z> <= 0` for all `y` in it. Random `y`, on the surface and inside, must not find a better one; and
+    /// a set that is cut by a box has a point at full length wherever the box leaves room for it.
+    #[test]
+    fn projections_are_the_nearest_points_of_ball_and_box() {
+        for bounded in [[true; 3], [true, false, true], [false, true, false], [false; 3]] {
+            let modalities = modalities(bounded);
+            for budget in [
+                Budget::Joint(1.3),
+                Budget::Each { norm: Norm::L2, radii: PerModality::from([0.5, 0.9, 2.]) },
+                Budget::Each { norm: Norm::Linf, radii: PerModality::from([0.2, 0.3, 1.]) },
+            ] {
+                let ball = Ball { budget: &budget, modalities: &modalities, factors: None };
+                let mut rng = Streams::new(1).stream("projection", 0);
+                let inside = |x: PerModality<Tensor>| x.try_enumerate(|m, x| domain::clamp(x, &modalities[m])).unwrap();
+                let clean = inside(modalities.map(|m| normal(&mut rng, &m.shape, 0.5)));
+                for size in [0.05, 1., 20.] {
+                    let x = modalities.map(|m| normal(&mut rng, &m.shape, size * m.scale));
+                    let z = ball.project(&clean, &x).unwrap();
+                    let spent = ball.spent(&clean, &z).unwrap();
+                    // f64, and a search that stops within 1e-7 of the radius, from below.
+                    assert!(spent.used.iter().all(|u| *u <= 1. + 1e-12), "{budget:?}");
+                    let clamped = inside(z.clone());
+                    assert!(z.iter().zip(&clamped).all(|(z, c)| flat(z) == flat(c)), "in the domains");
+                    for spread in [0.01, 0.3, 3.] {
+                        let there = z
+                            .try_enumerate(|m, z| {
+                                z + normal(&mut rng, &modalities[m].shape, spread * modalities[m].scale)
+                            })
+                            .unwrap();
+                        let there = ball.project(&clean, &there).unwrap();
+                        let (own, other) = (squares(&modalities, &x, &z), squares(&modalities, &x, &there));
+                        if ball.budget.linf() {
+                            continue;
+                        }
+                        for (own, other) in own.iter().zip(&other) {
+                            let better = own.iter().sum::<f64>() - other.iter().sum::<f64>();
+                            // The radius is met to 1e-7, hence the distance to as much of the lengths involved.
+                            assert!(better <= 1e-6 * (1. + own.iter().sum::<f64>()), "{budget:?}: {own:?}, {other:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// One element may move by 0.1 of the 1 that the ball allows, another freely: it gets what is left of the ball.
+    #[test]
+    fn what_the_box_cuts_off_is_spent_elsewhere() {
+        let modalities = PerModality::from([Modality::new("m", &[2], Domain::Interval { lo: 0., hi: 2. })]);
+        let clean = PerModality::from([Tensor::new(&[[1.9, 0.]], &Device::Cpu).unwrap()]);
+        let x = PerModality::from([Tensor::new(&[[11.9, 10.]], &Device::Cpu).unwrap()]);
+        let budget = Budget::Joint(1.);
+        let ball = Ball { budget: &budget, modalities: &modalities, factors: None };
+        let z = flat(&ball.project(&clean, &x).unwrap()[0]);
+        assert!((z[0] - 2.).abs() < 1e-12 && (z[1] - 0.99f64.sqrt()).abs() < 1e-7, "{z:?}");
+        // Everything is cut: the corner.
+        let budget = Budget::Joint(5.);
+        let ball = Ball { budget: &budget, ..ball };
+        assert_eq!(flat(&ball.project(&clean, &x).unwrap()[0]), [2., 2.]);
+    }
 }

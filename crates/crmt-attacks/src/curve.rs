@@ -13,6 +13,8 @@ pub struct Curve {
     pub fell: Vec<Option<usize>>,
     /// Per sample: distance at which it fell, in declared units; 0 if it never did or had already.
     pub distance: Vec<f64>,
+    /// The same of each modality: how the attack that broke the sample split its budget.
+    pub spent: PerModality<Vec<f64>>,
     /// Forward evaluations, counted per sample.
     pub forwards: u64,
     /// Backward evaluations, counted per sample.
@@ -35,6 +37,8 @@ impl Curve {
         self.clean.extend(other.clean);
         self.fell.extend(other.fell);
         self.distance.extend(other.distance);
+        let parts = |m: usize| [self.spent[m].as_slice(), &other.spent[m]].concat();
+        self.spent = PerModality::from_fn(self.spent.len(), parts);
         self.forwards += other.forwards;
         self.backwards += other.backwards;
     }
@@ -63,6 +67,7 @@ pub fn strongest(
         clean: vec![false; samples],
         fell: vec![None; samples],
         distance: vec![0.; samples],
+        spent: inputs.map(|_| vec![0.; samples]),
         forwards: 0,
         backwards: 0,
     };
@@ -78,15 +83,19 @@ pub fn strongest(
         let outcome = run(*attack, classifier, &part, &goal, &draws.select(&standing))?;
         curve.forwards += outcome.forwards;
         curve.backwards += outcome.backwards;
-        for ((i, met), distance) in standing.iter().zip(&outcome.success).zip(&outcome.distance) {
-            let i = *i as usize;
-            if *met {
-                curve.fell[i] = Some(k);
-                curve.distance[i] = *distance;
-                // At distance 0 nothing moved: the clean input met the goal by itself.
-                curve.clean[i] = *distance == 0.;
-            }
+        let fell = |row: &usize| outcome.success[*row];
+        for row in (0..standing.len()).filter(fell) {
+            let i = standing[row] as usize;
+            curve.fell[i] = Some(k);
+            curve.distance[i] = outcome.distance[row];
+            // At distance 0 nothing moved: the clean input met the goal by itself.
+            curve.clean[i] = outcome.distance[row] == 0.;
         }
+        curve.spent = curve.spent.try_enumerate(|m, spent| -> Result<_> {
+            let mut spent = spent.clone();
+            (0..standing.len()).filter(fell).for_each(|row| spent[standing[row] as usize] = outcome.spent[m][row]);
+            Ok(spent)
+        })?;
         standing.retain(|i| curve.fell[*i as usize].is_none());
     }
     Ok(curve)

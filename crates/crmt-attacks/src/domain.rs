@@ -13,15 +13,26 @@ pub(crate) fn clamp(x: &Tensor, modality: &Modality) -> Result<Tensor> {
     Ok(match &modality.domain {
         Domain::Unbounded => x.clone(),
         Domain::Interval { lo, hi } => x.clamp(*lo, *hi)?,
-        Domain::Channels { lo, hi } => {
-            let bound = |b: &[f64]| -> Result<Tensor> {
-                let mut shape = vec![1; x.rank()];
-                shape[1] = b.len();
-                Ok(Tensor::from_slice(b, shape, x.device())?.to_dtype(x.dtype())?)
-            };
-            x.broadcast_maximum(&bound(lo)?)?.broadcast_minimum(&bound(hi)?)?
-        }
+        Domain::Channels { lo, hi } => x.broadcast_maximum(&bound(lo, x)?)?.broadcast_minimum(&bound(hi, x)?)?,
     })
+}
+
+/// How far each element of `x` may move in the direction of `delta`, at least 0; `None`: without end.
+pub(crate) fn room(x: &Tensor, delta: &Tensor, modality: &Modality) -> Result<Option<Tensor>> {
+    let (down, up) = match &modality.domain {
+        Domain::Unbounded => return Ok(None),
+        Domain::Interval { lo, hi } => ((x - *lo)?, (x.neg()? + *hi)?),
+        Domain::Channels { lo, hi } => (x.broadcast_sub(&bound(lo, x)?)?, x.neg()?.broadcast_add(&bound(hi, x)?)?),
+    };
+    // A clean input may be outside by a rounding.
+    Ok(Some(delta.gt(0.)?.where_cond(&up, &down)?.maximum(0.)?))
+}
+
+/// One value a channel, in the shape of a batch.
+fn bound(values: &[f64], like: &Tensor) -> Result<Tensor> {
+    let mut shape = vec![1; like.rank()];
+    shape[1] = values.len();
+    Ok(Tensor::from_slice(values, shape, like.device())?.to_dtype(like.dtype())?)
 }
 
 /// Checks that a clean input is finite and inside its domain, so that clamping towards it never leaves a budget.

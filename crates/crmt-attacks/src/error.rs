@@ -89,6 +89,16 @@ pub enum Error {
         /// Shape of the proposal.
         got: Vec<usize>,
     },
+    /// A corruption that means nothing for samples of this shape.
+    #[error("modality `{modality}`: `{corruption}` does not apply to samples of shape {shape:?}; skip it there")]
+    NotApplicable {
+        /// Name of the corruption.
+        corruption: &'static str,
+        /// Name of the modality.
+        modality: String,
+        /// Shape of one sample.
+        shape: Vec<usize>,
+    },
     /// Budgets of a curve that do not grow.
     #[error("attack {0} of the curve has a smaller budget than the one before it: order them by strength")]
     NotAscending(usize),

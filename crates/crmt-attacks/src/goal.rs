@@ -97,11 +97,16 @@ impl Loss {
 
 /// [`Loss::DlrTargeted`] with a class for each sample, `[batch]` `u32`.
 pub(crate) fn dlr_towards(classes: &Tensor, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
-    let own = logits.gather(&goal.labels().unsqueeze(1)?, 1)?;
-    let rival = logits.gather(&classes.unsqueeze(1)?, 1)?;
     let [first, third, fourth] = ranked("the targeted DLR loss", logits, [0, 2, 3])?;
     let spread = ((first - ((third + fourth)? * 0.5)?)? + 1e-12)?;
-    Ok((((rival - own)? / spread)?.squeeze(1)? * goal.sign())?)
+    Ok((margin_towards(classes, logits, goal)? / spread.squeeze(1)?)?)
+}
+
+/// [`Loss::Class`] with a class for each sample, `[batch]` `u32`.
+pub(crate) fn margin_towards(classes: &Tensor, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
+    let own = logits.gather(&goal.labels().unsqueeze(1)?, 1)?;
+    let rival = logits.gather(&classes.unsqueeze(1)?, 1)?;
+    Ok(((rival - own)?.squeeze(1)? * goal.sign())?)
 }
 
 /// The logits, each `[batch, 1]`, at these ranks: 0 is the greatest.

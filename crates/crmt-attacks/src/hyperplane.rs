@@ -55,6 +55,15 @@ impl<'a> Space<'a> {
         self.budget
     }
 
+    pub fn scale(&self, m: usize) -> f64 {
+        self.scales[m]
+    }
+
+    /// The least and the greatest value of each element; `None`: unbounded.
+    pub fn limits(&self, m: usize) -> Option<&[Vec<f64>; 2]> {
+        self.limits[m].as_ref()
+    }
+
     /// What a move of size 1 is on each modality, in the array's own units; 0: it does not move.
     fn units(&self, radii: &[f64]) -> Vec<f64> {
         radii.iter().zip(&self.scales).map(|(radius, scale)| radius * scale).collect()
@@ -70,16 +79,21 @@ impl<'a> Space<'a> {
         x
     }
 
-    /// The size of the move from `a` to `b`.
-    pub fn size(&self, radii: &[f64], a: &Point, b: &Point) -> f64 {
-        let each = self.units(radii).into_iter().zip(a.iter().zip(b)).map(|(unit, (a, b))| {
-            let moves = a.iter().zip(b).map(|(a, b)| (b - a).abs());
-            let size = match self.budget {
+    /// How far `b` is from `a` on each modality, in declared units and the budget's norm.
+    pub fn lengths(&self, a: &Point, b: &Point) -> Vec<f64> {
+        let length = |((a, b), scale): ((&Vec<f64>, &Vec<f64>), &f64)| {
+            let moves = a.iter().zip(b).map(|(a, b)| (b - a).abs() / scale);
+            match self.budget {
                 Budget::Each { norm: Norm::Linf, .. } => moves.fold(0., f64::max),
                 _ => moves.map(|d| d * d).sum::<f64>().sqrt(),
-            };
-            if size > 0. { size / unit } else { 0. }
-        });
+            }
+        };
+        a.iter().zip(b).zip(&self.scales).map(length).collect()
+    }
+
+    /// The size of the move from `a` to `b`.
+    pub fn size(&self, radii: &[f64], a: &Point, b: &Point) -> f64 {
+        let each = self.lengths(a, b).into_iter().zip(radii).map(|(d, r)| if d > 0. { d / r } else { 0. });
         match self.budget {
             Budget::Joint(_) => each.fold(0., f64::hypot),
             Budget::Each { .. } => each.fold(0., f64::max),
@@ -116,12 +130,12 @@ impl<'a> Space<'a> {
             return moved;
         }
         elements.iter_mut().for_each(|e| e.gain /= steepest);
-        let lengths = self.lengths(&elements, rise);
+        let multipliers = self.multipliers(&elements, rise);
         for e in elements {
             let length = match self.budget {
-                Budget::Each { norm: Norm::Linf, .. } => lengths[0],
-                Budget::Each { .. } => lengths[e.modality] * e.gain,
-                Budget::Joint(_) => lengths[0] * e.gain,
+                Budget::Each { norm: Norm::Linf, .. } => multipliers[0],
+                Budget::Each { .. } => multipliers[e.modality] * e.gain,
+                Budget::Joint(_) => multipliers[0] * e.gain,
             };
             moved[e.modality][e.index] = length.min(e.room) * e.unit;
         }
@@ -151,7 +165,7 @@ impl<'a> Space<'a> {
 
     /// The multipliers `l` of the smallest move, `min(l gain, room)` of each element, `min(l, room)` for linf; one for
     /// each modality where budgets are its own and l2, otherwise a single one. Infinite if all room is needed.
-    fn lengths(&self, elements: &[Element], rise: f64) -> Vec<f64> {
+    fn multipliers(&self, elements: &[Element], rise: f64) -> Vec<f64> {
         match self.budget {
             Budget::Joint(_) => {
                 vec![least(elements.iter().map(|e| (e.gain * e.gain, e.gain * e.room)), rise)]
@@ -162,11 +176,11 @@ impl<'a> Space<'a> {
             Budget::Each { .. } => {
                 // Elements lie in the order of their modalities.
                 let parts: Vec<&[Element]> = elements.chunk_by(|a, b| a.modality == b.modality).collect();
-                let mut lengths = vec![0.; self.scales.len()];
-                for (part, length) in parts.iter().zip(shared(&parts, rise)) {
-                    lengths[part[0].modality] = length;
+                let mut multipliers = vec![0.; self.scales.len()];
+                for (part, l) in parts.iter().zip(shared(&parts, rise)) {
+                    multipliers[part[0].modality] = l;
                 }
-                lengths
+                multipliers
             }
         }
     }

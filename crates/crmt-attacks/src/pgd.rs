@@ -61,6 +61,9 @@ pub struct Pgd {
     pub restarts: Vec<Restart>,
     /// Every sample takes every step of every restart: for training, which wants the worst point, not the first.
     pub to_the_end: bool,
+    /// How much of the direction so far each step keeps (Dong et al. 2018): steps follow
+    /// `v = momentum v + g / |g|_1`, with `g` the gradient, of all modalities together for a joint budget. 0: none.
+    pub momentum: f64,
 }
 
 impl Pgd {
@@ -78,31 +81,41 @@ impl Pgd {
         if !unimodal {
             restarts.push(Restart { from: Start::Random, loss: Loss::Margin });
         }
-        Self { budget, steps: 40, schedule: Steps::Decaying, restarts, to_the_end: false }
+        Self { budget, steps: 40, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
     }
 
     /// Adversarial training: cross-entropy from a random start, constant steps, all of them taken.
     pub fn training(budget: Budget, steps: usize, relative_step: f64) -> Self {
         let restarts = vec![Restart { from: Start::Random, loss: Loss::CrossEntropy }];
-        Self { budget, steps, schedule: Steps::Constant(relative_step), restarts, to_the_end: true }
+        Self { budget, steps, schedule: Steps::Constant(relative_step), restarts, to_the_end: true, momentum: 0. }
     }
 
     /// A cheap evaluation: one restart from the clean input, decaying steps.
     pub fn quick(budget: Budget, steps: usize, loss: Loss) -> Self {
         let restarts = vec![Restart { from: Start::Clean, loss }];
-        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false }
+        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
     }
 
     /// The multi-targeted attack: decaying steps from the clean input towards each of `classes` in turn.
     pub fn targeting(budget: Budget, steps: usize, classes: impl IntoIterator<Item = u32>) -> Self {
         let restart = |class| Restart { from: Start::Clean, loss: Loss::Class(class) };
         let restarts = classes.into_iter().map(restart).collect();
-        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false }
+        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
     }
 
     /// The same attack with another number of steps.
     pub fn with_steps(self, steps: usize) -> Self {
         Self { steps, ..self }
+    }
+
+    /// The same attack with momentum; published: 1.
+    pub fn with_momentum(self, momentum: f64) -> Self {
+        Self { momentum, ..self }
+    }
+
+    /// The same attack with these restarts.
+    pub fn with_restarts(self, restarts: Vec<Restart>) -> Self {
+        Self { restarts, ..self }
     }
 
     fn restart(&self, number: usize, problem: &Problem<'_>, best: &mut Found) -> Result<()> {
@@ -115,6 +128,7 @@ impl Pgd {
                 active.problem(problem).random_start(&self.budget, &purpose, if self.linf() { 1. } else { 0.7 })?
             }
         };
+        let mut velocity: Option<PerModality<Option<Tensor>>> = None;
         for k in 0..self.steps {
             let (mut gradients, logits) = active.problem(problem).gradients(&self.budget, &x, loss)?;
             // The clean input was judged before the search began.
@@ -126,7 +140,18 @@ impl Pgd {
                     }
                     x = select_rows(&x, &keep)?;
                     gradients = select_gradients(&gradients, &keep)?;
+                    velocity = velocity.map(|v| select_gradients(&v, &keep)).transpose()?;
                 }
+            }
+            if self.momentum > 0. {
+                let unit = active.problem(problem).ball(&self.budget).relative_to_sums(&gradients)?;
+                gradients = match velocity.take() {
+                    None => unit,
+                    Some(v) => v.zip(&unit, "gradients")?.try_map(|(v, g)| -> Result<_> {
+                        Ok(v.as_ref().zip(g.as_ref()).map(|(v, g)| (v * self.momentum)? + g).transpose()?)
+                    })?,
+                };
+                velocity = Some(gradients.clone());
             }
             let relative = self.schedule.relative(k, self.steps);
             x = active.problem(problem).step(&self.budget, &x, &gradients, relative)?;
@@ -159,6 +184,9 @@ impl Attack for Pgd {
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         if self.steps == 0 || self.restarts.is_empty() {
             return Err(Error::Setting("pgd needs at least one step and one restart"));
+        }
+        if !(self.momentum >= 0. && self.momentum.is_finite()) {
+            return Err(Error::Setting("the momentum of pgd is a finite number of at least 0"));
         }
         let mut best = Found::new(problem.samples());
         for number in 0..self.restarts.len() {

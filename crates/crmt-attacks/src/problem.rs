@@ -55,7 +55,7 @@ impl Draws {
     }
 
     /// For how many samples there are streams; `None`: any number.
-    fn len(&self) -> Option<usize> {
+    pub(crate) fn len(&self) -> Option<usize> {
         match &self.ids {
             Ids::From(_) => None,
             Ids::Listed(ids) => Some(ids.len()),
@@ -270,13 +270,10 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// `x` projected into the ball of `budget`, then clamped to the domains (towards the clean point, which is inside,
-    /// so no distance grows). Modalities without a radius come back as the clean input, bit for bit.
+    /// The nearest point of the intersection of the ball of `budget` and the domains, in declared units. Modalities
+    /// without a radius come back as the clean input, bit for bit.
     pub fn confine(&self, budget: &Budget, x: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
-        let inside = self.ball(budget).project(&self.clean, x)?;
-        inside.zip(self.classifier.modalities(), "inputs")?.try_enumerate(|m, (x, modality)| {
-            if budget.radius(m) > 0. { domain::clamp(x, modality) } else { Ok((*x).clone()) }
-        })
+        self.ball(budget).project(&self.clean, x)
     }
 
     /// A random start: `relative` radii from the clean input in a uniformly random direction (linf: each element

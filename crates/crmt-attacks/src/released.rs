@@ -27,6 +27,7 @@ pub fn pgd4(eps: f64) -> Pgd {
         schedule: Steps::Constant(1. / 3.),
         restarts: vec![Restart { from: Start::Clean, loss: Loss::CrossEntropy }],
         to_the_end: true,
+        momentum: 0.,
     }
 }
 

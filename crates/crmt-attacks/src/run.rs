@@ -2,6 +2,7 @@
 //! Does not know how attacks search.
 use crate::{
     Budget, Draws, Error, Goal, Problem, Result,
+    budget::Spent,
     problem::{Counter, select_rows},
 };
 use candle_core::{D, DType, Tensor};
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub success: Vec<bool>,
     /// Per sample, from the clean input, in declared units: joint l2, or the greatest of any modality for linf.
     pub distance: Vec<f64>,
+    /// The same of each modality, in the budget's norm: how the attack split what it spent.
+    pub spent: PerModality<Vec<f64>>,
     /// Forward evaluations, counted per sample.
     pub forwards: u64,
     /// Backward evaluations, counted per sample.
@@ -116,26 +119,34 @@ fn run_all(
     let samples = problem.samples();
     let mut success = if samples == 0 { vec![] } else { problem.met(&problem.logits(problem.clean())?)? };
     let mut distance = vec![0.; samples];
+    let mut spent = problem.clean().map(|_| vec![0.; samples]);
     let standing: Vec<u32> = (0..samples as u32).filter(|i| !success[*i as usize]).collect();
     let mut adversarial = problem.clean().clone();
     if !standing.is_empty() {
         let all = standing.len() == samples;
         let part = if all { None } else { Some(problem.select(&standing)?) };
         let part = part.as_ref().unwrap_or(&problem);
-        let (found, found_distance) = propose(attack, part)?;
+        let (found, moved) = propose(attack, part)?;
         let met = part.met(&part.logits(&found)?)?;
-        for ((i, met), d) in standing.iter().zip(met).zip(found_distance) {
-            (success[*i as usize], distance[*i as usize]) = (met, d);
+        for (k, i) in standing.iter().map(|i| *i as usize).enumerate() {
+            (success[i], distance[i]) = (met[k], moved.distance[k]);
         }
+        spent = spent.try_enumerate(|m, spent| -> Result<_> {
+            let mut spent = spent.clone();
+            standing.iter().zip(&moved.each[m]).for_each(|(i, d)| spent[*i as usize] = *d);
+            Ok(spent)
+        })?;
         adversarial = if all { found } else { scatter(&adversarial, &found, &standing)? };
     }
-    Ok(Outcome { adversarial, success, distance, forwards: counter.forwards.get(), backwards: counter.backwards.get() })
+    let (forwards, backwards) = (counter.forwards.get(), counter.backwards.get());
+    Ok(Outcome { adversarial, success, distance, spent, forwards, backwards })
 }
 
-/// What `attack` proposes, after disposal, and its distances.
-fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Tensor>, Vec<f64>)> {
+/// What `attack` proposes, after disposal, and how far that is.
+pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Tensor>, Spent)> {
     if (0..problem.clean().len()).all(|m| attack.budget().radius(m) == 0.) {
-        return Ok((problem.clean().clone(), vec![0.; problem.samples()]));
+        let clean = problem.clean();
+        return Ok((clean.clone(), problem.ball(attack.budget()).spent(clean, clean)?));
     }
     let found = attack.search(problem)?;
     let clean = problem.clean().zip(&found, "the attack's proposal")?;
@@ -159,16 +170,16 @@ fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Te
 
 /// Into budget and domain, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk again, and
 /// where a budget is finer than the inputs' own resolution, the clean input is all that remains.
-fn dispose(budget: &Budget, problem: &Problem<'_>, x: &PerModality<Tensor>) -> Result<(PerModality<Tensor>, Vec<f64>)> {
+fn dispose(budget: &Budget, problem: &Problem<'_>, x: &PerModality<Tensor>) -> Result<(PerModality<Tensor>, Spent)> {
     const INSIDE: f64 = 1. + 5e-7;
     let clean = problem.clean();
     let mut x = problem.confine(budget, x)?;
     for attempt in 0..4 {
-        let (distance, used) = problem.ball(budget).spent(clean, &x)?;
-        if used.iter().all(|u| *u <= INSIDE) {
-            return Ok((x, distance));
+        let spent = problem.ball(budget).spent(clean, &x)?;
+        if spent.used.iter().all(|u| *u <= INSIDE) {
+            return Ok((x, spent));
         }
-        let keep = used.iter().map(|u| match attempt {
+        let keep = spent.used.iter().map(|u| match attempt {
             _ if *u <= INSIDE => 1.,
             3 => 0.,
             _ => (1. - 1e-6) / u,
@@ -180,8 +191,8 @@ fn dispose(budget: &Budget, problem: &Problem<'_>, x: &PerModality<Tensor>) -> R
             Ok((*x0 + delta.reshape(x.shape())?)?)
         })?;
     }
-    let (distance, _) = problem.ball(budget).spent(clean, &x)?;
-    Ok((x, distance))
+    let spent = problem.ball(budget).spent(clean, &x)?;
+    Ok((x, spent))
 }
 
 /// `all` with `part` in rows `rows`.

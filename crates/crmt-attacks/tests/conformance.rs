@@ -89,12 +89,20 @@ fn attacks(budget: &Budget) -> Vec<Box<dyn Attack>> {
         Box::new(Apgd::dlr(budget.clone()).with_steps(6).repeated(2)),
         Box::new(Apgd::targeted(budget.clone(), 2).with_steps(6)),
         Box::new(Square::new(budget.clone(), 20)),
+        Box::new(Pgd::quick(budget.clone(), 6, Loss::CrossEntropy).with_momentum(1.)),
+        Box::new(Ensemble::standard(budget.clone(), Effort { steps: 4, targets: 2, queries: 8 })),
         Box::new(Fab::new(budget.clone()).with_steps(6)),
         Box::new(Fab::targeted(budget.clone(), 2).with_steps(3).with_starts(2)),
         Box::new(Fab::targeted(budget.clone(), 1).with_steps(6).for_distances()),
         Box::new(DeepFool::new(budget.clone())),
         Box::new(Stray(budget.clone())),
     ];
+    let linf = matches!(budget, Budget::Each { norm: Norm::Linf, .. });
+    if !linf {
+        let quick = CarliniWagner { searches: 4, steps: 15, rate: 0.1, ..CarliniWagner::new(budget.clone()) };
+        all.push(Box::new(quick.clone()));
+        all.push(Box::new(quick.for_distances()));
+    }
     match budget {
         Budget::Joint(eps) => {
             all.push(Box::new(released::fgm(*eps)));
@@ -166,6 +174,26 @@ fn moved(case: &Case, x: &PerModality<Tensor>, linf: bool) -> Vec<Vec<f64>> {
     each.collect()
 }
 
+fn within_domains(case: &Case, x: &PerModality<Tensor>, what: &str) {
+    for (x, modality) in x.iter().zip(&case.net.modalities) {
+        let channels: Vec<(f64, f64)> = match &modality.domain {
+            Domain::Unbounded => continue,
+            Domain::Interval { lo, hi } => vec![(*lo, *hi)],
+            Domain::Channels { lo, hi } => lo.iter().copied().zip(hi.iter().copied()).collect(),
+        };
+        let x = x.reshape((SAMPLES, channels.len(), ())).unwrap();
+        for (c, (lo, hi)) in channels.iter().enumerate() {
+            let slack = SLACK * (hi - lo);
+            let inside = |v: &f64| (lo - slack..=hi + slack).contains(v);
+            assert!(
+                flat(&x.narrow(1, c, 1).unwrap()).iter().all(inside),
+                "{what}: {} leaves its domain",
+                modality.name
+            );
+        }
+    }
+}
+
 #[test]
 fn within_budget_and_domain() {
     table(|case, _, attack, what| {
@@ -187,23 +215,7 @@ fn within_budget_and_domain() {
             // Same formula, other order of sums.
             assert!((reported - out.distance[i]).abs() <= 1e-9 * reported.max(1.), "{what}: distance of {i}");
         }
-        for (x, modality) in out.adversarial.iter().zip(&case.net.modalities) {
-            let channels: Vec<(f64, f64)> = match &modality.domain {
-                Domain::Unbounded => continue,
-                Domain::Interval { lo, hi } => vec![(*lo, *hi)],
-                Domain::Channels { lo, hi } => lo.iter().copied().zip(hi.iter().copied()).collect(),
-            };
-            let x = x.reshape((SAMPLES, channels.len(), ())).unwrap();
-            for (c, (lo, hi)) in channels.iter().enumerate() {
-                let slack = SLACK * (hi - lo);
-                let inside = |v: &f64| (lo - slack..=hi + slack).contains(v);
-                assert!(
-                    flat(&x.narrow(1, c, 1).unwrap()).iter().all(inside),
-                    "{what}: {} leaves its domain",
-                    modality.name
-                );
-            }
-        }
+        within_domains(case, &out.adversarial, what);
     });
 }
 
@@ -415,6 +427,32 @@ fn searches_cost_what_their_docs_say() {
     }
 }
 
+/// On a net with domains: what [`nearest`] returns is adversarial, within the domains, as far as it says, and no attack of
+/// the table comes 2 % closer.
+#[test]
+fn nothing_comes_closer_than_the_nearest() {
+    let case = Case::new(3, DType::F64, 16);
+    let draws = Draws::new(Streams::new(1), 0);
+    for budget in budgets(3, 1.) {
+        let found = nearest(&budget, &case.net, &case.inputs, &case.goal, &draws).unwrap();
+        let logits = case.net.logits(&found.adversarial).unwrap();
+        let stands = correct(&logits, case.goal.labels()).unwrap();
+        assert!(stands.iter().all(|s| !s) && found.distance.iter().all(|d| d.is_finite()), "{:?}", found.distance);
+        let sizes = moved(&case, &found.adversarial, matches!(budget, Budget::Each { norm: Norm::Linf, .. }));
+        for (m, (spent, sizes)) in found.spent.iter().zip(&sizes).enumerate() {
+            for (i, (spent, size)) in spent.iter().zip(sizes).enumerate() {
+                assert!((spent - size).abs() < 1e-12 && *size <= budget.radius(m) * found.distance[i] * (1. + 1e-12));
+            }
+        }
+        within_domains(&case, &found.adversarial, "nearest");
+        let closer: Vec<f64> = found.distance.iter().map(|d| 0.98 * d).collect();
+        for attack in attacks(&budget).iter().filter(|a| !a.name().starts_with("released")) {
+            let out = run_within(attack.as_ref(), &case.net, &case.inputs, &case.goal, &draws, &closer).unwrap();
+            assert!(out.success.iter().all(|s| !s), "{} comes closer: {budget:?}", attack.name());
+        }
+    }
+}
+
 #[test]
 fn targeted_attacks_reach_their_class() {
     let case = Case::new(2, DType::F64, 11);
@@ -424,16 +462,24 @@ fn targeted_attacks_reach_their_class() {
     let out = run(&pgd, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap();
     assert_eq!(out.success, correct(&case.net.logits(&out.adversarial).unwrap(), &target).unwrap());
     assert!(out.success.iter().filter(|s| **s).count() > SAMPLES / 2, "{:?}", out.success);
-    for attack in [&Apgd::ce(Budget::Joint(4.)) as &dyn Attack, &Square::new(Budget::Joint(4.), 500)] {
+    let attacks: [&dyn Attack; 5] = [
+        &Apgd::ce(Budget::Joint(4.)),
+        &Square::new(Budget::Joint(4.), 500),
+        &Fab::new(Budget::Joint(4.)).with_starts(5),
+        &DeepFool::new(Budget::Joint(4.)),
+        &CarliniWagner::new(Budget::Joint(4.)).with_steps(200),
+    ];
+    for attack in attacks {
         let found = run(attack, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap();
         assert_eq!(found.success, correct(&case.net.logits(&found.adversarial).unwrap(), &target).unwrap());
         let count = |o: &Outcome| o.success.iter().filter(|s| **s).count();
         assert!(count(&found) + 1 >= count(&out), "{}: {:?}, pgd {:?}", attack.name(), found.success, out.success);
     }
-    // It chooses its targets itself.
-    let apgd = Apgd::targeted(Budget::Joint(4.), 2);
-    let e = run(&apgd, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap_err();
-    assert!(e.to_string().contains("Goal::Avoid"), "{e}");
+    // They choose their targets themselves.
+    for attack in [&Apgd::targeted(Budget::Joint(4.), 2) as &dyn Attack, &Fab::targeted(Budget::Joint(4.), 2)] {
+        let e = run(attack, &case.net, &case.inputs, &Goal::Reach(target.clone()), &draws).unwrap_err();
+        assert!(e.to_string().contains("Goal::Avoid"), "{e}");
+    }
 }
 
 /// A flat classifier has zero gradients everywhere.
@@ -509,7 +555,13 @@ fn mistakes_are_named() {
     let few = Goal::Avoid(Tensor::new(vec![0u32; 2], &Device::Cpu).unwrap());
     assert!(matches!(run(&attack, &case.net, &case.inputs, &few, &draws).unwrap_err(), Error::Samples { got: 2, .. }));
 
-    let strange: [(&dyn Attack, &str); 4] = [
+    let linf = Budget::Each { norm: Norm::Linf, radii: PerModality::from([1., 1., 1.]) };
+    let strange: [(&dyn Attack, &str); 9] = [
+        (&Fab::new(Budget::Joint(1.)).with_steps(0), "at least one step"),
+        (&Fab { beta: 1.1, ..Fab::new(Budget::Joint(1.)) }, "a beta in 0..=1"),
+        (&DeepFool { overshoot: f64::NAN, ..DeepFool::new(Budget::Joint(1.)) }, "an overshoot"),
+        (&CarliniWagner::new(linf), "measures l2"),
+        (&CarliniWagner { rate: 0., ..CarliniWagner::new(Budget::Joint(1.)) }, "a rate"),
         (&Apgd::ce(Budget::Joint(1.)).with_steps(0), "at least one step"),
         (&Apgd::targeted(Budget::Joint(1.), 0), "one restart"),
         (&Square::new(Budget::Joint(1.), 0), "at least one query"),

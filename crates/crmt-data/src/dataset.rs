@@ -2,7 +2,7 @@
 //! Does not know files, and neither models nor what a batch is used for.
 use crate::{
     Baseline, BatchError, Epoch, EpochPlan, Manifest, ManifestError, ModalitySpec, NamedBaseline, Pairing, PairingKind,
-    PairingSpec, Purpose, Samples, Split, SplitError, SplitPairings,
+    PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings,
 };
 use candle_core::{Device, Tensor};
 use crmt_core::{Batch, Domain, Modality, PerModality, Streams};
@@ -45,7 +45,8 @@ pub struct DataSet {
     pub report: Split,
     /// What a reader of the results must know.
     pub notes: Vec<String>,
-    manifest: Manifest,
+    pub(crate) manifest: Manifest,
+    pub(crate) corruptions: Vec<PreparedCorruption>,
 }
 
 /// Why a data set can't be.
@@ -70,7 +71,8 @@ pub enum DataSetError {
 }
 
 impl DataSet {
-    /// Holds the samples against the description; the description's pairing becomes theirs.
+    /// Holds the samples against the description; the description's pairing becomes theirs. Corruptions come
+    /// [later](Self::with_corruptions).
     ///
     /// # Errors
     /// Names the file (as it is called on disk) and the row, or the key, that is wrong.
@@ -86,6 +88,7 @@ impl DataSet {
         } else {
             PairingSpec::Splits(kinds)
         };
+        manifest.modalities.iter_mut().for_each(|spec| spec.corruptions.clear());
         manifest.check()?;
         let train = Split::new(&manifest, Purpose::Train, train)?;
         let select = Split::new(&manifest, Purpose::Select, select)?;
@@ -101,6 +104,7 @@ impl DataSet {
             select,
             report,
             manifest,
+            corruptions: vec![],
         })
     }
 

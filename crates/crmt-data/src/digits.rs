@@ -1,14 +1,16 @@
 //! Audio-visual digits: MNIST images, spoken digits and pen trajectories, paired by class.
 //! Does not know how the result is stored or used.
-use crate::logmel::{FRAMES, LogMel, MELS, WINDOW, centre};
+use crate::logmel::{FRAMES, LogMel, MELS, centre};
+use crate::noise::{Clips, EnvironmentOptions, NoiseOptions, mix};
 use crate::prepare::{Check, OnProgress, PrepareError, Progress, source};
 use crate::source_files::{find, read_file, recordings, verify};
 use crate::synthetic::noise_sd;
 use crate::table::Table;
-use crate::{Array, Augment, DataSet, Idx, Manifest, ModalitySpec, Pairing, Purpose, Samples, decode_wav};
-use crmt_core::{PerModality, Streams};
+use crate::{
+    Array, Augment, DataSet, Idx, Manifest, ModalitySpec, Pairing, PreparedCorruption, Purpose, Samples, decode_wav,
+};
+use crmt_core::PerModality;
 use md5::{Digest, Md5};
-use rand::Rng;
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,21 +26,14 @@ pub struct DigitsOptions {
     pub pendigits: Option<PathBuf>,
     /// Noise mixed into the recordings.
     pub noise: Option<NoiseOptions>,
+    /// Adds versions of the report recordings with noise at five levels, as the prepared corruption `environment`.
+    pub environment: Option<EnvironmentOptions>,
     /// Take files whose checksums differ from the originals'.
     pub unverified: bool,
 }
 
-/// Environmental noise, fixed once for each recording.
-#[derive(Debug, Clone)]
-pub struct NoiseOptions {
-    /// ESC-10 clips as mono 16-bit wav at 8 kHz, named `{category}_{fold}-….wav`.
-    pub clips: PathBuf,
-    /// Mean square of the recording's own samples over that of the noise in the window, in dB.
-    pub snr_db: f64,
-    /// Of the choice of clips and segments.
-    pub seed: u64,
-}
-
+/// The prepared corruption of the recordings.
+const ENVIRONMENT: &str = "environment";
 /// MNIST images that train; the rest of the training files selects.
 const TRAIN_IMAGES: usize = 55_000;
 /// Rows of each class of `pendigits.tra` that select: the last ones.
@@ -56,7 +51,7 @@ pub fn digits(options: &DigitsOptions, progress: OnProgress) -> Result<DataSet, 
     audio.augment = Augment { shift_last_axis: 4 };
     let mut specs = vec![image, audio];
     // The small parts first: what is wrong with them shows at once.
-    let sounds = sounds(options, progress)?;
+    let (sounds, environment) = sounds(options, progress)?;
     let pens = options.pendigits.as_ref().map(|dir| pens(dir, options.unverified)).transpose()?;
     let mut parts = vec![images(options)?, sounds];
     if let Some(pens) = pens {
@@ -70,7 +65,7 @@ pub fn digits(options: &DigitsOptions, progress: OnProgress) -> Result<DataSet, 
     manifest.notes = this.notes;
     manifest.licence = Some(this.licence);
     let sets = ["mnist", "fsdd"].into_iter().chain(options.pendigits.as_ref().map(|_| "pendigits"));
-    for set in sets.chain(options.noise.as_ref().map(|_| "esc10")) {
+    for set in sets.chain((options.noise.is_some() || options.environment.is_some()).then_some("esc10")) {
         let part = source(set);
         manifest.notes.extend(part.notes);
         manifest.sources.extend(part.sources.iter().map(|s| format!("{s} ({})", part.licence)));
@@ -81,11 +76,19 @@ pub fn digits(options: &DigitsOptions, progress: OnProgress) -> Result<DataSet, 
             noise.snr_db, noise.seed
         ));
     }
+    if let Some(EnvironmentOptions { seed, .. }) = &options.environment {
+        let levels = EnvironmentOptions::SNRS_DB.map(|db| db.to_string()).join(", ");
+        manifest.notes.push(format!(
+            "corruption `{ENVIRONMENT}`: each report recording with one fixed segment of ESC-10 noise (fold 5, seed {seed}) \
+             at {levels} dB"
+        ));
+    }
     if options.unverified {
         manifest.notes.push("prepared without verifying the checksums of the original files".into());
     }
     let [train, select, report]: [Vec<Part>; 3] = transpose(parts);
-    Ok(DataSet::new(manifest, by_class(train), fixed_pairs(select), fixed_pairs(report))?)
+    let data = DataSet::new(manifest, by_class(train), fixed_pairs(select), fixed_pairs(report))?;
+    Ok(data.with_corruptions(environment)?)
 }
 
 /// One modality of one split.
@@ -189,7 +192,8 @@ impl Recording {
     }
 }
 
-fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<[Part; 3], PrepareError> {
+/// The splits, and the corruption of the report split if it was asked for.
+fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<([Part; 3], Vec<PreparedCorruption>), PrepareError> {
     let files = recordings(&options.fsdd)?;
     let mut all = files
         .par_iter()
@@ -203,28 +207,50 @@ fn sounds(options: &DigitsOptions, progress: OnProgress) -> Result<[Part; 3], Pr
     let check = Check { set: "fsdd", what: "SHA-256 of the recordings", unverified: options.unverified };
     verify(&options.fsdd, &files, &source("fsdd").recordings.expect("declared in the embedded manifest"), check)?;
     all.sort_by(|a, b| (a.digit, &a.speaker, a.index).cmp(&(b.digit, &b.speaker, b.index)));
-    let noise = options.noise.as_ref().map(|n| Noise::read(n, options.unverified)).transpose()?;
+    let noise = options.noise.as_ref();
+    noise.map_or(Ok(()), NoiseOptions::check)?;
+    let noise = noise.map(|n| Ok::<_, PrepareError>((Clips::read(&n.clips, n.seed, options.unverified)?, n.snr_db)));
+    let noise = noise.transpose()?;
+    let environment = options.environment.as_ref();
+    let environment = environment.map(|e| Clips::read(&e.clips, e.seed, options.unverified)).transpose()?;
     let (mel, total, done) = (LogMel::new(), all.len(), AtomicUsize::new(0));
-    let spectrograms = all
+    let spectrogram = |window: &[f64]| mel.spectrogram(window).into_iter().map(|v| v as f32).collect::<Vec<_>>();
+    // Of each recording: as it is; of one that is reported, then with the environment, weakest first.
+    let versions = all
         .par_iter()
         .enumerate()
         .map(|(i, recording)| {
+            let (i, purpose) = (i as u64, recording.purpose());
             let mut window = centre(&recording.wave);
-            if let Some(noise) = &noise {
-                noise.add(&mut window, recording, i as u64)?;
+            if let Some((clips, snr_db)) = &noise {
+                mix(&mut window, clips.segment("noise", purpose, i)?, noise_sd(&recording.wave, *snr_db));
             }
-            let spectrogram: Vec<f32> = mel.spectrogram(&window).into_iter().map(|v| v as f32).collect();
+            let mut versions = vec![spectrogram(&window)];
+            if let (Some(clips), Purpose::Report) = (&environment, purpose) {
+                let segment = clips.segment(ENVIRONMENT, purpose, i)?;
+                versions.extend(EnvironmentOptions::SNRS_DB.map(|snr_db| {
+                    let mut window = window.clone();
+                    mix(&mut window, segment, noise_sd(&recording.wave, snr_db));
+                    spectrogram(&window)
+                }));
+            }
             progress(Progress { stage: "spectrograms", done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-            Ok(spectrogram)
+            Ok(versions)
         })
         .collect::<Result<Vec<_>, PrepareError>>()?;
-    let part = |purpose| {
-        let chosen = || all.iter().zip(&spectrograms).filter(|(r, _)| r.purpose() == purpose);
-        let values = chosen().flat_map(|(_, s)| s.iter().copied()).collect();
-        let array = Array::floats(&[1, MELS, FRAMES], values).expect("whole spectrograms");
-        Part { array, labels: chosen().map(|(r, _)| r.digit).collect() }
+    let chosen = |purpose| all.iter().zip(&versions).filter(move |(r, _)| r.purpose() == purpose);
+    let array = |purpose, version: usize| {
+        let values = chosen(purpose).flat_map(|(_, v)| v[version].iter().copied()).collect();
+        Array::floats(&[1, MELS, FRAMES], values).expect("whole spectrograms")
     };
-    Ok([part(Purpose::Train), part(Purpose::Select), part(Purpose::Report)])
+    let part = |purpose| Part { array: array(purpose, 0), labels: chosen(purpose).map(|(r, _)| r.digit).collect() };
+    let corruption = environment.map(|_| PreparedCorruption {
+        modality: "audio".into(),
+        name: ENVIRONMENT.into(),
+        severities: (1..=EnvironmentOptions::SNRS_DB.len()).map(|v| array(Purpose::Report, v)).collect(),
+    });
+    let splits = [part(Purpose::Train), part(Purpose::Select), part(Purpose::Report)];
+    Ok((splits, corruption.into_iter().collect()))
 }
 
 fn parse_name(name: &str) -> Option<(u32, String, u32)> {
@@ -232,71 +258,6 @@ fn parse_name(name: &str) -> Option<(u32, String, u32)> {
     let (digit, speaker, index) = (fields.next()?, fields.next()?, fields.next()?);
     let digit = digit.parse().ok().filter(|d| *d < 10)?;
     fields.next().is_none().then_some((digit, speaker.to_owned(), index.parse().ok()?))
-}
-
-/// Clips of each split, so that no noise is heard in two splits.
-struct Noise<'a> {
-    options: &'a NoiseOptions,
-    streams: Streams,
-    clips: [Vec<Vec<f64>>; 3],
-}
-
-/// A segment quieter than this (mean square, -80 dB of full scale) is digital silence.
-const SILENCE: f64 = 1e-8;
-
-impl<'a> Noise<'a> {
-    fn read(options: &'a NoiseOptions, unverified: bool) -> Result<Self, PrepareError> {
-        if !options.snr_db.is_finite() {
-            return Err(PrepareError::Options(format!(
-                "the noise level must be a finite number of dB, got {}",
-                options.snr_db
-            )));
-        }
-        let files = recordings(&options.clips)?;
-        let mut clips = [vec![], vec![], vec![]];
-        for file in &files {
-            let problem = |problem: String| PrepareError::Recording { path: options.clips.join(&file.name), problem };
-            let fold = file.name.split_once('_').and_then(|(_, rest)| rest.split_once('-')).map(|(fold, _)| fold);
-            let split = match fold {
-                Some("1" | "2" | "3") => 0,
-                Some("4") => 1,
-                Some("5") => 2,
-                _ => return Err(problem("expected a name like 001_1-100032-A.wav (category, fold 1 to 5)".into())),
-            };
-            let wave = decode_wav(&file.bytes).map_err(problem)?;
-            if wave.len() < WINDOW {
-                return Err(problem(format!("{} samples, expected at least {WINDOW}", wave.len())));
-            }
-            clips[split].push(wave);
-        }
-        let check = Check { set: "esc10", what: "SHA-256 of the recordings", unverified };
-        verify(&options.clips, &files, &source("esc10").recordings.expect("declared in the embedded manifest"), check)?;
-        if clips.iter().any(Vec::is_empty) {
-            let problem = "clips of folds 1-3, 4 and 5 are needed, one of these groups is empty".into();
-            return Err(PrepareError::Content { path: options.clips.clone(), problem });
-        }
-        Ok(Self { options, streams: Streams::new(options.seed), clips })
-    }
-
-    /// Adds a random segment of a random clip, scaled to the level asked for.
-    fn add(&self, window: &mut [f64], recording: &Recording, i: u64) -> Result<(), PrepareError> {
-        let clips = &self.clips[recording.purpose() as usize];
-        let mut rng = self.streams.stream("noise", i);
-        let power = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>() / x.len() as f64;
-        // Some clips are padded with silence, which no factor makes loud; most draws are fine.
-        let segment = (0..1000).find_map(|_| {
-            let clip = &clips[rng.random_range(0..clips.len())];
-            let start = rng.random_range(0..=clip.len() - WINDOW);
-            Some(&clip[start..start + WINDOW]).filter(|s| power(s) > SILENCE)
-        });
-        let Some(segment) = segment else {
-            let problem = "1000 random segments were silent".into();
-            return Err(PrepareError::Content { path: self.options.clips.clone(), problem });
-        };
-        let gain = noise_sd(&recording.wave, self.options.snr_db) / power(segment).sqrt();
-        window.iter_mut().zip(segment).for_each(|(x, n)| *x += gain * n);
-        Ok(())
-    }
 }
 
 fn pens(dir: &Path, unverified: bool) -> Result<[Part; 3], PrepareError> {

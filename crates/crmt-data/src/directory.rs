@@ -1,9 +1,9 @@
 //! A data set as a directory: `dataset.toml` and one `.npy` file per array.
 //! Does not know how the arrays were made.
-use crate::split::{array_file, index_file, labels_file};
+use crate::split::{array_file, corrupted_file, index_file, labels_file};
 use crate::{
     Array, DataSet, DataSetError, MANIFEST, Manifest, ManifestError, ModalitySpec, Npy, NpyError, NpyValues, Pairing,
-    PairingKind, Purpose, Samples, Split, write_npy,
+    PairingKind, PreparedCorruption, Purpose, Samples, Split, write_npy,
 };
 use crmt_core::PerModality;
 use sha2::{Digest, Sha256};
@@ -125,7 +125,10 @@ impl DataSet {
         let reader = Reader { dir, manifest: &manifest };
         let samples = |purpose| reader.samples(purpose);
         let (train, select, report) = (samples(Purpose::Train)?, samples(Purpose::Select)?, samples(Purpose::Report)?);
-        Self::new(manifest, train, select, report).map_err(|error| OpenError::Content { dir: dir.into(), error })
+        let corruptions = reader.corruptions()?;
+        Self::new(manifest, train, select, report)
+            .and_then(|data| data.with_corruptions(corruptions))
+            .map_err(|error| OpenError::Content { dir: dir.into(), error })
     }
 }
 
@@ -137,7 +140,11 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn samples(&self, purpose: Purpose) -> Result<Samples, OpenError> {
         let specs = &self.manifest.modalities;
-        let arrays = specs.iter().map(|spec| self.array(purpose, spec)).collect::<Result<_, _>>()?;
+        let array = |spec: &ModalitySpec| {
+            let needed = || format!("every split (train, select, report) needs an array of modality `{}`", spec.name);
+            self.array(array_file(purpose, &spec.name), spec, needed)
+        };
+        let arrays = specs.iter().map(array).collect::<Result<_, _>>()?;
         let pairing = match self.manifest.pairing.of(purpose) {
             PairingKind::Rows => Pairing::Rows { labels: self.labels(labels_file(purpose, None))? },
             PairingKind::Index => Pairing::Index {
@@ -153,9 +160,18 @@ impl Reader<'_> {
         Ok(Samples { arrays, pairing })
     }
 
-    fn array(&self, purpose: Purpose, spec: &ModalitySpec) -> Result<Array, OpenError> {
-        let file = array_file(purpose, &spec.name);
-        let needed = || format!("every split (train, select, report) needs an array of modality `{}`", spec.name);
+    fn corruptions(&self) -> Result<Vec<PreparedCorruption>, OpenError> {
+        let all = self.manifest.modalities.iter().flat_map(|spec| spec.corruptions.iter().map(move |c| (spec, c)));
+        let read = |(spec, (name, severities)): (&ModalitySpec, (&String, &usize))| {
+            let needed = || format!("modalities.{}.corruptions.{name} promises {severities} severities", spec.name);
+            let array = |severity| self.array(corrupted_file(&spec.name, name, severity), spec, needed);
+            let severities = (1..=*severities).map(array).collect::<Result<_, _>>()?;
+            Ok(PreparedCorruption { modality: spec.name.clone(), name: name.clone(), severities })
+        };
+        all.map(read).collect()
+    }
+
+    fn array(&self, file: String, spec: &ModalitySpec, needed: impl FnOnce() -> String) -> Result<Array, OpenError> {
         let npy = self.npy(&file, needed)?;
         self.check_shape(&file, &npy.shape, &spec.shape)?;
         let array = match (npy.values, spec.divide) {
@@ -249,11 +265,15 @@ pub fn write_dataset(data: &DataSet, dir: impl AsRef<Path>, overwrite: bool) -> 
     manifest.sha256.clear();
     let splits = [(Purpose::Train, &data.train), (Purpose::Select, &data.select), (Purpose::Report, &data.report)];
     for (m, spec) in manifest.modalities.iter_mut().enumerate() {
+        let arrays = splits.map(|(purpose, split)| (array_file(purpose, &spec.name), &split.arrays()[m])).into_iter();
+        let corrupted = data.corruptions().iter().filter(|c| c.modality == spec.name).flat_map(|c| {
+            (1..).zip(&c.severities).map(|(severity, array)| (corrupted_file(&c.modality, &c.name, severity), array))
+        });
+        let arrays: Vec<(String, &Array)> = arrays.chain(corrupted).collect();
         // Stored bytes keep their divisor; everything else is stored as it is used.
-        let divides = splits.map(|(_, split)| split.arrays()[m].as_bytes().map(|(_, d)| d));
-        spec.divide = divides[0].filter(|d| divides.iter().all(|other| *other == Some(*d)));
-        for (purpose, split) in splits {
-            let (file, array) = (array_file(purpose, &spec.name), &split.arrays()[m]);
+        let mut divides = arrays.iter().map(|(_, array)| array.as_bytes().map(|(_, d)| d));
+        spec.divide = divides.next().flatten().filter(|d| divides.all(|other| other == Some(*d)));
+        for (file, array) in arrays {
             let shape = [&[array.rows()], array.shape()].concat();
             let path = new.join(&file);
             let digest = match (spec.divide, array.as_bytes()) {

@@ -9,6 +9,7 @@
 //! - [`synthetic`] needs no files at all.
 mod array;
 mod atomic;
+mod corruptions;
 mod dataset;
 mod digits;
 mod directory;
@@ -18,6 +19,7 @@ mod handwritten;
 mod idx;
 pub mod logmel;
 mod manifest;
+mod noise;
 mod npy;
 mod prepare;
 mod source_files;
@@ -30,8 +32,9 @@ mod wav;
 
 pub use array::{Array, ArrayError};
 pub use atomic::write_atomically;
+pub use corruptions::PreparedCorruption;
 pub use dataset::{DataSet, DataSetError};
-pub use digits::{DigitsOptions, NoiseOptions, digits};
+pub use digits::{DigitsOptions, digits};
 pub use directory::{OpenError, WriteError, write_dataset};
 pub use epoch::{Epoch, EpochPlan};
 pub use handwritten::{HandwrittenOptions, handwritten};
@@ -40,6 +43,7 @@ pub use manifest::{
     Augment, Baseline, Bound, MANIFEST, Manifest, ManifestError, ModalitySpec, NamedBaseline, PairingKind, PairingSpec,
     SplitPairings, Standardised, VERSION,
 };
+pub use noise::{EnvironmentOptions, NoiseOptions};
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
 pub use prepare::{OnProgress, PrepareError, Progress};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};

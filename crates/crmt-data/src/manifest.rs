@@ -67,6 +67,9 @@ pub struct ModalitySpec {
     /// What the preparation did to each feature: a record, nothing is applied when the set is opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardised: Option<Standardised>,
+    /// How many severities of each [`PreparedCorruption`](crate::PreparedCorruption) there are, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub corruptions: BTreeMap<String, usize>,
 }
 
 /// Each feature is `(original - mean) / sd`; where `sd` is zero, `original - mean`.
@@ -267,6 +270,7 @@ impl ModalitySpec {
             divide: None,
             augment: Augment::default(),
             standardised: None,
+            corruptions: BTreeMap::new(),
         }
     }
 
@@ -295,7 +299,7 @@ impl ModalitySpec {
         Modality { name: self.name.clone(), shape: self.shape.clone(), domain, scale: self.scale }
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
+    pub(crate) fn check(&self) -> Result<(), ManifestError> {
         let fail = |key: &str, problem: String| {
             Err(ManifestError::Value { key: format!("modalities.{}.{key}", self.name), problem })
         };
@@ -320,6 +324,15 @@ impl ModalitySpec {
         }
         if matches!(self.baseline, Baseline::Value(v) if !v.is_finite()) {
             return fail("baseline", "expected a finite number, \"zeros\" or \"mean\"".into());
+        }
+        for (name, severities) in &self.corruptions {
+            let key = format!("corruptions.{name}");
+            if name.is_empty() || !name.chars().all(word) {
+                return fail(&key, "use letters, digits, `_` and `-` (the name is part of the file names)".into());
+            }
+            if !(1..=5).contains(severities) {
+                return fail(&key, format!("expected 1 to 5 severities, got {severities}"));
+            }
         }
         let Some([lo, hi]) = &self.range else { return Ok(()) };
         let channels = self.shape.first().copied().unwrap_or(1);
@@ -438,7 +451,7 @@ mod tests {
     #[test]
     fn every_key_survives_writing_and_reading() {
         let text = format!(
-            "{SMALL}range = [[0, -1, 0], [1, 2.5, 3]]\nscale = 2\nbaseline = 'mean'\ndivide = 255\naugment.shift_last_axis = 4\n\
+            "{SMALL}range = [[0, -1, 0], [1, 2.5, 3]]\nscale = 2\nbaseline = 'mean'\ndivide = 255\naugment.shift_last_axis = 4\ncorruptions.rain = 5\n\
              [[modalities]]\nname = 'w'\nshape = [2, 2]\nrange = [0, 1]\nbaseline = 0.5\n\
              [pairing]\ntrain = 'class'\nselect = 'index'\n[sha256]\n'a.npy' = '00'\n"
         );
@@ -457,7 +470,7 @@ mod tests {
     fn unknown_keys_get_a_suggestion() {
         assert_eq!(
             message(&SMALL.replace("shape", "shpae")),
-            "line 6: unknown key `shpae`, did you mean `shape`?; known here: name, shape, range, scale, baseline, divide, augment, standardised"
+            "line 6: unknown key `shpae`, did you mean `shape`?; known here: name, shape, range, scale, baseline, divide, augment, standardised, corruptions"
         );
         assert!(
             message(&format!("zzzzz = 1\n{SMALL}")).starts_with("line 1: unknown key `zzzzz`; known here: version,")
@@ -480,6 +493,13 @@ mod tests {
             ("shape = [3]", "shape = [3]\nrange = [0, [1, 2]]", "modalities.v.range: 2 numbers for 3 channels"),
             ("shape = [3]", "shape = [3]\nrange = 'all'", "line 7: "),
             ("shape = [3]", "shape = [3]\nbaseline = 'median'", "line 7: baseline is \"zeros\", \"mean\" or a number"),
+            (
+                "shape = [3]",
+                "shape = [3]\ncorruptions = { rain = 6 }",
+                "modalities.v.corruptions.rain: expected 1 to 5",
+            ),
+            ("shape = [3]", "shape = [3]\ncorruptions = { '../r' = 1 }", "modalities.v.corruptions.../r: use letters"),
+            ("shape = [3]", "shape = [3]\ncorruptions = { rain = -1 }", "line 7: "),
             ("name = 'x'", "name = 'x'\npairing = 'class'", "pairing: `class` is random and only for train"),
             ("name = 'x'", "name = 'x'\npairing = 'rwos'", "line 3: pairing is \"rows\""),
             ("name = 'x'\n", "", "missing field `name`"),

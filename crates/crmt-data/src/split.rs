@@ -286,6 +286,12 @@ impl Split {
         (0..self.len()).step_by(size).map(move |start| self.batch(start..(start + size).min(self.len())))
     }
 
+    /// The same samples with another array of modality `m`, which has as many rows.
+    pub(crate) fn with_array(&self, m: usize, array: &Array) -> Self {
+        let arrays = PerModality::from_fn(self.arrays.len(), |i| if i == m { array } else { &self.arrays[i] }.clone());
+        Self { arrays, pairing: self.pairing.clone(), pools: self.pools.clone() }
+    }
+
     /// The given samples. `partner` draws from the rows of a sample's class (pairing by class);
     /// `augment(m, values)` may change what was gathered for modality `m`.
     pub(crate) fn gather(
@@ -320,6 +326,11 @@ pub(crate) fn array_file(purpose: Purpose, modality: &str) -> String {
     format!("{purpose}.{modality}.npy")
 }
 
+/// File of a modality's report values, corrupted; severities count from 1.
+pub(crate) fn corrupted_file(modality: &str, corruption: &str, severity: usize) -> String {
+    array_file(Purpose::Report, &format!("{modality}.{corruption}-{severity}"))
+}
+
 /// File of the samples' labels, or of one modality's labels when paired by class.
 pub(crate) fn labels_file(purpose: Purpose, modality: Option<&str>) -> String {
     match modality {
@@ -333,7 +344,8 @@ pub(crate) fn index_file(purpose: Purpose) -> String {
     format!("{purpose}.index.npy")
 }
 
-fn check_values(spec: &ModalitySpec, array: &Array, file: String) -> Result<(), SplitError> {
+/// Checks shape, range, that every value is finite, and that there is one.
+pub(crate) fn check_values(spec: &ModalitySpec, array: &Array, file: String) -> Result<(), SplitError> {
     if array.shape() != spec.shape {
         let (got, expected) = (array.shape().to_vec(), spec.shape.clone());
         return Err(SplitError::Shape { file, modality: spec.name.clone(), got, expected });

@@ -48,7 +48,9 @@ impl DataSet {
         let modalities = kept.iter().map(|m| manifest.modalities[*m].clone()).collect();
         let manifest = Manifest { modalities, ..manifest.clone() };
         let of = |split: &Split| samples(split, &kept);
-        Ok(Self::new(manifest, of(&self.train), of(&self.select), of(&self.report))?)
+        let part = Self::new(manifest, of(&self.train), of(&self.select), of(&self.report))?;
+        let corruptions = self.corruptions.into_iter().filter(|c| names.iter().any(|name| name.as_ref() == c.modality));
+        Ok(part.with_corruptions(corruptions.collect())?)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The format on disk: what is written is read back, and whatever is wrong is named in one line.
-use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset, write_npy};
+use crmt_data::{
+    Array, DataSet, Manifest, ModalitySpec, Pairing, PreparedCorruption, Samples, write_dataset, write_npy,
+};
 use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
@@ -220,6 +222,69 @@ fn what_is_written_is_read_back_bit_for_bit() -> Outcome {
     assert_eq!(manifest.sha256.len(), fs::read_dir(&target)?.count() - 1);
     // Bytes stay bytes: a header of 128 and 4 values.
     assert_eq!(fs::metadata(target.join("train.pixels.npy"))?.len(), 132);
+    Ok(())
+}
+
+/// [`minimal`] with two severities of a corruption that its owner computed.
+fn with_rain(dir: &Path) {
+    manifest(dir, "shape = [1, 3]\n", "shape = [1, 3]\n[modalities.corruptions]\nrain = 2\n");
+    for severity in 1..=2 {
+        let values = [-4., 5., 6., 7., 8., 9., 1., 2., 3.].map(|v| v * severity as f32);
+        f32s(&dir.join(format!("report.voice.rain-{severity}.npy")), &[3, 1, 3], &values);
+    }
+}
+
+#[test]
+fn a_users_own_corruptions_open() -> Outcome {
+    let dir = minimal();
+    with_rain(dir.path());
+    let data = DataSet::open(dir.path())?;
+    let [rain] = data.corruptions() else { panic!("one corruption") };
+    let batch = data.corrupted_report(rain, 2).expect("prepared").batch(1..2)?;
+    assert_eq!(batch.inputs[1].flatten_all()?.to_vec1::<f32>()?, [14., 16., 18.]);
+    assert_eq!(batch.inputs[0].to_vec2::<f32>()?, [[0.5, 0.75]]);
+
+    let target = dir.path().join("copy");
+    let manifest = write_dataset(&data, &target, false)?;
+    assert!(manifest.sha256.contains_key("report.voice.rain-2.npy"));
+    let again = DataSet::open(&target)?;
+    assert_eq!((again.corruptions(), again.manifest()), (data.corruptions(), &manifest));
+    f32s(&target.join("report.voice.rain-2.npy"), &[3, 1, 3], &[0.; 9]);
+    let message = DataSet::open(&target).expect_err("altered").to_string();
+    assert!(message.contains("report.voice.rain-2.npy: SHA-256 is "), "{message}");
+
+    let refused = |change: &dyn Fn(&Path)| {
+        refused(|d| {
+            with_rain(d);
+            change(d);
+        })
+    };
+    let missing = refused(&|d| fs::remove_file(d.join("report.voice.rain-2.npy")).expect("there"));
+    assert!(missing.ends_with("no report.voice.rain-2.npy; modalities.voice.corruptions.rain promises 2 severities"));
+    let short = refused(&|d| f32s(&d.join("report.voice.rain-1.npy"), &[2, 1, 3], &[0.; 6]));
+    assert!(short.ends_with("report.voice.rain-1.npy has 2 rows, report.voice.npy has 3"), "{short}");
+    let wide = refused(&|d| f32s(&d.join("report.voice.rain-1.npy"), &[3, 1, 4], &[0.; 12]));
+    assert!(wide.ends_with("report.voice.rain-1.npy: array has shape [3, 1, 4], expected [rows, 1, 3]"), "{wide}");
+    Ok(())
+}
+
+#[test]
+fn bytes_stay_bytes_only_where_all_versions_are() -> Outcome {
+    let dir = tempfile::tempdir()?;
+    for (name, severity, bytes) in [
+        ("bytes", Array::bytes(&[2], vec![9, 8, 7, 6], 255.)?, 132),
+        ("floats", Array::floats(&[2], vec![0.1, 0.2, 0.3, 0.4])?, 144),
+    ] {
+        let dull = PreparedCorruption { modality: "pixels".into(), name: "dull".into(), severities: vec![severity] };
+        let data = written().with_corruptions(vec![dull])?;
+        write_dataset(&data, dir.path().join(name), false)?;
+        let again = DataSet::open(dir.path().join(name))?;
+        let values = |data: &DataSet| data.corruptions()[0].severities[0].to_vec(0..2);
+        assert_eq!(values(&again), values(&data));
+        assert_eq!(again.report.arrays()[0].to_vec(0..2), data.report.arrays()[0].to_vec(0..2));
+        // A header of 128 and 4 values of one or four bytes.
+        assert_eq!(fs::metadata(dir.path().join(name).join("train.pixels.npy"))?.len(), bytes);
+    }
     Ok(())
 }
 

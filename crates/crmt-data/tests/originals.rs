@@ -1,5 +1,8 @@
 //! Preparation from small made-up originals: the whole path, and every way a file can be wrong.
-use crmt_data::{DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, digits, handwritten};
+use crmt_data::{
+    DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, digits, handwritten,
+    write_dataset,
+};
 use flate2::{Compression, write::GzEncoder};
 use std::fs;
 use std::io::{Cursor, Write};
@@ -50,8 +53,8 @@ fn originals() -> (tempfile::TempDir, DigitsOptions) {
             fs::write(at(&format!("clips/001_{fold}-77-{take}.wav")), wav(noise)).expect("temporary directory");
         }
     }
-    let options =
-        DigitsOptions { mnist: dir.path().into(), fsdd: at("wavs"), pendigits: None, noise: None, unverified: true };
+    let (mnist, fsdd) = (dir.path().into(), at("wavs"));
+    let options = DigitsOptions { mnist, fsdd, pendigits: None, noise: None, environment: None, unverified: true };
     (dir, options)
 }
 
@@ -79,6 +82,35 @@ fn digits_go_from_files_to_pairs() -> Outcome {
     assert_ne!(noisy.train.arrays()[1], data.train.arrays()[1]);
     assert_eq!(noisy.train.arrays()[0], data.train.arrays()[0]);
     assert!(noisy.notes.iter().any(|n| n.contains("ESC-10 noise at 3 dB")));
+    Ok(())
+}
+
+#[test]
+fn the_environment_is_prepared_at_five_levels() -> Outcome {
+    let (dir, mut options) = originals();
+    let clips = dir.path().join("clips");
+    let plain = digits(&options, &|_| ())?;
+    assert!(plain.corruptions().is_empty());
+    options.environment = Some(EnvironmentOptions { clips: clips.clone(), seed: 0 });
+    let data = digits(&options, &|_| ())?;
+    assert_eq!((&data.train, &data.select, &data.report), (&plain.train, &plain.select, &plain.report));
+    let [environment] = data.corruptions() else { panic!("one corruption") };
+    assert_eq!((environment.modality.as_str(), environment.name.as_str()), ("audio", "environment"));
+    // Louder noise, higher power: 20 recordings of 32 x 32 values.
+    let mean = |array: &crmt_data::Array| array.mean().iter().sum::<f64>();
+    let mut means = vec![mean(&data.report.arrays()[1])];
+    means.extend(environment.severities.iter().map(mean));
+    assert!(means.len() == 6 && means.windows(2).all(|m| m[0] < m[1]), "{means:?}");
+    // At a level that noise was also prepared at, only the segment differs; one seed chooses one segment.
+    assert_eq!(data.corruptions(), digits(&options, &|_| ())?.corruptions());
+    options.environment = Some(EnvironmentOptions { clips, seed: 1 });
+    assert_ne!(data.corruptions(), digits(&options, &|_| ())?.corruptions());
+    assert!(data.notes.iter().any(|n| n.contains("fold 5, seed 0) at 20, 10, 5, 0, -5 dB")), "{:?}", data.notes);
+    assert!(data.manifest().sources.iter().any(|s| s.contains("ESC")));
+
+    write_dataset(&data, dir.path().join("set"), false)?;
+    let again = DataSet::open(dir.path().join("set"))?;
+    assert_eq!(again.corruptions(), data.corruptions());
     Ok(())
 }
 

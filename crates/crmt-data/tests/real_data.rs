@@ -3,7 +3,8 @@
 //! Needs the environment variable `CRMT_DATA` (default `../shared/data` beside the repository);
 //! says so and passes where there is none.
 use crmt_data::{
-    Array, DigitsOptions, HandwrittenOptions, NoiseOptions, Progress, decode_wav, digits, handwritten,
+    Array, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, decode_wav, digits,
+    handwritten,
     logmel::{FRAMES, LogMel, MELS},
 };
 use safetensors::SafeTensors;
@@ -25,7 +26,8 @@ fn originals() -> Option<PathBuf> {
 fn quiet(_: Progress) {}
 
 fn digits_of(dir: &Path) -> DigitsOptions {
-    DigitsOptions { mnist: dir.join("mnist"), fsdd: dir.join("fsdd"), pendigits: None, noise: None, unverified: false }
+    let (mnist, fsdd) = (dir.join("mnist"), dir.join("fsdd"));
+    DigitsOptions { mnist, fsdd, pendigits: None, noise: None, environment: None, unverified: false }
 }
 
 #[test]
@@ -115,6 +117,29 @@ fn noise_as_loud_as_the_words_fills_the_silence_around_them() -> Outcome {
     let noisy = digits(&DigitsOptions { noise: Some(noise), ..digits_of(&dir) }, &quiet)?;
     // Clean: 0.283, with much silence. One decade of power is 0.25.
     assert!(statistics(&noisy.train.arrays()[1])[0] > 0.6);
+    Ok(())
+}
+
+#[test]
+fn the_environment_drowns_the_words_step_by_step() -> Outcome {
+    let Some(dir) = originals() else { return Ok(()) };
+    let environment = Some(EnvironmentOptions { clips: dir.join("esc10"), seed: 0 });
+    let data = digits(&DigitsOptions { environment, ..digits_of(&dir) }, &quiet)?;
+    let [environment] = data.corruptions() else { panic!("one corruption") };
+    let clean = &data.report.arrays()[1];
+    let clean = clean.to_vec(0..clean.rows());
+    let distances: Vec<f64> = environment
+        .severities
+        .iter()
+        .map(|array| {
+            assert_eq!((array.rows(), array.shape()), (300, &[1, MELS, FRAMES][..]));
+            let noisy = array.to_vec(0..300);
+            let total: f64 = noisy.iter().zip(&clean).map(|(y, x)| f64::from((y - x).abs())).sum();
+            total / clean.len() as f64
+        })
+        .collect();
+    // 25 dB are two and a half decades of power, 0.625 in the spectrogram where only noise is heard.
+    assert!(distances.windows(2).all(|d| d[0] < d[1]) && distances[4] - distances[0] > 0.2, "{distances:?}");
     Ok(())
 }
 

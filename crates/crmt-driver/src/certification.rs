@@ -5,7 +5,7 @@ use crate::{
     people::Voice,
     record::{CertifiedResult, RadiusResult},
     report::{SampleRow, Why},
-    threat::Threat,
+    threat::{EACH, Threat},
     training::EVAL_BATCH,
 };
 use anyhow::Result;
@@ -16,7 +16,7 @@ use crmt_certify::{
 use crmt_core::{AdditiveClassifier, AdditiveScores, Missing, PerModality};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Radii around the true labels (0 where misclassified), in declared units.
 pub struct Radii {
@@ -205,28 +205,37 @@ pub fn certified(rows: &[SampleRow], evidence: &str, eps: &[f64]) -> Vec<Certifi
     results
 }
 
-/// Attacks that broke a sample inside its radius, by threat: samples with a radius above the
-/// budget (l2, same threat) that did not hold.
+/// Attacks that broke a sample inside its radius, by threat: samples with a radius above the budget (l2, same threat)
+/// that did not hold, or above the distance of an adversarial that was found.
 pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
     let mut beaten = BTreeMap::new();
     for row in rows {
         let inside = |threat: &str, eps: f64| row.radii.get(threat).is_some_and(|r| *r > eps);
-        let mut threats: Vec<&str> = row
-            .outcomes
-            .iter()
-            .filter(|o| !o.held && o.norm == "l2" && inside(&o.threat, o.eps))
-            .map(|o| o.threat.as_str())
-            .collect();
-        threats.dedup();
+        let broken = row.outcomes.iter().filter(|o| !o.held && o.norm == "l2").map(|o| (o.threat.as_str(), o.eps));
+        // Threats that are one budget: of several budgets at once, the greatest of any modality is what counts.
+        let found = row.nearest.iter().filter_map(|(key, nearest)| {
+            let threat = key.strip_suffix(".l2")?;
+            let size =
+                if threat == EACH { nearest.spent.values().fold(0.0, |a: f64, d| a.max(*d)) } else { nearest.distance };
+            Some((threat, size * (1.0 + ROUNDING)))
+        });
+        let threats: BTreeSet<&str> =
+            broken.chain(found).filter(|(threat, eps)| inside(threat, *eps)).map(|(threat, _)| threat).collect();
         threats.into_iter().for_each(|threat| *beaten.entry(threat.to_owned()).or_default() += 1);
     }
     beaten
 }
 
+/// Relative error of a distance between inputs in f32.
+const ROUNDING: f64 = 1e-5;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{report::Outcome, threat::JOINT};
+    use crate::{
+        report::{Nearest, Outcome},
+        threat::JOINT,
+    };
 
     fn row(radius: f64, held: bool) -> SampleRow {
         SampleRow {
@@ -240,6 +249,12 @@ mod tests {
     fn only_a_break_inside_the_radius_is_a_violation() {
         assert!(beaten(&[row(0.6, true), row(0.4, false), row(0.5, false)]).is_empty());
         assert_eq!(beaten(&[row(0.51, false), row(0.6, true)])[JOINT], 1);
+        let near = |distance| {
+            let nearest = Nearest { distance, ..Nearest::default() };
+            SampleRow { nearest: [("joint.l2".to_owned(), nearest)].into(), ..row(0.4, false) }
+        };
+        assert!(beaten(&[near(0.41)]).is_empty());
+        assert_eq!(beaten(&[near(0.39)])[JOINT], 1);
     }
 
     #[test]

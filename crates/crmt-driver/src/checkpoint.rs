@@ -1,31 +1,23 @@
 //! `model.safetensors`: weights under PyTorch-like names, with the model's configuration and a
 //! content hash in the metadata. Does not know training.
-use crate::run_dir::write_file;
-use anyhow::{Context, Result, bail};
+use crate::{
+    run_dir::write_file,
+    sealed::{Sealed, content_hash},
+};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use crmt_core::{Domain, Modality, PerModality, Streams};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{BuildError, HeadConfig, Learner, Model, ModelConfig};
-use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
 };
 
-/// The key of the metadata; its value is a [`Card`] as JSON.
-const METADATA: &str = "crmt";
-
-/// What a checkpoint says of itself.
-#[derive(Serialize, Deserialize)]
-struct Card {
-    /// An [`Architecture`] as JSON: the very text that was hashed.
-    architecture: String,
-    /// Of that text and the weights.
-    sha256: String,
-}
+/// What a checkpoint's metadata describes.
+const KIND: &str = "architecture";
 
 /// All that is needed, besides the weights, to rebuild a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,11 +56,7 @@ impl Architecture {
         let record = |m: &Modality| ModalityRecord {
             name: m.name.clone(),
             shape: m.shape.clone(),
-            range: match &m.domain {
-                Domain::Unbounded => None,
-                Domain::Interval { lo, hi } => Some((vec![*lo], vec![*hi])),
-                Domain::Channels { lo, hi } => Some((lo.clone(), hi.clone())),
-            },
+            range: range(&m.domain),
             scale: m.scale,
             encoder: encoder(m),
         };
@@ -113,6 +101,15 @@ impl Architecture {
     }
 }
 
+/// The bounds of each channel, one entry for all; none if unbounded.
+pub fn range(domain: &Domain) -> Option<(Vec<f64>, Vec<f64>)> {
+    match domain {
+        Domain::Unbounded => None,
+        Domain::Interval { lo, hi } => Some((vec![*lo], vec![*hi])),
+        Domain::Channels { lo, hi } => Some((lo.clone(), hi.clone())),
+    }
+}
+
 type BuiltOne<E> = Result<Box<dyn crmt_core::Encoder>, E>;
 type BuildOne = fn(&EncoderConfig, &[usize], VarBuilder) -> BuiltOne<crmt_encoders::BuildError>;
 
@@ -121,48 +118,11 @@ pub fn hash(architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> 
     content_hash(&serde_json::to_string(architecture)?, weights)
 }
 
-/// SHA-256 over the architecture's JSON, then names, shapes and little-endian values in the order
-/// of the names.
-fn content_hash(architecture: &str, weights: &BTreeMap<String, Tensor>) -> Result<String> {
-    let mut hash = Sha256::new();
-    hash.update(architecture);
-    for (name, tensor) in weights {
-        hash.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()));
-        hash.update(bytes(tensor)?);
-    }
-    Ok(hex(hash))
-}
-
-/// The digest as text.
-pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Little-endian f32 values.
-pub fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let values = tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
-    Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
-}
-
 /// Writes weights (f32) and architecture atomically. Returns the content hash.
 pub fn save(path: &Path, architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> Result<String> {
-    let architecture = serde_json::to_string(architecture)?;
-    let hash = content_hash(&architecture, weights)?;
-    let data: Vec<(String, Vec<usize>, Vec<u8>)> = weights
-        .iter()
-        .map(|(name, tensor)| Ok((name.clone(), tensor.dims().to_vec(), bytes(tensor)?)))
-        .collect::<Result<_>>()?;
-    let views = data
-        .iter()
-        .map(|(name, shape, bytes)| {
-            Ok((name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    // One entry: several would be written in a random order.
-    let card = Card { architecture, sha256: hash.clone() };
-    let metadata = HashMap::from([(METADATA.to_owned(), serde_json::to_string(&card)?)]);
-    write_file(path, &safetensors::serialize(views, Some(metadata))?)?;
-    Ok(hash)
+    let sealed = Sealed::new(serde_json::to_string(architecture)?, weights.clone())?;
+    write_file(path, &sealed.to_bytes(KIND)?)?;
+    Ok(sealed.hash)
 }
 
 /// A checkpoint, as read.
@@ -181,31 +141,9 @@ pub struct Checkpoint {
 /// # Errors
 /// A file that is truncated, altered, or not of this program is refused by name.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let name = path.display();
-    let bytes = std::fs::read(path).with_context(|| format!("can't read {name}"))?;
-    let (_, header) = SafeTensors::read_metadata(&bytes)
-        .with_context(|| format!("{name} is not a safetensors file, or was truncated"))?;
-    let metadata = header.metadata().as_ref();
-    let card = metadata.and_then(|m| m.get(METADATA)).with_context(|| {
-        format!("{name} has no `{METADATA}` in its metadata: it is not a checkpoint of this program")
-    })?;
-    let damaged = || format!("{name} holds a model this version can't build");
-    let Card { architecture: description, sha256: stored } = serde_json::from_str(card).with_context(damaged)?;
-    let architecture: Architecture = serde_json::from_str(&description).with_context(damaged)?;
-    let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
-    let mut weights = BTreeMap::new();
-    for (key, view) in tensors.tensors() {
-        if view.dtype() != safetensors::Dtype::F32 {
-            bail!("{name}: `{key}` is {:?}, expected F32", view.dtype());
-        }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        weights.insert(key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?);
-    }
-    let hash = content_hash(&description, &weights)?;
-    if stored != hash {
-        bail!("{name}: its content does not match its hash: the file was altered since training");
-    }
+    let Sealed { description, tensors: weights, hash } = Sealed::read(path, KIND)?;
+    let architecture = serde_json::from_str(&description)
+        .with_context(|| format!("{} holds a model this version can't build", path.display()))?;
     Ok(Checkpoint { architecture, weights, hash })
 }
 

@@ -1,5 +1,8 @@
 //! The command line. Does not know how any command is carried out.
-use crate::methods::METHODS;
+use crate::{
+    arsenal::{ATTACKS, PRESETS},
+    methods::METHODS,
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -30,7 +33,8 @@ Examples:
   crmt-driver train --data prepared/digits --method crmt-jt
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
-  crmt-driver evaluate runs/digits-jt-s0 --eps 0.5,1.0 --samples 1000
+  crmt-driver evaluate runs/digits-jt-s0 --attack strong --eps 0.5,1.0 --samples 1000
+  crmt-driver evaluate runs/digits-jt-s0 --corruption all
   crmt-driver certify runs/digits-crmt-certified-s0 --falsify
   crmt-driver certify runs/digits-noise-s0 --smooth 0.25
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
@@ -43,7 +47,10 @@ pub enum Command {
     /// Train a model, then certify and attack it, and write a run directory.
     #[command(after_help = methods_help())]
     Train(TrainArgs),
-    /// Attack the model of a run again, with other budgets or on more samples.
+    /// Attack the model of a run again: other attacks, other budgets, more samples; or corrupt its inputs.
+    ///
+    /// What is finished is kept: a stopped evaluation goes on where it was when the same command is given again.
+    #[command(after_help = attacks_help())]
     Evaluate(EvaluateArgs),
     /// Compute the radii of a run's model again and try to break them; or smooth it and certify that.
     Certify(CertifyArgs),
@@ -91,7 +98,10 @@ pub struct EvaluateArgs {
     /// Budgets, in the modalities' declared units.
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     pub eps: Vec<f64>,
-    /// How many report samples to attack; 0 for all.
+    /// Attacks or presets; the list is below [default: the run's evaluate.attacks].
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub attack: Vec<String>,
+    /// How many report samples to attack or corrupt; 0 for all.
     #[arg(long)]
     pub samples: Option<usize>,
     /// `l2`, or `linf` for single modalities.
@@ -100,9 +110,35 @@ pub struct EvaluateArgs {
     /// `joint`, `each`, names of modalities, `without-NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
+    /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast, frame-drop, time-shift,
+    /// and what was prepared with the data. Attacks run again only if one of their options is given, too.
+    #[arg(long, value_name = "all|NAME,…", value_delimiter = ',')]
+    pub corruption: Vec<String>,
+    /// Severities of the corruptions, of 1 to 5 [default: all].
+    #[arg(long, value_name = "S,…", value_delimiter = ',', requires = "corruption")]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub severity: Vec<u8>,
+    /// Added to the run's seed: another value, other random starts.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Write the nearest adversarial of every attacked sample to this file.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub save_adversarials: Option<PathBuf>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
+}
+
+impl EvaluateArgs {
+    /// Whether attacks are asked for: always, unless corruptions alone are.
+    pub fn attacks(&self) -> bool {
+        let asked = !(self.eps.is_empty() && self.threat.is_empty() && self.attack.is_empty());
+        self.corruption.is_empty()
+            || asked
+            || self.norm.is_some()
+            || self.seed.is_some()
+            || self.save_adversarials.is_some()
+    }
 }
 
 /// `certify`.
@@ -163,6 +199,18 @@ pub struct ReportArgs {
     /// File to write [default: report.html in the first run].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+fn attacks_help() -> String {
+    let width = ATTACKS.iter().map(|a| a.name.len()).max().unwrap_or(0);
+    let line = |name: &str, about: &str| format!("  {name:width$}  {about}\n");
+    let attacks: String = ATTACKS.iter().map(|a| line(a.name, a.about)).collect();
+    let presets = PRESETS.iter().map(|(name, members, about)| line(name, &format!("{}: {about}", members.join(", "))));
+    let presets: String = presets.collect();
+    format!(
+        "Attacks:\n{attacks}\nPresets:\n{presets}\nHow much they may spend is set in RUN/config.toml: steps, restarts, \
+         standard_steps, targets and queries of [evaluate]."
+    )
 }
 
 fn methods_help() -> String {

@@ -3,6 +3,7 @@
 use crate::{
     Verdict,
     cli::{CertifyArgs, Cli, Command, EvaluateArgs, ReportArgs, TrainArgs},
+    corruption::Asked,
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
     plan::{FalsifyPlan, Plan},
@@ -62,13 +63,21 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
     run.measure()?;
     let bounds = run.bounds(voice)?;
     run.certify(&bounds, voice)?;
-    run.attack(voice)?;
+    run.attack(None, voice)?;
     run.finish()?;
     Ok(run)
 }
 
 fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref())?;
+    if !args.corruption.is_empty() {
+        let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
+        run.corrupt(&Asked { names: &args.corruption, severities: &args.severity, samples }, voice)?;
+        if !args.attacks() {
+            run.finish()?;
+            return tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT));
+        }
+    }
     let settings = &mut run.plan_mut().evaluate;
     if !args.eps.is_empty() {
         settings.eps.clone_from(&args.eps);
@@ -79,12 +88,21 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(norm) = &args.norm {
         settings.norm.clone_from(norm);
     }
+    if !args.attack.is_empty() {
+        settings.attacks.clone_from(&args.attack);
+    }
+    if let Some(seed) = args.seed {
+        settings.seed = seed;
+    }
     if !args.threat.is_empty() {
         settings.threats.clone_from(&args.threat);
     }
     run.plan_mut().check()?;
-    run.attack(voice)?;
+    run.attack(args.save_adversarials.as_deref(), voice)?;
     run.finish()?;
+    if let Some(file) = &args.save_adversarials {
+        voice.say(format!("adversarials: {}", file.display()));
+    }
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
 
@@ -179,7 +197,8 @@ fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict>
 /// Prints results to stdout, and where the report is; decides how the program ends.
 pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
     let smoothed = people::smoothed(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let text = format!("\n{}\n{}{smoothed}", people::modality_table(runs), people::sandwich(runs));
+    let corrupted = people::corruptions(runs).map_or_else(String::new, |table| format!("\n{table}"));
+    let text = format!("\n{}\n{}{corrupted}{smoothed}", people::modality_table(runs), people::sandwich(runs));
     if json {
         voice.say(text);
         let document =

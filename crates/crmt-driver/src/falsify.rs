@@ -32,7 +32,7 @@ const REACH: f64 = 4.0;
 const HALVINGS: usize = 7;
 
 /// Tried in order on whoever still stands.
-const RESTARTS: [Restart; 3] = [
+pub const RESTARTS: [Restart; 3] = [
     Restart { from: Start::Clean, loss: Loss::Margin },
     Restart { from: Start::Random, loss: Loss::CrossEntropy },
     Restart { from: Start::Random, loss: Loss::Margin },

@@ -1,13 +1,19 @@
 //! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
 //! Does not know any command's work.
+mod adversarials;
+mod arsenal;
+mod attack;
 mod certification;
 mod checkpoint;
 mod cli;
 mod commands;
+mod corruption;
 mod evaluation;
+mod examples;
 mod falsify;
 mod lipschitz;
 mod methods;
+mod partial;
 mod people;
 mod plan;
 mod record;
@@ -15,6 +21,7 @@ mod report;
 mod run;
 mod run_dir;
 mod samples;
+mod sealed;
 mod settings;
 mod sigmas;
 mod smoothed;

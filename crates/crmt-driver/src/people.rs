@@ -1,6 +1,6 @@
 //! What people see while they wait and when it is done: progress, and the sandwich table.
 //! Does not compute anything.
-use crate::record::Summary;
+use crate::record::{Summary, mean_accuracy};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -178,6 +178,22 @@ pub fn falsification(run: &Summary) -> String {
     let rows: Vec<_> = run.falsification.iter().map(row).collect();
     let fell = if proved { "violations" } else { "disproved" };
     table(&["attacked inside", "samples", fell, "mean radius", "tightness, mean", "max"], &rows, 1)
+}
+
+/// Accuracy by corruption and severity; nothing unless one was measured.
+pub fn corruptions(runs: &[&Summary]) -> Option<String> {
+    let mut rows = vec![];
+    for run in runs {
+        for series in run.corruptions.chunk_by(|a, b| (&a.modality, &a.name) == (&b.modality, &b.name)) {
+            let at =
+                |severity| series.iter().find(|r| r.severity == severity).map_or("–".into(), |r| percent(r.accuracy));
+            let (first, mean) = (&series[0], percent(mean_accuracy(series)));
+            let name = format!("{} of {}", first.name, first.modality);
+            rows.push([run.method.clone(), name, percent(first.clean), at(1), at(2), at(3), at(4), at(5), mean]);
+        }
+    }
+    let header = ["method", "corruption, severity", "clean", "1", "2", "3", "4", "5", "mean"];
+    (!rows.is_empty()).then(|| table(&header, &rows, 2))
 }
 
 /// Certified accuracy of the smoothed networks, by threat and budget; nothing unless one was smoothed.

@@ -223,8 +223,23 @@ pub struct EvaluatePlan {
     /// `without-NAME` (it is missing, the others share the budget); `any-missing`. Empty for joint and every
     /// modality alone.
     pub threats: Vec<String>,
+    /// Names of attacks, or of presets: `published`, `strong` (`evaluate --help` lists them).
+    pub attacks: Vec<String>,
     /// Gradient steps of PGD.
     pub steps: usize,
+    /// Restarts of PGD, the first from the clean input; 0 for those of the protocol (three, or two when a single modality
+    /// is attacked).
+    pub restarts: usize,
+    /// Gradient steps of each start of Auto-PGD and FAB.
+    pub standard_steps: usize,
+    /// Wrong classes that targeted attacks try, the most likely first.
+    pub targets: usize,
+    /// Queries of the square attack.
+    pub queries: usize,
+    /// Added to the run's seed: another value, other random starts.
+    pub seed: u64,
+    /// On so many samples the attacks are checked against each other before they are believed; 0: not at all.
+    pub check_samples: usize,
 }
 
 /// Attacks strictly inside every kind of certificate (`certify RUN --falsify`).
@@ -350,7 +365,20 @@ impl Default for Plan {
                 samples: 2000,
                 lipschitz: "max-gradient".into(),
             },
-            evaluate: EvaluatePlan { eps: vec![0.5, 1.0], samples: 500, norm: "l2".into(), threats: vec![], steps: 40 },
+            evaluate: EvaluatePlan {
+                eps: vec![0.5, 1.0],
+                samples: 500,
+                norm: "l2".into(),
+                threats: vec![],
+                attacks: vec!["fgm".into(), "pgd".into()],
+                steps: 40,
+                restarts: 0,
+                standard_steps: 100,
+                targets: 9,
+                queries: 5000,
+                seed: 0,
+                check_samples: 20,
+            },
             falsify: FalsifyPlan { samples: 100, threats: vec![], steps: 40, rays: 4, tightness_samples: 20 },
             smooth: SmoothPlan::default(),
         }
@@ -450,7 +478,15 @@ impl Plan {
             "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
         );
         check(self.certify.samples > 0, "certify.samples must be at least 1");
-        check(self.evaluate.steps > 0, "evaluate.steps must be at least 1");
+        check(
+            self.evaluate.steps > 0 && self.evaluate.standard_steps > 0,
+            "evaluate.steps and evaluate.standard_steps must be at least 1",
+        );
+        check(
+            self.evaluate.targets > 0 && self.evaluate.queries > 0,
+            "evaluate.targets and evaluate.queries must be at least 1",
+        );
+        check(!self.evaluate.attacks.is_empty(), "evaluate.attacks must name at least one attack");
         check(self.falsify.steps > 0, "falsify.steps must be at least 1");
         check(budgets(&self.evaluate.eps), "evaluate.eps must be a list of positive numbers");
         check(self.certify.eps.iter().all(|e| positive(*e)), "certify.eps must be positive numbers");
@@ -464,6 +500,7 @@ impl Plan {
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats to \"each\" or names of modalities",
         );
+        faults.extend(crate::arsenal::parse(&self.evaluate.attacks).err().map(|e| format!("evaluate.attacks: {e}")));
         faults
     }
 

@@ -21,6 +21,9 @@ pub struct Summary {
     pub accuracy: Accuracy,
     /// One entry per attack, threat and budget.
     pub attacks: Vec<AttackResult>,
+    /// One entry per threat: the nearest adversarials that any of the attacks found.
+    #[serde(default)]
+    pub nearest: Vec<NearestResult>,
     /// One entry per threat and budget.
     pub certified: Vec<CertifiedResult>,
     /// Distribution of the radii, one entry per threat.
@@ -28,6 +31,9 @@ pub struct Summary {
     /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
     #[serde(default)]
     pub falsification: Vec<Falsification>,
+    /// One entry per modality, corruption and severity; empty before `evaluate --corruption`.
+    #[serde(default)]
+    pub corruptions: Vec<CorruptionResult>,
     /// Certificates of the smoothed network; none unless it was smoothed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<SmoothingResult>,
@@ -49,7 +55,7 @@ pub struct Summary {
     pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
-    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`.
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`.
     pub stages: BTreeMap<String, f64>,
 }
 
@@ -69,8 +75,8 @@ pub struct Accuracy {
 /// Accuracy under one attack at one budget.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttackResult {
-    /// `fgm`, `pgd`, or `strongest`: a sample counts as broken when any attack at this or a
-    /// smaller budget broke it.
+    /// One of `evaluate.attacks`, or `strongest`: a sample counts as broken when any attack at this or a smaller budget
+    /// broke it.
     pub name: String,
     /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME` or `any-missing`.
     pub threat: String,
@@ -84,6 +90,46 @@ pub struct AttackResult {
     pub clean: f64,
     /// How many report samples were attacked.
     pub samples: u64,
+}
+
+/// Accuracy with one modality corrupted, without an attacker. Severities of one corruption stand together, in order, and
+/// so do the corruptions of one modality.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CorruptionResult {
+    /// Of the corruption, e.g. `blur`, or as the data set calls what was prepared with it.
+    pub name: String,
+    /// The corrupted modality; the others are intact.
+    pub modality: String,
+    /// From 1 (mild) to 5 (severe).
+    pub severity: u8,
+    /// Fraction predicted right.
+    pub accuracy: f64,
+    /// The same without the corruption, on the same samples.
+    pub clean: f64,
+    /// How many report samples, the first ones.
+    pub samples: u64,
+}
+
+/// Mean accuracy over what was measured of one corruption.
+pub fn mean_accuracy(severities: &[CorruptionResult]) -> f64 {
+    severities.iter().map(|r| r.accuracy).sum::<f64>() / severities.len().max(1) as f64
+}
+
+/// How near the nearest adversarials of one threat are, of the samples that are right without an attacker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NearestResult {
+    /// As in [`AttackResult::threat`].
+    pub threat: String,
+    /// `l2` or `linf`.
+    pub norm: String,
+    /// How many attacked samples are right without an attacker.
+    pub samples: u64,
+    /// For how many of them an adversarial was found, within the greatest budget tried.
+    pub found: u64,
+    /// Median distance of those, in declared units; none for none.
+    pub median: Option<f64>,
+    /// Mean share of the squared distance that falls on each modality: how the attacks split their budget. l2 only.
+    pub split: BTreeMap<String, f64>,
 }
 
 /// Fraction of report samples whose radius is at least `eps`.

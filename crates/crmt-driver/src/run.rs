@@ -1,17 +1,20 @@
 //! One run in memory: a trained model on its data, measured stage by stage, written to and read
 //! from its directory. Does not know the command line.
 use crate::{
+    adversarials, attack,
     certification::{self, Radii},
     checkpoint::{self, Architecture},
-    evaluation,
+    corruption, evaluation,
+    examples::{self, Example},
     falsify::{Subject, falsify},
     lipschitz::Bounds,
+    partial::Parts,
     people::Voice,
     plan::{FalsifyPlan, Plan},
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
-    run_dir::{self, RunDir},
-    samples,
+    run_dir::{self, RunDir, write_file},
+    samples, sealed,
     settings::Settings,
     smoothed, smoothing, training,
 };
@@ -33,6 +36,8 @@ pub struct Run {
     /// What is known.
     pub summary: Summary,
     rows: Vec<SampleRow>,
+    /// What attacks broke most easily.
+    examples: Vec<Example>,
     /// `smoothed.csv`, if it is new.
     smoothed: Option<Vec<u8>>,
 }
@@ -89,7 +94,17 @@ impl Run {
             ..Summary::default()
         };
         let (architecture, weights) = (trained.architecture, trained.weights);
-        Ok(Self { dir, plan: plan.clone(), data, architecture, weights, summary, rows: vec![], smoothed: None })
+        Ok(Self {
+            dir,
+            plan: plan.clone(),
+            data,
+            architecture,
+            weights,
+            summary,
+            rows: vec![],
+            examples: vec![],
+            smoothed: None,
+        })
     }
 
     /// Reads a finished run. `data` wins over the data set that the run was trained on.
@@ -146,8 +161,9 @@ impl Run {
                 data.report.len()
             );
         }
+        let examples = examples::read(&dir.file(run_dir::EXAMPLES))?;
         let (architecture, weights) = (checkpoint.architecture, checkpoint.weights);
-        Ok(Self { dir, plan, data, architecture, weights, summary, rows, smoothed: None })
+        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed: None })
     }
 
     /// The plan, to change what is measured next.
@@ -199,13 +215,37 @@ impl Run {
         Ok(())
     }
 
-    /// Attacks on the first report samples.
-    pub fn attack(&mut self, voice: &Voice) -> Result<()> {
+    /// Attacks on the first report samples; the nearest adversarials go to `keep`.
+    pub fn attack(&mut self, keep: Option<&Path>, voice: &Voice) -> Result<()> {
+        let start = Instant::now();
+        // A file that can't be written is noticed before hours of work.
+        keep.map(|file| write_file(file, b"")).transpose()?;
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let subject = attack::Subject {
+            model: &model,
+            weights: &self.summary.weights,
+            data: &self.data,
+            data_sha256: [&self.summary.report_sha256, &self.summary.baselines_sha256],
+            seed: self.plan.seed,
+            dir: &self.dir,
+        };
+        let found = attack::attack(subject, &self.plan.evaluate, keep.is_some(), &mut self.rows, voice)?;
+        if let Some(file) = keep {
+            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, &self.plan.evaluate)?)?;
+        }
+        (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
+        self.summary.warnings.retain(|w| !w.starts_with(DOUBT));
+        self.summary.warnings.extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
+        self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Accuracy on corrupted report samples.
+    pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
-        self.summary.attacks =
-            evaluation::attack(&model, &self.data, &self.plan.evaluate, self.streams(), &mut self.rows, voice)?;
-        self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.streams(), voice)?;
+        self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -255,7 +295,8 @@ impl Run {
         Ok(())
     }
 
-    /// Confronts radii with attacks, and writes samples, report and, last, the summary.
+    /// Confronts radii with attacks, and writes samples, report and, last, the summary; then what was kept of a stopped
+    /// evaluation can go.
     pub fn finish(&mut self) -> Result<()> {
         let evidence = self.summary.radii.first().map_or("estimated", |r| r.evidence.as_str()).to_owned();
         let mut eps: Vec<f64> =
@@ -285,15 +326,23 @@ impl Run {
         tracing::debug!(stages = ?self.summary.stages, "seconds");
         let config = toml::to_string(&self.plan)?;
         let samples = samples::to_csv(&self.rows, &evidence)?;
+        let (path, examples) = (self.dir.file(run_dir::EXAMPLES), examples::to_bytes(&self.examples)?);
         let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
         // All of it is known to be good before any of it is written.
         self.dir.write(run_dir::CONFIG, config.as_bytes())?;
         self.dir.write(run_dir::SAMPLES, &samples)?;
+        if self.examples.is_empty() {
+            self.dir.remove(run_dir::EXAMPLES)?;
+        } else if examples::read(&path).ok().as_ref() != Some(&self.examples) {
+            // Only what is new: a number may come back from JSON with another last digit.
+            self.dir.write(run_dir::EXAMPLES, &examples)?;
+        }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
-        self.dir.write(run_dir::SUMMARY, &json)
+        self.dir.write(run_dir::SUMMARY, &json)?;
+        Parts::remove(&self.dir, attack::PARTS)
     }
 
     /// What the report is made of.
@@ -304,9 +353,13 @@ impl Run {
             metrics: read_metrics(&self.dir)?,
             config: config.to_owned(),
             samples: self.rows.clone(),
+            examples: self.examples.clone(),
         })
     }
 }
+
+/// How warnings of the attacks' self-checks begin.
+const DOUBT: &str = "attack check, ";
 
 const BEATEN: &str = "fell to an attack inside their estimated radius";
 
@@ -319,6 +372,7 @@ pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
         metrics: read_metrics(dir)?,
         config: dir.read(run_dir::CONFIG)?,
         samples: samples::read(&dir.file(run_dir::SAMPLES))?,
+        examples: examples::read(&dir.file(run_dir::EXAMPLES))?,
     })
 }
 
@@ -337,20 +391,20 @@ fn report_digest(data: &DataSet) -> Result<String> {
     for batch in data.report.batches(training::EVAL_BATCH) {
         let batch = batch?;
         for x in &batch.inputs {
-            hash.update(checkpoint::bytes(x)?);
+            hash.update(sealed::bytes(x)?);
         }
         batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
     }
-    Ok(checkpoint::hex(hash))
+    Ok(sealed::hex(hash))
 }
 
 /// SHA-256 of the baselines.
 fn baselines_digest(data: &DataSet) -> Result<String> {
     let mut hash = Sha256::new();
     for baseline in &data.baselines {
-        hash.update(checkpoint::bytes(baseline)?);
+        hash.update(sealed::bytes(baseline)?);
     }
-    Ok(checkpoint::hex(hash))
+    Ok(sealed::hex(hash))
 }
 
 fn json_lines(metrics: &[EpochMetrics]) -> Result<Vec<u8>> {

@@ -17,6 +17,8 @@ pub const MODEL: &str = "model.safetensors";
 pub const SUMMARY: &str = "summary.json";
 /// A row per report sample.
 pub const SAMPLES: &str = "samples.csv";
+/// Inputs that attacks broke, before and after.
+pub const EXAMPLES: &str = "examples.safetensors";
 /// Votes under noise, to go on from.
 pub const VOTES: &str = "votes.json";
 /// A row per sample and smoothed classifier.
@@ -24,7 +26,7 @@ pub const SMOOTHED: &str = "smoothed.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
-const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, VOTES, SMOOTHED, REPORT];
+const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
@@ -43,10 +45,7 @@ impl RunDir {
         let run = Self(path.to_owned());
         run.write(CONFIG, b"")?;
         for name in FILES {
-            let file = path.join(name);
-            if file.exists() {
-                fs::remove_file(&file).with_context(|| format!("can't replace {}", file.display()))?;
-            }
+            run.remove(name)?;
         }
         Ok(run)
     }
@@ -75,6 +74,15 @@ impl RunDir {
     /// Replaces a file atomically.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         write_file(&self.file(name), bytes)
+    }
+
+    /// Removes a file if it is there.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let file = self.file(name);
+        if file.exists() {
+            fs::remove_file(&file).with_context(|| format!("can't remove {}", file.display()))?;
+        }
+        Ok(())
     }
 
     /// A file's text.

@@ -1,17 +1,21 @@
 //! `samples.csv`: one row per report sample, with every radius and every attack's outcome.
 //! Does not know how radii or outcomes were computed.
-use crate::report::{Outcome, SampleRow};
+use crate::report::{Nearest, Outcome, SampleRow};
 use anyhow::{Context, Result, bail};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
 const RIVAL: &str = "rival";
 const VULNERABILITY: &str = "vulnerability.";
 const SHAPLEY: &str = "shapley.";
+const DISTANCE: &str = "distance.";
+const BY: &str = "by.";
+const SPENT: &str = "spent.";
 
 /// The table as CSV. Columns: `sample, label, prediction`, then `radius.THREAT` and
 /// `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each modality, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
-/// `broken`, or empty where the sample was not attacked.
+/// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
+/// `by.THREAT.NORM` (which attack) and `spent.THREAT.NORM.NAME` (the distance of each modality).
 pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
     // Attacked samples were all attacked in the same ways.
@@ -25,7 +29,12 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let why = modalities.iter().map(|m| format!("{VULNERABILITY}{m}"));
     let why = why.chain(modalities.iter().map(|m| format!("{SHAPLEY}{m}")));
     let why = (!modalities.is_empty()).then(|| RIVAL.to_owned()).into_iter().chain(why);
-    csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()))?;
+    let nearest: BTreeMap<&String, &Nearest> = rows.iter().flat_map(|r| &r.nearest).collect();
+    let columns = nearest.iter().flat_map(|(key, nearest)| {
+        let spent = nearest.spent.keys().map(move |name| format!("{SPENT}{key}.{name}"));
+        [format!("{DISTANCE}{key}"), format!("{BY}{key}")].into_iter().chain(spent)
+    });
+    csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()).chain(columns))?;
     for row in rows {
         let fixed = [row.index.to_string(), row.label.to_string(), row.prediction.to_string()].into_iter();
         let radii = threats.iter().flat_map(|t| {
@@ -38,12 +47,20 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
             None => "",
         };
         let why = row.why.iter().filter(|_| !modalities.is_empty()).flat_map(|w| {
-            let values = |of: &std::collections::BTreeMap<String, f64>| {
+            let values = |of: &BTreeMap<String, f64>| {
                 modalities.iter().map(|m| of.get(m).map(f64::to_string).unwrap_or_default()).collect::<Vec<_>>()
             };
             [vec![w.rival.to_string()], values(&w.vulnerability), values(&w.shapley)].concat()
         });
-        csv.write_record(fixed.chain(radii).chain(why).chain((0..attacks.len()).map(|i| outcome(i).to_owned())))?;
+        let outcomes = (0..attacks.len()).map(|i| outcome(i).to_owned());
+        let found = nearest.iter().flat_map(|(key, like)| match row.nearest.get(*key) {
+            None => vec![String::new(); 2 + like.spent.len()],
+            Some(n) => [n.distance.to_string(), n.attack.clone()]
+                .into_iter()
+                .chain(like.spent.keys().map(|name| n.spent.get(name).map(f64::to_string).unwrap_or_default()))
+                .collect(),
+        });
+        csv.write_record(fixed.chain(radii).chain(why).chain(outcomes).chain(found))?;
     }
     csv.into_inner().context("samples.csv")
 }
@@ -87,6 +104,14 @@ fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleR
         } else if let Some(name) = column.strip_prefix(SHAPLEY) {
             let added = value.parse().with_context(|| column.to_owned())?;
             row.why.get_or_insert_default().shapley.insert(name.to_owned(), added);
+        } else if let Some(key) = column.strip_prefix(DISTANCE) {
+            let distance = value.parse().with_context(|| column.to_owned())?;
+            row.nearest.entry(key.to_owned()).or_default().distance = distance;
+        } else if let Some(key) = column.strip_prefix(BY) {
+            value.clone_into(&mut row.nearest.entry(key.to_owned()).or_default().attack);
+        } else if let Some((key, name)) = column.strip_prefix(SPENT).and_then(|rest| rest.rsplit_once('.')) {
+            let spent = value.parse().with_context(|| column.to_owned())?;
+            row.nearest.entry(key.to_owned()).or_default().spent.insert(name.to_owned(), spent);
         } else if !column.starts_with("evidence.") {
             row.outcomes.push(outcome(column, value).with_context(|| format!("column `{column}`: `{value}`"))?);
         }
@@ -126,6 +151,13 @@ mod tests {
                 shapley: [("image".to_owned(), -radius)].into(),
             }),
             outcomes,
+            nearest: (index < 2)
+                .then(|| {
+                    let spent = [("image".to_owned(), 0.1), ("audio".to_owned(), radius)].into();
+                    ("joint.l2".to_owned(), Nearest { attack: "fab-t".into(), distance: 1.0 / 7.0, spent })
+                })
+                .into_iter()
+                .collect(),
         };
         let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
         let dir = tempfile::tempdir()?;

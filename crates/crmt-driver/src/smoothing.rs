@@ -1,10 +1,10 @@
 //! Randomized smoothing of a trained network: votes are drawn, kept, and turned into certificates.
 //! Does not know what is made of the certificates, nor radii that follow from Lipschitz constants.
 use crate::{
-    checkpoint,
     people::Voice,
     plan::SmoothPlan,
     run_dir::{self, RunDir},
+    sealed,
     sigmas::sigmas,
     smoothed::{Certified, Smoothed},
     threat::JOINT,
@@ -66,11 +66,11 @@ pub fn smooth(of: &Subject, plan: &SmoothPlan, voice: &Voice) -> Result<Vec<Smoo
 /// All that a vote depends on: neither the number of samples nor alpha.
 fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: &PerModality<f64>) -> Result<Origin> {
     let mut baselines = Sha256::new();
-    of.data.baselines.iter().try_for_each(|b| checkpoint::bytes(b).map(|bytes| baselines.update(bytes)))?;
+    of.data.baselines.iter().try_for_each(|b| sealed::bytes(b).map(|bytes| baselines.update(bytes)))?;
     let settings = [
         ("weights", of.weights.to_owned()),
         ("report_sha256", of.report_sha256.to_owned()),
-        ("baselines_sha256", checkpoint::hex(baselines)),
+        ("baselines_sha256", sealed::hex(baselines)),
         ("seed", of.seed.to_string()),
         ("selection_draws", plan.selection_draws.to_string()),
         ("draws", plan.draws.to_string()),

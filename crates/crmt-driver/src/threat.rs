@@ -21,7 +21,8 @@ pub enum Threat {
 
 /// The name of [`Threat::Joint`].
 pub const JOINT: &str = "joint";
-const EACH: &str = "each";
+/// The name of [`Threat::Each`].
+pub const EACH: &str = "each";
 const WITHOUT: &str = "without-";
 const ANY_MISSING: &str = "any-missing";
 

@@ -1,8 +1,8 @@
 //! A plan and a data set become a trained model: the phases and their order.
 //! Does not know files, attacks on the result, or reports.
 use crate::{
+    attack,
     checkpoint::Architecture,
-    evaluation,
     lipschitz::scales,
     people::{Stage, Voice},
     plan::{OptimizerKind, Plan},
@@ -56,7 +56,7 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
     let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
     Epochs::new(data, Streams::new(plan.seed), plan)?;
-    evaluation::check(&plan.evaluate, data)?;
+    attack::check(&plan.evaluate, data)?;
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     Threat::parse_all(&plan.falsify.threats, &names).context("falsify.threats")?;
     noises(plan, data)?;

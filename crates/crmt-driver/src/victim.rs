@@ -40,6 +40,20 @@ impl<'a> Victim<'a> {
         PerModality::new(kept.collect()).expect("a missing set leaves a modality")
     }
 
+    /// Inputs of every modality, as the model sees them: what is left, and the baselines of what is missing.
+    pub fn complete(&self, left: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
+        let Some((_, baselines)) = &self.missing else { return Ok(left.clone()) };
+        let (mut left, rows) = (left.iter(), left[0].dim(0)?);
+        baselines.try_enumerate(|m, baseline| -> Result<Tensor> {
+            if !self.is_missing(m) {
+                return Ok(left.next().expect("one for each modality that is left").clone());
+            }
+            let row = baseline.unsqueeze(0)?;
+            let shape = [&[rows], baseline.dims()].concat();
+            Ok(row.broadcast_as(shape)?.contiguous()?)
+        })
+    }
+
     fn is_missing(&self, m: usize) -> bool {
         self.missing.as_ref().is_some_and(|(gone, _)| gone.contains(m))
     }
@@ -51,17 +65,7 @@ impl Classifier for Victim<'_> {
     }
 
     fn logits(&self, left: &PerModality<Tensor>) -> Result<Tensor> {
-        let Some((_, baselines)) = &self.missing else { return self.model.logits(left) };
-        let (mut left, rows) = (left.iter(), left[0].dim(0)?);
-        let all = baselines.try_enumerate(|m, baseline| -> Result<Tensor> {
-            if !self.is_missing(m) {
-                return Ok(left.next().expect("one for each modality that is left").clone());
-            }
-            let row = baseline.unsqueeze(0)?;
-            let shape = [&[rows], baseline.dims()].concat();
-            Ok(row.broadcast_as(shape)?.contiguous()?)
-        })?;
-        self.model.logits(&all)
+        self.model.logits(&self.complete(left)?)
     }
 }
 

@@ -1,9 +1,9 @@
 //! `votes.json`: votes counted under noise, kept so that a stopped run goes on where it was.
 //! Does not know how votes are drawn, nor what they prove.
 use crate::{
-    checkpoint::hex,
     people::Voice,
     run_dir::{self, RunDir},
+    sealed::hex,
 };
 use anyhow::{Context, Result, bail};
 use crmt_certify::Votes;

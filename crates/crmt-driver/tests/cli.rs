@@ -289,6 +289,8 @@ fn infinite_radii_can_be_read_back() -> Anyhow {
     assert!(radii.to_string().contains("\"inf\""), "{radii}");
     assert!(radii.as_array().unwrap().iter().all(|r| r["evidence"] == "estimated"));
     driver(dir.path()).args(["report", "r", "--out", "r.html"]).assert().success();
+    fs::write(dir.path().join("r/examples.safetensors"), b"not examples")?;
+    refused(driver(dir.path()).args(["report", "r"]), &["examples.safetensors", "not a safetensors file"]);
     Ok(())
 }
 

@@ -1,11 +1,15 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
+mod colour;
 mod confusion;
+mod corruptions;
 mod falsification;
 mod header;
 mod html;
 mod modalities;
+mod pictures;
 mod plot;
+mod raster;
 mod samples;
 mod sandwich;
 mod setup;
@@ -14,7 +18,10 @@ mod smoothing;
 mod tests;
 mod training;
 
-use crate::record::{EpochMetrics, Summary};
+use crate::{
+    examples::Example,
+    record::{EpochMetrics, Summary},
+};
 use std::collections::BTreeMap;
 
 /// Everything the page tells about one run.
@@ -30,6 +37,8 @@ pub struct RunRecord {
     pub config: String,
     /// One row per report sample, attacked or not; may be empty.
     pub samples: Vec<SampleRow>,
+    /// Inputs that attacks broke; may be empty.
+    pub examples: Vec<Example>,
 }
 
 /// One report sample.
@@ -47,6 +56,8 @@ pub struct SampleRow {
     pub why: Option<Why>,
     /// What each attack achieved; empty for samples that were not attacked.
     pub outcomes: Vec<Outcome>,
+    /// The nearest adversarial that any attack found, by `THREAT.NORM`; none for samples that stood or were wrong.
+    pub nearest: BTreeMap<String, Nearest>,
 }
 
 /// What limits a sample's joint radius, by modality.
@@ -58,6 +69,17 @@ pub struct Why {
     pub vulnerability: BTreeMap<String, f64>,
     /// What each modality adds to the margin over the rival beyond its baseline, in logits: its Shapley value.
     pub shapley: BTreeMap<String, f64>,
+}
+
+/// The nearest adversarial of a sample under one threat.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Nearest {
+    /// Who found it.
+    pub attack: String,
+    /// From the clean input, in declared units: joint l2, or the greatest of any modality for linf.
+    pub distance: f64,
+    /// Of each modality: how the attack split what it spent.
+    pub spent: BTreeMap<String, f64>,
 }
 
 /// One attack on one sample.
@@ -104,9 +126,11 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     let sections = [
         sandwich::tables(runs),
         sandwich::curves(runs),
+        pictures::pictures(runs),
         falsification::falsification(runs),
         smoothing::smoothing(runs),
         modalities::modalities(runs),
+        corruptions::corruptions(runs),
         training::training(runs),
         confusion::confusion(runs),
         samples::samples(runs),

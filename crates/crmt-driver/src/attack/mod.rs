@@ -1,0 +1,339 @@
+//! Attacks on a trained model: every threat, every budget, every attack asked for, and what they say together.
+//! Does not know how attacks search, nor radii.
+mod part;
+
+use crate::{
+    arsenal::{self, Named},
+    examples::Example,
+    partial::{Origin, Parts},
+    people::Voice,
+    plan::EvaluatePlan,
+    record::{AttackResult, NearestResult},
+    report::{Nearest, Outcome, SampleRow},
+    run_dir::RunDir,
+    threat::{JOINT, Threat},
+    victim::Victim,
+};
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use crmt_attacks::{Budget, Draws, Norm, self_check};
+use crmt_core::{Missing, PerModality, Streams};
+use crmt_data::DataSet;
+use crmt_fusion::Model;
+use part::{Found, Part};
+use std::collections::BTreeMap;
+
+/// The union of all attacks.
+pub const STRONGEST: &str = "strongest";
+
+/// Where finished parts are kept until the evaluation is complete.
+pub const PARTS: &str = "evaluation.partial";
+
+/// Samples attacked together: what is lost when a run is stopped.
+const PART: usize = 100;
+
+/// The nearest so many of each threat are shown in the report.
+const EXAMPLES: usize = 2;
+
+/// What is attacked, and where finished parts are kept.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The network, in f32.
+    pub model: &'a Model,
+    /// Its hash.
+    pub weights: &'a str,
+    /// Its report split is attacked.
+    pub data: &'a DataSet,
+    /// Of that split and of the baselines.
+    pub data_sha256: [&'a str; 2],
+    /// The run's seed.
+    pub seed: u64,
+    /// The run.
+    pub dir: &'a RunDir,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Attacked {
+    /// Per threat, budget and attack.
+    pub results: Vec<AttackResult>,
+    /// Per threat: how near the nearest adversarials are.
+    pub nearest: Vec<NearestResult>,
+    /// The nearest ones, to be looked at.
+    pub examples: Vec<Example>,
+    /// Signs that the numbers should not be trusted.
+    pub doubts: Vec<String>,
+    /// If they are kept: the nearest adversarials of each threat.
+    pub adversarials: Vec<Adversarials>,
+}
+
+/// The nearest adversarial of every sample; where there is none, the clean input.
+pub struct Adversarials {
+    /// As in [`AttackResult::threat`].
+    pub threat: String,
+    /// Each `[samples, ...]`.
+    pub inputs: PerModality<Tensor>,
+    /// Infinite where there is none, 0 where the clean input is misclassified.
+    pub distance: Vec<f64>,
+}
+
+/// The threats of `plan`.
+fn threats(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Threat>> {
+    if plan.threats.is_empty() {
+        return Ok(Threat::usual(names.len()));
+    }
+    Threat::parse_all(&plan.threats, names).context("evaluate.threats")
+}
+
+fn norm(plan: &EvaluatePlan) -> Norm {
+    if plan.norm == "linf" { Norm::Linf } else { Norm::L2 }
+}
+
+/// Checks that every threat of the plan is one of `data`, and that every attack can be made on it.
+pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
+    for attack in arsenal::parse(&plan.attacks).context("evaluate.attacks")? {
+        attack.check(norm(plan), data.classes.len())?;
+    }
+    match threats(plan, &names)?.iter().find(|t| plan.norm == "linf" && t.is_joint()) {
+        Some(threat) => bail!(
+            "evaluate.norm = \"linf\": `{}` is one l2 budget over several modalities; set evaluate.threats to \
+             \"each\" or names of modalities",
+            threat.name(&names)
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Attacks the first report samples under every threat and budget, and writes what happened into their rows. A sample
+/// broken at a budget counts as broken at every larger one. Parts that an evaluation of the same settings finished
+/// before it was stopped are not made again.
+pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRow], voice: &Voice) -> Result<Attacked> {
+    check(plan, of.data)?;
+    let samples = if plan.samples == 0 { of.data.report.len() } else { plan.samples.min(of.data.report.len()) };
+    let names: Vec<String> = of.data.modalities.iter().map(|m| m.name.clone()).collect();
+    let mut eps = plan.eps.clone();
+    eps.sort_by(f64::total_cmp);
+    eps.dedup();
+    let search = Search {
+        of,
+        plan,
+        attacks: arsenal::parse(&plan.attacks)?,
+        norm: norm(plan),
+        eps,
+        streams: Streams::new(of.seed.wrapping_add(plan.seed)),
+        parts: Parts::new(of.dir, PARTS, origin(&of, plan)?),
+    };
+    rows.iter_mut().for_each(|row| {
+        row.outcomes.clear();
+        row.nearest.clear();
+    });
+    let mut threats = threats(plan, &names)?;
+    // A joint ball contains each modality's own: what fell there, falls here. So joint comes last.
+    threats.sort_by_key(Threat::is_joint);
+    let mut alone: Vec<Option<(usize, Found)>> = vec![None; samples];
+    let mut attacked = Attacked::default();
+    for threat in threats {
+        let name = threat.name(&names);
+        let whole = search.threat(&threat, &name, rows, samples, &mut attacked, keep, voice)?;
+        let mut strongest = whole.strongest();
+        let mut nearest = whole.nearest.clone();
+        match (&threat, search.norm) {
+            (Threat::Joint | Threat::AnyMissing, _) => {
+                for (i, (fell, found)) in alone.iter().enumerate().filter_map(|(i, a)| Some((i, a.as_ref()?))) {
+                    strongest[i] = Some(strongest[i].map_or(*fell, |own| own.min(*fell)));
+                    if nearest[i].as_ref().is_none_or(|own| own.distance > found.distance) {
+                        nearest[i] = Some(found.clone());
+                    }
+                }
+            }
+            (Threat::Only(_), Norm::L2) => {
+                for (i, alone) in alone.iter_mut().enumerate() {
+                    if let (Some(fell), Some(found)) = (strongest[i], &nearest[i])
+                        && alone.as_ref().is_none_or(|(_, other)| other.distance > found.distance)
+                    {
+                        *alone = Some((fell, found.clone()));
+                    }
+                }
+            }
+            _ => {}
+        }
+        search.record(&name, &whole, &strongest, rows, &mut attacked.results);
+        for (row, found) in rows.iter_mut().zip(&nearest) {
+            if let Some(found) = found {
+                let spent = names.iter().cloned().zip(found.spent.iter().copied()).collect();
+                let nearest = Nearest { attack: found.attack.clone(), distance: found.distance, spent };
+                row.nearest.insert(format!("{name}.{}", plan.norm), nearest);
+            }
+        }
+        attacked.nearest.push(search.summary(&name, &names, &whole.wrong, &nearest));
+    }
+    attacked.results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
+    attacked.nearest.sort_by_key(|r: &NearestResult| r.threat != JOINT);
+    Ok(attacked)
+}
+
+/// All that a part depends on, but which samples and which threat.
+fn origin(of: &Subject, plan: &EvaluatePlan) -> Result<Origin> {
+    let settings = EvaluatePlan { samples: 0, threats: vec![], check_samples: 0, ..plan.clone() };
+    let [report, baselines] = of.data_sha256;
+    let origin = [
+        ("weights", of.weights.to_owned()),
+        ("report_sha256", report.to_owned()),
+        ("baselines_sha256", baselines.to_owned()),
+        ("seed", of.seed.to_string()),
+        ("evaluate", toml::to_string(&settings)?),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    Ok(origin.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+/// What is the same for every part.
+struct Search<'a> {
+    of: Subject<'a>,
+    plan: &'a EvaluatePlan,
+    attacks: Vec<&'static Named>,
+    norm: Norm,
+    /// Ascending.
+    eps: Vec<f64>,
+    streams: Streams,
+    parts: Parts,
+}
+
+/// Whom a threat attacks: the model, or what is left of it without some modalities.
+struct Target<'a> {
+    missing: Option<Missing>,
+    victim: Victim<'a>,
+}
+
+impl<'a> Search<'a> {
+    /// All parts of a threat; `attacked` gets examples, doubts and adversarials.
+    #[expect(clippy::too_many_arguments, reason = "one call: what is attacked, and what it is written to")]
+    fn threat(
+        &self,
+        threat: &Threat,
+        name: &str,
+        rows: &[SampleRow],
+        samples: usize,
+        attacked: &mut Attacked,
+        keep: bool,
+        voice: &Voice,
+    ) -> Result<Part> {
+        let data = self.of.data;
+        let target = |missing: Option<Missing>| Target {
+            victim: Victim::new(self.of.model, missing.clone(), &data.baselines),
+            missing,
+        };
+        let targets: Vec<Target> = threat.missing(data.modalities.len()).into_iter().map(target).collect();
+        let doubts = self.doubts(threat, &targets[0].victim, samples)?;
+        attacked.doubts.extend(doubts.into_iter().map(|doubt| format!("{name}: {doubt}")));
+        let bar = voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64);
+        let mut whole = Part { fell: vec![vec![]; self.attacks.len()], ..Part::default() };
+        let mut examples: Vec<Example> = vec![];
+        let mut kept: Vec<PerModality<Tensor>> = vec![];
+        for first in (0..samples).step_by(PART) {
+            let batch = data.report.batch(first..(first + PART).min(samples))?;
+            let (part, adversarials) = self.part(threat, name, &targets, &batch, first, &bar)?;
+            examples.extend(self.examples(name, &part, &batch, &adversarials, &rows[first..])?);
+            examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+            examples.truncate(EXAMPLES);
+            whole.extend(part);
+            if keep {
+                kept.push(adversarials);
+            }
+        }
+        attacked.examples.extend(examples);
+        if let Some(first) = kept.first() {
+            let all = |m: usize| Tensor::cat(&kept.iter().map(|part| &part[m]).collect::<Vec<_>>(), 0);
+            let distance = whole.wrong.iter().zip(&whole.nearest).map(|(wrong, found)| match found {
+                _ if *wrong => 0.0,
+                Some(found) => found.distance,
+                None => f64::INFINITY,
+            });
+            attacked.adversarials.push(Adversarials {
+                threat: name.to_owned(),
+                inputs: first.try_enumerate(|m, _| all(m))?,
+                distance: distance.collect(),
+            });
+        }
+        Ok(whole)
+    }
+
+    /// Signs, on the first samples, that attacks on this victim say little.
+    fn doubts(&self, threat: &Threat, victim: &Victim, samples: usize) -> Result<Vec<String>> {
+        let samples = samples.min(self.plan.check_samples);
+        if samples == 0 {
+            return Ok(vec![]);
+        }
+        let batch = self.of.data.report.batch(0..samples)?;
+        let inputs = victim.part(&batch.inputs);
+        let budget = |eps: f64| self.budget(threat, eps, inputs.len());
+        let draws = Draws::new(self.streams, 0);
+        let findings = self_check(victim, &inputs, &batch.labels, &budget, &self.eps, &draws)?;
+        Ok(findings.iter().map(ToString::to_string).collect())
+    }
+
+    fn budget(&self, threat: &Threat, eps: f64, modalities: usize) -> Budget {
+        threat.budget(self.norm, eps, modalities)
+    }
+
+    /// Adds a threat's results, and each sample's outcomes to its row.
+    fn record(
+        &self,
+        name: &str,
+        whole: &Part,
+        strongest: &[Option<usize>],
+        rows: &mut [SampleRow],
+        results: &mut Vec<AttackResult>,
+    ) {
+        let samples = whole.wrong.len();
+        let fraction = |n: usize| n as f64 / samples as f64;
+        let names = self.attacks.iter().map(|a| a.name).chain([STRONGEST]);
+        let fell: Vec<(&str, &[Option<usize>])> =
+            names.zip(whole.fell.iter().map(Vec::as_slice).chain([strongest])).collect();
+        for (k, eps) in self.eps.iter().enumerate() {
+            for (attack, fell) in &fell {
+                let held = |fell: &Option<usize>| fell.is_none_or(|at| at > k);
+                results.push(AttackResult {
+                    name: (*attack).to_owned(),
+                    threat: name.to_owned(),
+                    norm: self.plan.norm.clone(),
+                    eps: *eps,
+                    accuracy: fraction(fell.iter().filter(|f| held(f)).count()),
+                    clean: fraction(whole.wrong.iter().filter(|w| !**w).count()),
+                    samples: samples as u64,
+                });
+                for (row, fell) in rows.iter_mut().zip(*fell) {
+                    let (threat, norm) = (name.to_owned(), self.plan.norm.clone());
+                    row.outcomes.push(Outcome {
+                        name: (*attack).to_owned(),
+                        threat,
+                        norm,
+                        eps: *eps,
+                        held: held(fell),
+                    });
+                }
+            }
+        }
+    }
+
+    /// How near the nearest adversarials of a threat are, and what they change.
+    fn summary(&self, name: &str, names: &[String], wrong: &[bool], nearest: &[Option<Found>]) -> NearestResult {
+        let mut found: Vec<&Found> = nearest.iter().flatten().collect();
+        found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
+        let share = |m: usize| {
+            let of =
+                |f: &&Found| f.spent[m].powi(2) / f.spent.iter().map(|s| s * s).sum::<f64>().max(f64::MIN_POSITIVE);
+            found.iter().map(of).sum::<f64>() / found.len().max(1) as f64
+        };
+        let split = names.iter().enumerate().map(|(m, name)| (name.clone(), share(m))).collect();
+        NearestResult {
+            threat: name.to_owned(),
+            norm: self.plan.norm.clone(),
+            samples: wrong.iter().filter(|w| !**w).count() as u64,
+            found: found.len() as u64,
+            median: (!found.is_empty()).then(|| found[found.len() / 2].distance),
+            split: if found.is_empty() || self.norm == Norm::Linf { BTreeMap::new() } else { split },
+        }
+    }
+}
