@@ -131,8 +131,8 @@ fn linear_models_fall_within_a_thousandth_of_their_distance() {
 fn minimal_attacks_reach_the_distance_of_linear_models() {
     type Make = fn(Budget) -> Box<dyn Attack>;
     let attacks: [(usize, Make, f64, f64); 4] = [
-        // And 1e-4 further: at most 1 % where the distance is 0.01 or more.
-        (6, |b| Box::new(DeepFool::new(b)), 1.02, 1.03),
+        // And 1e-4 further: at most 1.4 % of the least distance here, 0.007.
+        (6, |b| Box::new(DeepFool::new(b)), 1.02, 1.035),
         (6, |b| Box::new(Fab::new(b).for_distances()), 1., 1.006),
         (6, |b| Box::new(Fab::targeted(b, 9).for_distances()), 1., 1.006),
         (2, |b| Box::new(CarliniWagner::new(b).for_distances()), 1., 1.01),
