@@ -113,8 +113,11 @@ fn the_ensemble_agrees_image_by_image() -> Checked {
     for figure in theirs.attacks.iter().filter(|f| f.attack == "standard") {
         let ours = case.stands(figure, 0)?;
         let differ: Vec<usize> = (0..FIRST).filter(|i| ours[*i] != figure.stands[*i]).collect();
-        // The tolerance, in images: the ensemble comes so near the truth that hardly anything is left to chance.
-        assert!(differ.len() <= 1, "{}: images {differ:?}", figure.norm);
+        // Two runs of one randomised attack differ on some images (of APGD-CE, on 2 % of all: figures.json), the ensemble
+        // on fewer; a defect that matters differs on more, and always to the same side.
+        assert!(differ.len() <= 4, "{}: images {differ:?}", figure.norm);
+        let lean = percent(&ours) - percent(&figure.stands[..FIRST]);
+        assert!(lean.abs() <= 1.5, "{}: {lean:+.1} points on the first {FIRST}", figure.norm);
     }
     Ok(())
 }
