@@ -39,7 +39,7 @@ use rand::Rng;
 /// modality, the whole `|u_{W'}|^2` is shared equally by the channels of `W`.
 ///
 /// Windows reach every row and column; those of the released code never reach the last ones, which on small images leaves
-/// a part of the start unchanged.
+/// a part of the start unchanged, and more images standing (`tests/parity`): [`as_released`](Self::as_released).
 ///
 /// It does not: restart; use the cross-entropy (the original does for targeted goals). Success is checked at every
 /// query, and a sample that has succeeded asks no more; any other ends at its best point. Costs at most
@@ -52,12 +52,14 @@ pub struct Square {
     pub queries: usize,
     /// Share of the elements in the first windows, above 0 and at most 1; AutoAttack takes 0.8.
     pub p: f64,
+    /// Windows never reach the last row and column.
+    pub as_released: bool,
 }
 
 impl Square {
     /// The settings of AutoAttack with this number of queries.
     pub fn new(budget: Budget, queries: usize) -> Self {
-        Self { budget, queries, p: 0.8 }
+        Self { budget, queries, p: 0.8, as_released: false }
     }
 
     /// Share of the elements in the windows of this query.
@@ -113,7 +115,9 @@ impl Attack for Square {
             .modalities()
             .iter()
             .enumerate()
-            .map(|(m, modality)| Field::new(&modality.shape, modality.scale, self.budget.radius(m) > 0.))
+            .map(|(m, modality)| {
+                Field::new(&modality.shape, modality.scale, self.budget.radius(m) > 0., self.as_released)
+            })
             .collect();
         let mut found = Found::new(problem.samples());
         if problem.samples() == 0 || fields.iter().all(|f| !f.moves) {
@@ -174,6 +178,7 @@ impl Rules<'_> {
 
 /// How the elements of a modality lie: channels, rows, columns; one row if it is not an image.
 struct Field {
+    as_released: bool,
     channels: usize,
     height: usize,
     width: usize,
@@ -191,12 +196,12 @@ struct Window {
 }
 
 impl Field {
-    fn new(shape: &[usize], scale: f64, may_move: bool) -> Self {
+    fn new(shape: &[usize], scale: f64, may_move: bool, as_released: bool) -> Self {
         let (channels, height, width) = match *shape {
             [c, h, w] => (c, h, w),
             _ => (1, 1, shape.iter().product()),
         };
-        Self { channels, height, width, scale, moves: may_move && channels * height * width > 0 }
+        Self { as_released, channels, height, width, scale, moves: may_move && channels * height * width > 0 }
     }
 
     /// Anywhere, with this share of the elements; for l2 with an odd side of 3 or more, where there is room.
@@ -206,7 +211,10 @@ impl Field {
         let side = side.round() as usize;
         let side = if linf { side.max(1) } else { side.max(3) | 1 };
         let (height, width) = (side.min(self.height), side.min(self.width));
-        let (top, left) = (rng.random_range(0..=self.height - height), rng.random_range(0..=self.width - width));
+        // As released, the last place is never taken where there is another.
+        let places = |room: usize| if self.as_released { room.max(1) } else { room + 1 };
+        let (tops, lefts) = (places(self.height - height), places(self.width - width));
+        let (top, left) = (rng.random_range(0..tops), rng.random_range(0..lefts));
         Window { top, left, height, width }
     }
 
@@ -407,7 +415,11 @@ mod tests {
     /// In l2 every change spends the whole radius, jointly or on each modality.
     #[test]
     fn changes_spend_the_radius() {
-        let fields = [Field::new(&[2, 6, 5], 2., true), Field::new(&[9], 0.5, true), Field::new(&[4], 1., false)];
+        let fields = [
+            Field::new(&[2, 6, 5], 2., true, false),
+            Field::new(&[9], 0.5, true, false),
+            Field::new(&[4], 1., false, false),
+        ];
         for joint in [true, false] {
             let rules = Rules { fields: &fields, joint, linf: false };
             let clean: Point = vec![vec![0.; 60], vec![0.; 9], vec![0.; 4]];

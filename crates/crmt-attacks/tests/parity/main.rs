@@ -1,7 +1,7 @@
 //! Robust accuracy of one stored network on real images, by this crate and by independent tools: what the tests hold
 //! together, and the table of docs/evaluation.md. Does not know how the other side attacks: parity.py does.
 //!
-//! The whole table, in some minutes:
+//! The whole table, in half an hour on one core (ATTACK=square: only that):
 //! `cargo test --workspace --test parity -- --ignored --nocapture`
 mod figures;
 mod model;
@@ -33,7 +33,8 @@ fn attack(figure: &Figure) -> Option<Box<dyn Attack>> {
         "apgd-ce" => Box::new(Apgd::ce(budget)),
         "apgd-t" => Box::new(Apgd::targeted(budget, 9)),
         "fab-t" => Box::new(Fab::targeted(budget, 9)),
-        "square" => Box::new(Square::new(budget, 5000)),
+        // The other side's windows.
+        "square" => Box::new(Square { as_released: true, ..Square::new(budget, 5000) }),
         "standard" => Box::new(Ensemble::standard(budget, Effort::default())),
         _ => return None,
     })
@@ -132,9 +133,10 @@ fn every_attack_agrees_on_all_images() -> Checked {
     let Some(case) = Case::first(theirs.images)? else { return Ok(()) };
     println!("| attack | budget | ours | theirs | difference | only ours stand | only theirs stand |");
     println!("|---|---|---|---|---|---|---|");
-    let mut apart = vec![];
+    let mut weaker = vec![];
     let mut ensemble = vec![true; theirs.images];
-    for figure in &theirs.attacks {
+    let only = std::env::var("ATTACK").ok();
+    for figure in theirs.attacks.iter().filter(|f| only.as_ref().is_none_or(|only| f.attack == *only)) {
         let Figure { attack, norm, eps, tool, accuracy, stands } = figure;
         let runs = match attack.as_str() {
             "standard" => vec![std::mem::replace(&mut ensemble, vec![true; theirs.images])],
@@ -149,10 +151,11 @@ fn every_attack_agrees_on_all_images() -> Checked {
         let list = |v: &[f64]| v.iter().map(|v| format!("{v:.1}")).collect::<Vec<_>>().join(", ");
         let (a, b, [more, fewer]) = (list(&ours), list(accuracy), [true, false].map(only));
         println!("| `{attack}` | {norm} {eps} | {a} | {b} ({tool}) | {difference:+.1} | {more} | {fewer} |");
-        if difference.abs() > TOLERANCE + 1e-9 {
-            apart.push((attack, norm));
+        // An attack that leaves fewer standing is no defect; docs/evaluation.md says where and why.
+        if difference > TOLERANCE + 1e-9 {
+            weaker.push((attack, norm));
         }
     }
-    assert!(apart.is_empty(), "more than {TOLERANCE} points apart: {apart:?}");
+    assert!(weaker.is_empty(), "weaker by more than {TOLERANCE} points: {weaker:?}");
     Ok(())
 }
