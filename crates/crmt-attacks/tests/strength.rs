@@ -131,8 +131,7 @@ fn linear_models_fall_within_a_thousandth_of_their_distance() {
 fn minimal_attacks_reach_the_distance_of_linear_models() {
     type Make = fn(Budget) -> Box<dyn Attack>;
     let attacks: [(usize, Make, f64, f64); 4] = [
-        // And 1e-4 further: at most 1.4 % of the least distance here, 0.007.
-        (6, |b| Box::new(DeepFool::new(b)), 1.02, 1.035),
+        (6, |b| Box::new(DeepFool::new(b)), 1.02, 1.02 + 1e-9),
         (6, |b| Box::new(Fab::new(b).for_distances()), 1., 1.006),
         (6, |b| Box::new(Fab::targeted(b, 9).for_distances()), 1., 1.006),
         (2, |b| Box::new(CarliniWagner::new(b).for_distances()), 1., 1.01),
@@ -163,7 +162,12 @@ fn minimal_attacks_reach_the_distance_of_linear_models() {
                 if budget != several(Norm::L2) {
                     let found = within(10.).distance;
                     let rounding = 1e-12;
-                    let step = if slow { CarliniWagner::new(budget.clone()).rate } else { 0. };
+                    let step = match attack.name() {
+                        "carlini-wagner" => CarliniWagner::new(budget.clone()).rate,
+                        // The 1e-4 that it goes further, with its overshoot.
+                        "deepfool" => 1.02e-4 * (1. + 1e-9),
+                        _ => 0.,
+                    };
                     let inside = |(f, d): (&f64, &f64)| f >= &(least * d * (1. - rounding)) && f <= &(most * d + step);
                     assert!(found.iter().zip(&d).all(inside), "{what}: {found:?} for {d:?}");
                 }
