@@ -52,7 +52,7 @@ pub struct Square {
     pub queries: usize,
     /// Share of the elements in the first windows, above 0 and at most 1; AutoAttack takes 0.8.
     pub p: f64,
-    /// Windows never reach the last row and column.
+    /// Windows never reach the last row and column, and the tiles of an l2 start leave the rim clean.
     pub as_released: bool,
 }
 
@@ -221,13 +221,20 @@ impl Field {
     /// Tiles of a fifth of the shorter side (a line: of its length), those at the end cut off.
     fn tiles(&self) -> Vec<Window> {
         let shorter = self.height.min(self.width);
-        let side = (if shorter == 1 { self.height.max(self.width) } else { shorter } / 5).max(1);
-        let rows = (0..self.height).step_by(side);
+        let shorter = if shorter == 1 { self.height.max(self.width) } else { shorter };
+        let side = (shorter / 5).max(1);
+        let first = if self.as_released { shorter.saturating_sub(5 * side) / 2 } else { 0 };
+        // As released: five in the middle, whose surroundings stay clean.
+        let starts = |len: usize| {
+            let end = if self.as_released && len > first { (first + len / side * side).min(len) } else { len };
+            (if len > first { first } else { 0 }..end).step_by(side)
+        };
+        let rows = starts(self.height);
         let tile = |top: usize, left: usize| {
             let (height, width) = (side.min(self.height - top), side.min(self.width - left));
             Window { top, left, height, width }
         };
-        rows.flat_map(|top| (0..self.width).step_by(side).map(move |left| tile(top, left))).collect()
+        rows.flat_map(|top| starts(self.width).map(move |left| tile(top, left))).collect()
     }
 
     /// Indices of the elements of one channel of a window, row by row.
