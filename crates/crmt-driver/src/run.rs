@@ -364,7 +364,7 @@ impl Run {
         tracing::debug!(stages = ?self.summary.stages, "seconds");
         let config = toml::to_string(&self.plan)?;
         let samples = samples::to_csv(&self.rows, &evidence)?;
-        let (path, examples) = (self.dir.file(run_dir::EXAMPLES), examples::to_bytes(&self.examples)?);
+        let examples = examples::to_bytes(&self.examples)?;
         let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
@@ -373,8 +373,7 @@ impl Run {
         self.dir.write(run_dir::SAMPLES, &samples)?;
         if self.examples.is_empty() {
             self.dir.remove(run_dir::EXAMPLES)?;
-        } else if examples::read(&path).ok().as_ref() != Some(&self.examples) {
-            // Only what is new: a number may come back from JSON with another last digit.
+        } else {
             self.dir.write(run_dir::EXAMPLES, &examples)?;
         }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;

@@ -108,9 +108,8 @@ pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
 
 /// Attacks the first report samples under every threat and budget, and writes what happened into their rows. A sample
 /// broken at a budget counts as broken at every larger one. Parts that an evaluation of the same settings finished
-/// before it was stopped are not made again.
+/// before it was stopped are not made again. The plan has passed [`check`].
 pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRow], voice: &Voice) -> Result<Attacked> {
-    check(plan, of.data)?;
     let samples = if plan.samples == 0 { of.data.report.len() } else { plan.samples.min(of.data.report.len()) };
     let names: Vec<String> = of.data.modalities.iter().map(|m| m.name.clone()).collect();
     let mut eps = plan.eps.clone();
