@@ -40,6 +40,8 @@ pub enum Method {
     Theorem,
     /// 1 + the bound of the branch.
     Residual,
+    /// The sum of two branches' bounds.
+    Sum,
     /// The identity and a linear branch, as one matrix or kernel.
     LinearResidual,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Method {
             Self::LargestEntry => f.pad("largest entry"),
             Self::Theorem => f.pad("theorem"),
             Self::Residual => f.pad("1 + branch"),
+            Self::Sum => f.pad("sum of branches"),
             Self::LinearResidual => f.pad("I + branch"),
         }
     }
@@ -290,6 +293,9 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
             let Some(whole) = with_identity(branch)? else { return Ok(sum) };
             let (_, bound, _) = one(&whole)?;
             Ok(if bound < sum.1 { (name.clone(), bound, Method::LinearResidual) } else { sum })
+        }
+        Layer::Sum { name, branches: [f, g] } => {
+            Ok((name.clone(), round_up(audit(f)?.bound.value() + audit(g)?.bound.value()), Method::Sum))
         }
         Layer::Unbounded { name, why } => Err(AuditError::Unbounded { layer: name.clone(), why: why.clone() }),
         other => Err(AuditError::Unknown { layer: format!("{other:?}") }),

@@ -86,6 +86,13 @@ pub enum Layer {
         /// `f`, as a chain.
         branch: Vec<Layer>,
     },
+    /// `y = f(x) + g(x)`.
+    Sum {
+        /// Which block.
+        name: String,
+        /// `f` and `g`, each a chain.
+        branches: [Vec<Layer>; 2],
+    },
     /// Something with no global constant (LayerNorm, attention): an audit refuses it by name.
     Unbounded {
         /// Which layer.

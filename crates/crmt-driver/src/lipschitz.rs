@@ -11,7 +11,6 @@ use candle_core::{DType, Device, Tensor};
 use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved, WeightsHash};
 use crmt_core::{AdditiveClassifier, Fusion, PerModality, Streams};
 use crmt_data::DataSet;
-use crmt_encoders::EncoderConfig;
 use crmt_fusion::Model;
 use crmt_train::Tables;
 use std::collections::BTreeMap;
@@ -67,7 +66,7 @@ impl Bounds {
             "proved" => true,
             "estimated" => false,
             // A product of layer norms is a theorem for a CNN too, but says nothing useful of one.
-            _ => architecture.modalities.iter().all(|m| !matches!(m.encoder, EncoderConfig::Cnn { .. })),
+            _ => !architecture.modalities.iter().any(|m| m.encoder.is_convolutional()),
         };
         let kind = if proved {
             Kind::Proved(audits(&model, architecture)?)

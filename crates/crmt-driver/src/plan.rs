@@ -527,6 +527,7 @@ impl Plan {
         let features = model.features;
         match kind {
             "linear" => EncoderConfig::Linear { features },
+            "resnet18" => EncoderConfig::Resnet18,
             "lipschitz" => EncoderConfig::Lipschitz {
                 width: model.lipschitz_width,
                 blocks: model.lipschitz_blocks,
@@ -579,7 +580,7 @@ impl Plan {
     }
 }
 
-const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz"];
+const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz", "resnet18"];
 
 #[cfg(test)]
 mod tests {

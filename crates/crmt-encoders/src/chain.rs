@@ -20,11 +20,13 @@ pub enum Block {
         /// `[out, in, k, k]`.
         kernel: Tensor,
         /// `[out]`.
-        bias: Tensor,
+        bias: Option<Tensor>,
         /// Both directions.
         stride: usize,
         /// Zeros on each side.
         padding: usize,
+        /// What a frozen kernel's convolution keeps from one call to the next.
+        cache: kernels::KernelCache,
     },
     /// Per-channel normalisation: batch statistics in train mode, running ones in eval mode.
     BatchNorm {
@@ -75,6 +77,32 @@ pub enum Block {
         /// Top, bottom, left, right.
         padding: [usize; 4],
     },
+    /// Maxima of windows `kernel × kernel`. A pixel lies in `⌈kernel / stride⌉²` windows at most, so lengths grow
+    /// `⌈kernel / stride⌉` times at most.
+    MaxPool2d {
+        /// Side of the window.
+        kernel: usize,
+        /// Both directions.
+        stride: usize,
+        /// Both directions.
+        padding: usize,
+    },
+    /// `branch(x) + shortcut(x)`; an empty list is `x` itself.
+    Residual {
+        /// Dotted name.
+        name: String,
+        /// Applied one after another.
+        branch: Vec<Block>,
+        /// As `branch`.
+        shortcut: Vec<Block>,
+    },
+    /// `[batch, channels, frames, h, w]` to `[batch · frames, channels, h, w]`: the frames of a clip share what follows.
+    Frames,
+    /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames: shortens lengths.
+    MeanOfFrames {
+        /// Of a clip.
+        frames: usize,
+    },
 }
 
 impl Block {
@@ -91,9 +119,29 @@ impl Block {
         Ok(Self::Conv2d {
             name: vb.prefix(),
             kernel: vb.get_with_hints((outputs, inputs, size, size), "weight", init)?,
-            bias: vb.get_with_hints(outputs, "bias", init)?,
+            bias: Some(vb.get_with_hints(outputs, "bias", init)?),
             stride,
             padding,
+            cache: kernels::KernelCache::default(),
+        })
+    }
+
+    /// A convolution without bias that keeps the size of what it strides over, normal with the variance
+    /// `2 / (outputs · size²)` at the start (He et al., 2015), as in a ResNet.
+    pub fn residual_conv2d(
+        vb: &VarBuilder,
+        [inputs, outputs]: [usize; 2],
+        size: usize,
+        stride: usize,
+    ) -> candle_core::Result<Self> {
+        let init = Init::Randn { mean: 0.0, stdev: (2.0 / (outputs * size * size) as f64).sqrt() };
+        Ok(Self::Conv2d {
+            name: vb.prefix(),
+            kernel: vb.get_with_hints((outputs, inputs, size, size), "weight", init)?,
+            bias: None,
+            stride,
+            padding: size / 2,
+            cache: kernels::KernelCache::default(),
         })
     }
 
@@ -120,23 +168,23 @@ impl Block {
 
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         match self {
-            Self::Conv2d { kernel, bias, stride, padding, .. } => {
-                kernels::conv2d(x, kernel, Some(bias), *stride, *padding)
-            }
+            // Of vectors; images go through a network.
             Self::BatchNorm { weight, bias, running_mean, running_var, .. } => {
-                // On a live model both are variables, so this shares their storage; on a frozen
-                // one it copies what eval mode only reads.
-                let running = kernels::RunningStats {
-                    mean: Var::from_tensor(running_mean)?,
-                    variance: Var::from_tensor(running_var)?,
-                };
-                match mode {
-                    Mode::Train if !running_mean.is_variable() => {
-                        candle_core::bail!("a frozen model has no train mode: its batch statistics could not be kept")
+                let (mean, variance) = (Var::from_tensor(running_mean)?, Var::from_tensor(running_var)?);
+                let running = kernels::RunningStats { mean, variance };
+                match self.network_layer(mode)? {
+                    Some(kernels::NetworkLayer::BatchNorm { momentum: Some(momentum), .. }) => {
+                        kernels::batch_norm_train(x, weight, bias, &running, momentum, BATCH_NORM_EPS)
                     }
-                    Mode::Train => kernels::batch_norm_train(x, weight, bias, &running, MOMENTUM, BATCH_NORM_EPS),
-                    Mode::Eval => kernels::batch_norm_eval(x, weight, bias, &running, BATCH_NORM_EPS),
+                    _ => kernels::batch_norm_eval(x, weight, bias, &running, BATCH_NORM_EPS),
                 }
+            }
+            Self::Conv2d { .. } | Self::MaxPool2d { .. } | Self::Mean => {
+                candle_core::bail!("expected images [batch, channels, height, width], got {:?}", x.dims())
+            }
+            Self::Residual { branch, shortcut, .. } => {
+                let all = |blocks: &[Self]| blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x, mode));
+                all(branch)? + all(shortcut)?
             }
             Self::Relu => kernels::relu(x),
             Self::Flatten => x.flatten_from(1),
@@ -147,9 +195,52 @@ impl Block {
             Self::MaxMin => kernels::max_min(x),
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
-            Self::Mean => x.mean((2, 3)),
             Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
+            Self::Frames => {
+                let (batch, channels, frames, height, width) = x.dims5()?;
+                x.transpose(1, 2)?.reshape((batch * frames, channels, height, width))
+            }
+            Self::MeanOfFrames { frames } => x.reshape(((), *frames, x.dim(D::Minus1)?))?.mean(1),
         }
+    }
+
+    /// As a layer of [`kernels::image_network`], if it is one.
+    fn network_layer(&self, mode: Mode) -> candle_core::Result<Option<kernels::NetworkLayer>> {
+        use kernels::NetworkLayer as Layer;
+        let all = |blocks: &[Self]| -> candle_core::Result<Option<Vec<Layer>>> {
+            blocks.iter().map(|block| block.network_layer(mode)).collect()
+        };
+        Ok(Some(match self {
+            Self::Conv2d { kernel, bias, stride, padding, cache, .. } => {
+                let (kernel, bias, cache) = (kernel.clone(), bias.clone(), cache.clone());
+                Layer::Conv2d { kernel, bias, stride: *stride, padding: *padding, cache }
+            }
+            Self::BatchNorm { weight, bias, running_mean, running_var, .. } => {
+                if mode == Mode::Train && !running_mean.is_variable() {
+                    candle_core::bail!("a frozen model has no train mode: its batch statistics could not be kept")
+                }
+                // On a live model both are variables, so this shares their storage; on a frozen
+                // one it copies what eval mode only reads.
+                let (mean, variance) = (Var::from_tensor(running_mean)?, Var::from_tensor(running_var)?);
+                Layer::BatchNorm {
+                    gamma: weight.clone(),
+                    beta: bias.clone(),
+                    running: kernels::RunningStats { mean, variance },
+                    momentum: (mode == Mode::Train).then_some(MOMENTUM),
+                    eps: BATCH_NORM_EPS,
+                }
+            }
+            Self::Relu => Layer::Relu,
+            Self::MaxPool2d { kernel, stride, padding } => {
+                Layer::MaxPool2d { kernel: *kernel, stride: *stride, padding: *padding }
+            }
+            Self::Mean => Layer::Mean,
+            Self::Residual { branch, shortcut, .. } => match (all(branch)?, all(shortcut)?) {
+                (Some(branch), Some(shortcut)) => Layer::Residual { branch, shortcut },
+                _ => return Ok(None),
+            },
+            _ => return Ok(None),
+        }))
     }
 
     /// Whether this is a block that [`kernels::image_stack`] computes together with its neighbours.
@@ -179,6 +270,18 @@ impl Block {
 
     fn describe(&self) -> candle_core::Result<Layer> {
         Ok(match self {
+            Self::MaxPool2d { kernel, stride, .. } => {
+                Layer::Fixed { name: "max-pool".into(), lipschitz: kernel.div_ceil(*stride) as f64 }
+            }
+            Self::Residual { name, branch, shortcut } => {
+                let all = |blocks: &[Self]| blocks.iter().map(Self::describe).collect::<candle_core::Result<Vec<_>>>();
+                match shortcut.is_empty() {
+                    true => Layer::Residual { name: name.clone(), branch: all(branch)? },
+                    false => Layer::Sum { name: name.clone(), branches: [all(branch)?, all(shortcut)?] },
+                }
+            }
+            Self::Frames => Layer::Fixed { name: "frames".into(), lipschitz: 1.0 },
+            Self::MeanOfFrames { .. } => Layer::Fixed { name: "mean of frames".into(), lipschitz: 1.0 },
             Self::Conv2d { name, kernel, stride, padding, .. } => {
                 Layer::Conv2d { name: name.clone(), kernel: kernel.detach(), stride: *stride, padding: *padding }
             }
@@ -201,15 +304,9 @@ impl Block {
     }
 }
 
-/// The convolutions with a ReLU that `blocks` begins with.
-fn conv_relus(blocks: &[Block]) -> Vec<kernels::ConvRelu> {
-    let layer = |pair: &[Block]| match pair {
-        [Block::Conv2d { kernel, bias, stride, padding, .. }, Block::Relu] => {
-            Some(kernels::ConvRelu { kernel: kernel.clone(), bias: bias.clone(), stride: *stride, padding: *padding })
-        }
-        _ => None,
-    };
-    blocks.chunks(2).map_while(layer).collect()
+/// As many blocks from the first on as [`kernels::image_network`] computes together.
+fn network_layers(blocks: &[Block], mode: Mode) -> candle_core::Result<Vec<kernels::NetworkLayer>> {
+    blocks.iter().map_while(|block| block.network_layer(mode).transpose()).collect()
 }
 
 fn uniform(fan_in: usize) -> Init {
@@ -222,12 +319,18 @@ fn uniform(fan_in: usize) -> Init {
 pub struct Chain {
     blocks: Vec<Block>,
     out_dim: usize,
+    algorithms: kernels::Algorithms,
 }
 
 impl Chain {
     /// `out_dim`: features that the last block puts out.
     pub fn new(blocks: Vec<Block>, out_dim: usize) -> Self {
-        Self { blocks, out_dim }
+        Self { blocks, out_dim, algorithms: kernels::Algorithms::default() }
+    }
+
+    /// The same function, its convolutions computed as `algorithms` says.
+    pub fn with(self, algorithms: kernels::Algorithms) -> Self {
+        Self { algorithms, ..self }
     }
 
     /// The blocks, in order of application.
@@ -243,7 +346,7 @@ impl Chain {
     /// shares its storage with live parameters and could not tell that a cached weight is stale.
     pub fn bake(&self) -> Result<Self> {
         let blocks = self.blocks.iter().map(Block::bake).collect::<candle_core::Result<_>>()?;
-        Ok(Self { blocks, out_dim: self.out_dim })
+        Ok(Self { blocks, ..*self })
     }
 }
 
@@ -262,10 +365,17 @@ impl Encoder for Chain {
                 (features, rest) = (kernels::image_stack(&features, &layers)?, &rest[stacked..]);
                 continue;
             }
-            let convolutions = conv_relus(rest);
-            (features, rest) = match convolutions.len() {
+            let layers = match features.rank() {
+                4 => network_layers(rest, mode)?,
+                _ => vec![],
+            };
+            (features, rest) = match layers.len() {
                 0 => (block.forward(&features, mode)?, tail),
-                n => (kernels::conv_relu_stack(&features, &convolutions)?, &rest[2 * n..]),
+                n => {
+                    let images = kernels::image_network(&features, &layers, self.algorithms)?;
+                    let flat = matches!(layers[n - 1], kernels::NetworkLayer::Mean);
+                    (if flat { images.flatten_from(1)? } else { images }, &rest[n..])
+                }
             };
         }
         debug_assert_eq!(features.dim(D::Minus1)?, self.out_dim);

@@ -36,6 +36,11 @@ pub enum EncoderConfig {
         #[serde(default)]
         batch_norm: bool,
     },
+    /// ResNet-18 without its last layer (He et al., 2016), 512 features, parameters by PyTorch's names. Samples are
+    /// `[channels, height, width]`, or clips `[channels, frames, height, width]`, whose frames share the network and whose
+    /// features are averaged.
+    #[serde(rename = "resnet18")]
+    Resnet18,
     /// A 1-Lipschitz network. `stage(c)` is `AOL conv 3×3 to c channels, max-min`, then `blocks` times an SLL
     /// block with `c` hidden channels; `dense(n)` is `orthonormal linear(n), max-min`.
     ///
@@ -95,6 +100,15 @@ pub enum BuildError {
         /// Shape of one sample.
         shape: Vec<usize>,
     },
+    /// A ResNet needs `[channels, height, width]` or `[channels, frames, height, width]`.
+    #[error(
+        "a resnet18 needs samples of shape [channels, height, width] or [channels, frames, height, width], got {shape:?}: \
+         use the encoder `mlp`"
+    )]
+    NotImageOrClip {
+        /// Shape of one sample.
+        shape: Vec<usize>,
+    },
     /// Each layer halves the image and doubles the channels.
     #[error("a cnn of depth {depth} would have over a million channels: use at most 16 layers")]
     TooDeep {
@@ -110,6 +124,11 @@ pub enum BuildError {
 }
 
 impl EncoderConfig {
+    /// Whether it has ordinary convolutions, whose product of norms bounds the encoder but far above what it does.
+    pub fn is_convolutional(&self) -> bool {
+        matches!(self, Self::Cnn { .. } | Self::Resnet18)
+    }
+
     /// Builds the encoder for samples of `shape`, with parameters from `vb`.
     ///
     /// # Errors
@@ -170,11 +189,46 @@ impl EncoderConfig {
                 blocks.extend([Block::Flatten, Block::linear(&vb.pp("fc"), channels * height * across, features)?]);
                 Chain::new(blocks, features)
             }
+            Self::Resnet18 => resnet18(shape, &vb)?,
             Self::Lipschitz { width, blocks, ref hidden, features } => {
                 lipschitz(shape, &vb, width, blocks, hidden, features)?
             }
         })
     }
+}
+
+fn resnet18(shape: &[usize], vb: &VarBuilder) -> Result<Chain, BuildError> {
+    let (channels, frames) = match *shape {
+        [channels, height, width] if channels * height * width > 0 => (channels, None),
+        [channels, frames, height, width] if channels * frames * height * width > 0 => (channels, Some(frames)),
+        _ => return Err(BuildError::NotImageOrClip { shape: shape.to_vec() }),
+    };
+    let conv = |vb: VarBuilder, channels, size, stride| Block::residual_conv2d(&vb, channels, size, stride);
+    let norm = |vb: VarBuilder, channels| Block::batch_norm(&vb, channels);
+    let mut blocks: Vec<Block> = frames.map(|_| Block::Frames).into_iter().collect();
+    blocks.extend([conv(vb.pp("conv1"), [channels, 64], 7, 2)?, norm(vb.pp("bn1"), 64)?, Block::Relu]);
+    blocks.push(Block::MaxPool2d { kernel: 3, stride: 2, padding: 1 });
+    let mut from = 64;
+    for (layer, to) in [64, 128, 256, 512].into_iter().enumerate() {
+        for i in 0..2 {
+            let vb = vb.pp(format!("layer{}.{i}", layer + 1));
+            let stride = if layer > 0 && i == 0 { 2 } else { 1 };
+            let mut branch = vec![conv(vb.pp("conv1"), [from, to], 3, stride)?, norm(vb.pp("bn1"), to)?, Block::Relu];
+            branch.extend([conv(vb.pp("conv2"), [to, to], 3, 1)?, norm(vb.pp("bn2"), to)?]);
+            let shortcut = match from == to {
+                true => vec![],
+                false => {
+                    let vb = vb.pp("downsample");
+                    vec![conv(vb.pp(0), [from, to], 1, stride)?, norm(vb.pp(1), to)?]
+                }
+            };
+            blocks.extend([Block::Residual { name: vb.prefix(), branch, shortcut }, Block::Relu]);
+            from = to;
+        }
+    }
+    blocks.push(Block::Mean);
+    blocks.extend(frames.map(|frames| Block::MeanOfFrames { frames }));
+    Ok(Chain::new(blocks, from))
 }
 
 fn lipschitz(

@@ -50,6 +50,7 @@ impl CustomOp1 for Relu {
 }
 
 /// `max(x, 0)`, and NaN for NaN.
+#[inline(always)]
 pub(crate) fn positive_part<T: Real>(x: T) -> T {
     if x <= T::ZERO { T::ZERO } else { x }
 }

@@ -25,7 +25,7 @@ impl RunningStats {
     }
 
     /// `running ← (1 − momentum)·running + momentum·batch`, in place.
-    fn update(&self, moments: &Moments, momentum: f64) -> Result<()> {
+    pub(crate) fn update(&self, moments: &Moments, momentum: f64) -> Result<()> {
         let unbias = moments.count as f64 / (moments.count as f64 - 1.);
         for (running, batch, factor) in [(&self.mean, &moments.mean, 1.), (&self.variance, &moments.variance, unbias)] {
             let batch = Tensor::from_slice(batch, batch.len(), running.device())?;
@@ -76,9 +76,7 @@ pub fn batch_norm_train(
 /// of values per channel.
 pub fn batch_norm_eval(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: &RunningStats, eps: f64) -> Result<Tensor> {
     check("batch_norm_eval", x, gamma, beta, running)?;
-    let read = |v: &Var| v.as_detached_tensor().to_dtype(DType::F64)?.to_vec1::<f64>();
-    let moments = Moments { mean: read(&running.mean)?, variance: read(&running.variance)?, count: 0 };
-    let op = BatchNorm { eps, fixed: true, moments: Arc::new(OnceLock::from(moments)) };
+    let op = BatchNorm { eps, fixed: true, moments: Arc::new(OnceLock::from(Moments::running(running)?)) };
     x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
 }
 
@@ -102,10 +100,19 @@ fn check(op: &str, x: &Tensor, gamma: &Tensor, beta: &Tensor, running: &RunningS
 }
 
 /// Per-channel moments of `count` values (0 where they are not the batch's).
-struct Moments {
-    mean: Vec<f64>,
-    variance: Vec<f64>,
-    count: usize,
+#[derive(Debug)]
+pub(crate) struct Moments {
+    pub mean: Vec<f64>,
+    pub variance: Vec<f64>,
+    pub count: usize,
+}
+
+impl Moments {
+    /// Constants.
+    pub(crate) fn running(running: &RunningStats) -> Result<Self> {
+        let read = |v: &Var| v.as_detached_tensor().to_dtype(DType::F64)?.to_vec1::<f64>();
+        Ok(Self { mean: read(&running.mean)?, variance: read(&running.variance)?, count: 0 })
+    }
 }
 
 struct BatchNorm {

@@ -14,6 +14,15 @@ use std::sync::OnceLock;
 /// A rank other than 4, `stride = 0`, `padding > kernel / 2`, or an input smaller than the window.
 pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
     let &[_, _, h, w] = x.dims() else { bail!("max_pool2d: expected [batch, channels, h, w], got {:?}", x.dims()) };
+    check([h, w], kernel, stride, padding)?;
+    if h * w > u32::MAX as usize {
+        bail!("max_pool2d: a plane of {h}×{w} has more than 2³² elements")
+    }
+    x.contiguous()?.apply_op1(MaxPool { kernel, stride, padding, winners: OnceLock::new() })
+}
+
+/// An error unless such windows fit such planes.
+pub(crate) fn check([h, w]: [usize; 2], kernel: usize, stride: usize, padding: usize) -> Result<()> {
     if kernel == 0 || stride == 0 || padding > kernel / 2 {
         bail!(
             "max_pool2d: kernel {kernel}, stride {stride}, padding {padding}: kernel and stride must be at least 1 \
@@ -23,10 +32,7 @@ pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> R
     if h.min(w) + 2 * padding < kernel || h.min(w) == 0 {
         bail!("max_pool2d: input {h}×{w} with padding {padding} is smaller than the {kernel}×{kernel} window")
     }
-    if h * w > u32::MAX as usize {
-        bail!("max_pool2d: a plane of {h}×{w} has more than 2³² elements")
-    }
-    x.contiguous()?.apply_op1(MaxPool { kernel, stride, padding, winners: OnceLock::new() })
+    Ok(())
 }
 
 struct MaxPool {

@@ -44,7 +44,7 @@ macro_rules! real {
         }
     )* };
 }
-real!(f32 POOL_F32 [16, 8, 4], f64 POOL_F64 [8, 4, 2]);
+real!(f32 POOL_F32 [16, 8, 4], f64 POOL_F64 [8, 4, 4]);
 
 /// A buffer of the current thread, given back when dropped. Its content is whatever was there.
 pub(crate) struct Scratch<T: Real>(Vec<T>);
@@ -78,41 +78,55 @@ impl<T: Real> Drop for Scratch<T> {
 
 /// As [`Scratch`], for what a forward pass keeps for its backward pass: any thread may drop it, and the next
 /// forward pass takes it up again instead of new memory.
-pub(crate) struct Kept<T: Real>(Vec<T>);
+pub(crate) struct Kept<T: Real> {
+    /// At least as long as asked for.
+    buffer: Vec<T>,
+    len: usize,
+}
 
-/// More buffers than this wait on the shelf for nobody: two modalities of a usual batch need fewer.
-const SHELF: usize = 64;
+/// More buffers than this do not wait on the shelf: the longest there goes first.
+const SHELF: usize = 128;
 
 impl<T: Real> Kept<T> {
     pub(crate) fn new() -> Self {
-        Self(vec![])
+        Self { buffer: vec![], len: 0 }
     }
 
-    /// `len` elements, with stale content. The first time, in the smallest buffer of the shelf that holds them.
+    /// `len` elements, with stale content. The first time in a buffer of the shelf that is little longer, if there is one:
+    /// a network asks for the same sizes again and again.
     pub(crate) fn of(&mut self, len: usize) -> &mut [T] {
-        if self.0.capacity() < len {
+        if self.buffer.len() < len {
             let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = shelf.iter().enumerate().filter(|(_, v)| v.capacity() >= len);
-            if let Some((i, _)) = fits.min_by_key(|(_, v)| v.capacity()) {
-                self.0 = shelf.swap_remove(i);
-            }
+            let fits = |v: &Vec<T>| v.len() >= len && v.len() <= len + len / 8;
+            let found = shelf.iter().rposition(fits).map(|i| shelf.remove(i));
+            drop(shelf);
+            self.buffer = found.unwrap_or_else(|| vec![T::ZERO; len]);
         }
-        self.0.resize(len, T::ZERO);
-        &mut self.0
+        self.len = len;
+        &mut self.buffer[..len]
     }
 
     /// All elements.
     pub(crate) fn all(&self) -> &[T] {
-        &self.0
+        &self.buffer[..self.len]
+    }
+
+    /// All elements.
+    pub(crate) fn all_mut(&mut self) -> &mut [T] {
+        &mut self.buffer[..self.len]
     }
 }
 
 impl<T: Real> Drop for Kept<T> {
     fn drop(&mut self) {
-        let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
-        if shelf.len() < SHELF {
-            shelf.push(std::mem::take(&mut self.0));
+        if self.buffer.is_empty() {
+            return;
         }
+        let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
+        if shelf.len() == SHELF {
+            shelf.remove(0);
+        }
+        shelf.push(std::mem::take(&mut self.buffer));
     }
 }
 

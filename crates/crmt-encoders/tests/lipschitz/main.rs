@@ -278,9 +278,10 @@ fn fused_relu_gives_the_same_bits() -> TestResult {
     let conv = Block::Conv2d {
         name: "conv".into(),
         kernel: vb.get_with_hints((4, 2, 3, 3), "kernel", candle_nn::Init::Randn { mean: 0., stdev: 1. })?,
-        bias: vb.get_with_hints(4, "bias", candle_nn::Init::Randn { mean: 0., stdev: 1. })?,
+        bias: Some(vb.get_with_hints(4, "bias", candle_nn::Init::Randn { mean: 0., stdev: 1. })?),
         stride: 2,
         padding: 1,
+        cache: Default::default(),
     };
     let x = random(1, &[3, 2, 8, 8])?.to_dtype(DType::F32)?;
     let fused = Chain::new(vec![conv.clone(), Block::Relu, Block::Flatten], 64).encode(&x, Mode::Eval)?;
@@ -298,7 +299,14 @@ fn frozen_convolutions_follow_training() -> TestResult {
         let conv = |name: &str, shape: (usize, usize)| -> candle_core::Result<Block> {
             let kernel = vb.pp(name).get_with_hints((shape.1, shape.0, 3, 3), "weight", normal)?;
             let bias = vb.pp(name).get_with_hints(shape.1, "bias", normal)?;
-            Ok(Block::Conv2d { name: name.into(), kernel, bias, stride: 2, padding: 1 })
+            Ok(Block::Conv2d {
+                name: name.into(),
+                kernel,
+                bias: Some(bias),
+                stride: 2,
+                padding: 1,
+                cache: Default::default(),
+            })
         };
         let blocks = vec![conv("1", (2, 12))?, Block::Relu, conv("2", (12, 20))?, Block::Relu, Block::Mean];
         Ok(Chain::new(blocks, 20))

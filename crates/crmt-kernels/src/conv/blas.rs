@@ -77,6 +77,17 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
+    /// Sets the elements `at..at + N`.
+    ///
+    /// # Safety
+    /// They lie in the slice, and nobody uses them meanwhile.
+    #[inline(always)]
+    pub(super) unsafe fn write<const N: usize>(&self, at: usize, value: [T; N]) {
+        debug_assert!(at + N <= self.len);
+        // SAFETY: in bounds and unshared, as the caller promises; an array has the alignment of its elements.
+        unsafe { self.start.add(at).cast::<[T; N]>().write(value) }
+    }
+
     /// Elements `at..at + len`.
     ///
     /// # Safety

@@ -6,12 +6,10 @@ use super::geometry::Geometry;
 use super::taps::Class;
 use crate::real::{Kept, Real};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Most elements that [`Tile::sum`](super::tile::Tile::sum) computes at a time: 8 pixels of two vectors of 64 bytes.
 const SUMS: usize = 8 * 2 * 16;
-
-/// Elements that are finished at a time: a constant, so that the compiler needs no loop.
-const STEP: usize = 4;
 
 /// A kernel, arranged in blocks of result channels: `[block, kh, kw, depth, vectors · lanes]`, where a block has two
 /// vectors of channels, the last perhaps one; past the last channel are zeros.
@@ -31,6 +29,27 @@ impl<T: Real> Weights<T> {
     /// Of its adjoint.
     pub fn adjoint(g: &Geometry, kernel: &[T]) -> Self {
         Self::new(g.ci, [g.co, g.taps()], kernel, |channel, k| k * g.ci + channel)
+    }
+
+    /// Of the windows `[kh, kw, ci]` that the adjoint adds up, from one pixel each.
+    pub fn windows(g: &Geometry, kernel: &[T]) -> Self {
+        let taps = g.taps();
+        Self::new(taps * g.ci, [g.co, 1], kernel, |channel, k| (k * g.ci + channel % g.ci) * taps + channel / g.ci)
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.values.all().len()
+    }
+
+    /// The weights `[kh, kw, depth, width]` of each block, if the channels fill all blocks of this width.
+    pub fn blocks_of(&self, width: usize) -> impl Iterator<Item = &[T]> {
+        self.values.all().chunks_exact(self.of_channel * width)
+    }
+
+    /// Blocks of channels.
+    pub fn blocks(&self) -> usize {
+        self.channels.div_ceil(2 * T::tile().lanes)
     }
 
     /// `from(channel, k)`: which taps of the kernel lead from channel `k` of the source to `channel` of the result.
@@ -63,27 +82,30 @@ impl<T: Real> Weights<T> {
     }
 }
 
-/// Sums of all pixels of some samples: `x` has `source` elements a sample, `y` has `pixels` pixels of all channels.
-/// `finish(part of y, sums, first channel, place of the part)` for all channels of each pixel, a few at a time.
+/// Sums of all pixels of some samples and of the channels in `blocks` of [`Weights::blocks`]: `x` has `source` elements
+/// a sample, the result `pixels` pixels of all channels. `put(sums, channel, place)` for the channels of a block from `channel`
+/// on, for each pixel.
+#[inline(always)]
 pub(crate) fn sweep<T: Real>(
     weights: &Weights<T>,
+    blocks: Range<usize>,
     classes: &[Class],
-    samples: usize,
+    samples: Range<usize>,
     [source, pixels]: [usize; 2],
     x: &[T],
-    y: &mut [T],
-    finish: impl Fn(&mut [T], &[T], usize, usize),
+    put: impl Fn(&[T], usize, usize),
 ) {
     let tile = T::tile();
     let mut sums = [T::ZERO; SUMS];
     let [mut from, mut to] = [[0; SUMS]; 2];
-    for (block, values) in weights.values.all().chunks(2 * tile.lanes * weights.of_channel).enumerate() {
+    let of_block = 2 * tile.lanes * weights.of_channel;
+    for (block, values) in weights.values.all().chunks(of_block).enumerate().take(blocks.end).skip(blocks.start) {
         let width = values.len() / weights.of_channel;
         let start = 2 * tile.lanes * block;
         let channels = width.min(weights.channels - start);
         for class in classes {
-            let total = samples * class.pixels.len();
-            let (mut sample, mut pixels_of) = (0, class.pixels.iter());
+            let total = samples.len() * class.pixels.len();
+            let (mut sample, mut pixels_of) = (samples.start, class.pixels.iter());
             // Tiles of nearly equal size: a small one leaves the processor waiting for its own sums.
             let tiles = total.div_ceil(tile.pixels);
             for i in 0..tiles {
@@ -99,15 +121,7 @@ pub(crate) fn sweep<T: Real>(
                 }
                 tile.sum(width / tile.lanes, &class.runs, values, x, &from[..n], &mut sums);
                 for (sums, &at) in sums.chunks(width).zip(&to[..n]) {
-                    let (sums, y) = (&sums[..channels], &mut y[at..at + channels]);
-                    let ((sums, last_sums), (y, last)) = (sums.as_chunks::<STEP>(), y.as_chunks_mut::<STEP>());
-                    let done = STEP * sums.len();
-                    for (i, (sums, y)) in sums.iter().zip(y).enumerate() {
-                        finish(y, sums, start + STEP * i, at + STEP * i);
-                    }
-                    if !last.is_empty() {
-                        finish(last, last_sums, start + done, at + done);
-                    }
+                    put(&sums[..channels], start, at);
                 }
             }
         }

@@ -11,7 +11,7 @@ const FEW_COLUMNS: usize = 64;
 /// Tasks worth having, so that several cores find work when the batch is small.
 pub(crate) const TASKS: usize = 8;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     pub b: usize,
     pub ci: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Unit {
 }
 
 impl Geometry {
-    pub(super) fn new(x: &[usize], kernel: &[usize], stride: usize, padding: usize) -> Result<Self> {
+    pub(crate) fn new(x: &[usize], kernel: &[usize], stride: usize, padding: usize) -> Result<Self> {
         let (&[b, ci, h, w], &[co, kernel_ci, kh, kw]) = (x, kernel) else {
             bail!("conv2d: expected x [batch, in, h, w] and kernel [out, in, kh, kw], got {x:?} and {kernel:?}")
         };

@@ -64,7 +64,7 @@ pub(crate) fn transpose<T: Real>(
 
 /// Transposes the row-major `src[rows, columns]`, whose rows lie `row` apart, into `dst`, whose rows lie
 /// `dst_row` apart.
-pub(super) fn transpose_into<T: Real>(src: &[T], row: usize, size: [usize; 2], dst: &mut [T], dst_row: usize) {
+pub(crate) fn transpose_into<T: Real>(src: &[T], row: usize, size: [usize; 2], dst: &mut [T], dst_row: usize) {
     transpose(src, |i| i * row, size, |j, i, part| part.write(&mut dst[j * dst_row + i..], |v| v));
 }
 

@@ -2,15 +2,18 @@
 //!
 //! Knows nothing of layers, initialisation or the networks it is used in.
 mod backward;
+mod bilinear;
 pub(crate) mod blas;
+mod channels_last;
 mod direct;
+mod epilogue;
 mod forward;
 pub(crate) mod geometry;
 pub(crate) mod layout;
-mod stack;
 mod taps;
 pub(crate) mod tile;
 mod transposed;
+mod winograd;
 
 use crate::activation::{gradient_where_positive, positive_part};
 use crate::real::{Read, dispatch, elements, same_kind, tensor};
@@ -19,7 +22,9 @@ use candle_core::{
 };
 use geometry::Geometry;
 
-pub use stack::{ConvRelu, conv_relu_stack};
+pub use channels_last::Algorithms;
+pub(crate) use channels_last::{Convolution, Weights};
+pub(crate) use epilogue::Epilogue;
 pub use transposed::{conv_transpose2d, residual_conv2d};
 
 /// Cross-correlation (what deep learning calls convolution):

@@ -18,7 +18,152 @@ pub(crate) struct Tile<T> {
     pub pixels: usize,
     one: Sum<T>,
     two: Sum<T>,
+    /// Products of two vectors of columns at a time.
+    pub panel: Panel<T>,
 }
+
+/// [`Panel::multiply`], with the bounds checked.
+type Multiply<T> = unsafe fn([usize; 2], *const T, [usize; 2], *const T, *mut T, usize, bool);
+
+/// A product of a matrix and a panel of as many columns as two vectors have elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel<T> {
+    /// Of the panel.
+    columns: usize,
+    multiply: Multiply<T>,
+}
+
+impl<T: Real> Panel<T> {
+    /// `out[i, j] (+)= Σ_k x[i · row + k · term] · panel[k, j]` for `rows` rows and all columns of the panel, which has
+    /// `terms` rows; rows of `out` lie `out_row` apart.
+    ///
+    /// # Panics
+    /// If a matrix does not fit its slice, or rows of `out` overlap.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "the customary arguments of a matrix product")]
+    pub fn multiply(
+        &self,
+        [rows, terms]: [usize; 2],
+        x: &[T],
+        [row, term]: [usize; 2],
+        panel: &[T],
+        out: &mut [T],
+        out_row: usize,
+        accumulate: bool,
+    ) {
+        if rows == 0 {
+            return;
+        }
+        assert!(terms == 0 || (rows - 1) * row + (terms - 1) * term < x.len(), "the matrix does not fit");
+        assert!(terms * self.columns <= panel.len(), "the panel does not fit");
+        assert!(out_row >= self.columns && (rows - 1) * out_row + self.columns <= out.len(), "the result does not fit");
+        // SAFETY: strides are not negative, so the last element of each matrix is the farthest, and lies in its slice by
+        // the assertions; `out` is borrowed mutably. `tile` made this only for a processor that has the instructions.
+        unsafe {
+            (self.multiply)(
+                [rows, terms],
+                x.as_ptr(),
+                [row, term],
+                panel.as_ptr(),
+                out.as_mut_ptr(),
+                out_row,
+                accumulate,
+            )
+        }
+    }
+}
+
+/// [`Panel::multiply`] for `ROWS` rows.
+///
+/// # Safety
+/// All elements that it names exist.
+#[inline(always)]
+unsafe fn some_rows<T: Real, const ROWS: usize, const LANES: usize, const FUSED: bool>(
+    terms: usize,
+    x: *const T,
+    [row, term]: [usize; 2],
+    panel: *const T,
+    out: *mut T,
+    out_row: usize,
+    accumulate: bool,
+) {
+    let mut total = [[[T::ZERO; LANES]; 2]; ROWS];
+    // SAFETY (of this block): as the caller promises; an array has the alignment of its elements.
+    unsafe {
+        if accumulate {
+            for (n, total) in total.iter_mut().enumerate() {
+                *total = out.add(n * out_row).cast::<[[T; LANES]; 2]>().read();
+            }
+        }
+        for k in 0..terms {
+            let weights = panel.add(k * 2 * LANES).cast::<[[T; LANES]; 2]>().read();
+            for n in 0..ROWS {
+                let x = x.add(n * row + k * term).read();
+                for v in 0..2 {
+                    total[n][v] = std::array::from_fn(|l| match FUSED {
+                        true => x.mul_add(weights[v][l], total[n][v][l]),
+                        false => x * weights[v][l] + total[n][v][l],
+                    });
+                }
+            }
+        }
+        for (n, total) in total.iter().enumerate() {
+            out.add(n * out_row).cast::<[[T; LANES]; 2]>().write(*total);
+        }
+    }
+}
+
+/// [`Panel::multiply`] compiled for some instructions: rows in groups of nearly equal size.
+macro_rules! panels {
+    ($(#[$meta:meta])* $name:ident, $fused:expr, $most:literal [$($rows:literal)*], [$($features:literal)?]) => {
+        $(#[$meta])*
+        /// # Safety
+        /// All elements that it names exist, and the processor has the instructions.
+        $(#[target_feature(enable = $features)])?
+        unsafe fn $name<T: Real, const LANES: usize>(
+            [rows, terms]: [usize; 2],
+            x: *const T,
+            strides: [usize; 2],
+            panel: *const T,
+            out: *mut T,
+            out_row: usize,
+            accumulate: bool,
+        ) {
+            /// # Safety
+            /// As for all rows.
+            $(#[target_feature(enable = $features)])?
+            #[inline(never)]
+            unsafe fn fixed<T: Real, const ROWS: usize, const LANES: usize>(
+                terms: usize,
+                x: *const T,
+                strides: [usize; 2],
+                panel: *const T,
+                out: *mut T,
+                out_row: usize,
+                accumulate: bool,
+            ) {
+                // SAFETY: as the caller promises.
+                unsafe { some_rows::<T, ROWS, LANES, { $fused }>(terms, x, strides, panel, out, out_row, accumulate) }
+            }
+            let groups = rows.div_ceil($most);
+            for i in 0..groups {
+                let (first, end) = (i * rows / groups, (i + 1) * rows / groups);
+                // SAFETY: these rows are some of all.
+                unsafe {
+                    let (x, out) = (x.add(first * strides[0]), out.add(first * out_row));
+                    match end - first {
+                        $($rows => fixed::<T, $rows, LANES>(terms, x, strides, panel, out, out_row, accumulate),)*
+                        other => unreachable!("{other} rows at a time"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+panels! { portable_panel, cfg!(target_arch = "aarch64"), 6 [1 2 3 4 5 6], [] }
+panels! { #[cfg(target_arch = "x86_64")] avx2_panel, true, 6 [1 2 3 4 5 6], ["avx2,fma"] }
+panels! { #[cfg(target_arch = "x86_64")] avx512_panel, true, 12 [1 2 3 4 5 6 7 8 9 10 11 12], ["avx512f"] }
 
 impl<T: Real> Tile<T> {
     /// Sums for the pixels `at` (at most [`pixels`](Self::pixels)), each `vectors` (1 or 2) times
@@ -106,13 +251,16 @@ pub(crate) fn tile<T: Real, const A: usize, const B: usize, const C: usize>() ->
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f") {
-            return Tile { lanes: A, pixels: 8, one: avx512::<T, 1, A>, two: avx512::<T, 2, A> };
+            let panel = Panel { columns: 2 * A, multiply: avx512_panel::<T, A> };
+            return Tile { lanes: A, pixels: 8, one: avx512::<T, 1, A>, two: avx512::<T, 2, A>, panel };
         }
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            return Tile { lanes: B, pixels: 6, one: avx2::<T, 1, B>, two: avx2::<T, 2, B> };
+            let panel = Panel { columns: 2 * B, multiply: avx2_panel::<T, B> };
+            return Tile { lanes: B, pixels: 6, one: avx2::<T, 1, B>, two: avx2::<T, 2, B>, panel };
         }
     }
-    Tile { lanes: C, pixels: 6, one: portable::<T, 1, C>, two: portable::<T, 2, C> }
+    let panel = Panel { columns: 2 * C, multiply: portable_panel::<T, C> };
+    Tile { lanes: C, pixels: 6, one: portable::<T, 1, C>, two: portable::<T, 2, C>, panel }
 }
 
 #[cfg(test)]
@@ -122,14 +270,18 @@ mod tests {
     /// Every loop that this processor runs, against the formula.
     #[test]
     fn all_loops_agree() {
-        let mut tiles = vec![Tile { lanes: 2, pixels: 6, one: portable::<f64, 1, 2>, two: portable::<f64, 2, 2> }];
+        let panel = Panel { columns: 4, multiply: portable_panel::<f64, 2> };
+        let mut tiles =
+            vec![Tile { lanes: 2, pixels: 6, one: portable::<f64, 1, 2>, two: portable::<f64, 2, 2>, panel }];
         #[cfg(target_arch = "x86_64")]
         {
             if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                tiles.push(Tile { lanes: 4, pixels: 6, one: avx2::<f64, 1, 4>, two: avx2::<f64, 2, 4> });
+                let panel = Panel { columns: 8, multiply: avx2_panel::<f64, 4> };
+                tiles.push(Tile { lanes: 4, pixels: 6, one: avx2::<f64, 1, 4>, two: avx2::<f64, 2, 4>, panel });
             }
             if std::is_x86_feature_detected!("avx512f") {
-                tiles.push(Tile { lanes: 8, pixels: 8, one: avx512::<f64, 1, 8>, two: avx512::<f64, 2, 8> });
+                let panel = Panel { columns: 16, multiply: avx512_panel::<f64, 8> };
+                tiles.push(Tile { lanes: 8, pixels: 8, one: avx512::<f64, 1, 8>, two: avx512::<f64, 2, 8>, panel });
             }
         }
         let runs = [Run { weight: 3, input: 1, len: 5 }, Run { weight: 0, input: 9, len: 2 }];

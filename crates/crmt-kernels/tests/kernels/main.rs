@@ -2,9 +2,9 @@
 //! numbers of threads.
 mod common;
 mod contracts;
-mod conv_stack;
 mod gradients;
 mod lipschitz;
+mod network;
 mod stack;
 mod threads;
 mod torch;

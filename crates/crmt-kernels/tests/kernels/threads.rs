@@ -42,10 +42,31 @@ fn step() -> Result<Vec<u32>> {
         image_stack(&t[0], &[ImageLayer::MaxMin, residual, ImageLayer::SpaceToDepth { block: 2 }])
     };
     keep(gradients(&inputs, &stack, 28)?);
-    let layers = [[32, 16, 3, 3], [20, 32, 2, 3]].map(|kernel| (input(30, &kernel), input(31, &kernel[..1])));
-    let layers = layers.map(|(kernel, bias)| Ok(ConvRelu { kernel: kernel?, bias: bias?, stride: 2, padding: 1 }));
-    let layers = layers.into_iter().collect::<Result<Vec<_>>>()?;
-    keep(gradients(&[input(32, &[33, 16, 13, 12])?], &|t| conv_relu_stack(&t[0], &layers), 33)?);
+    let conv = |t: &Tensor, stride: usize| NetworkLayer::Conv2d {
+        kernel: t.clone(),
+        bias: None,
+        stride,
+        padding: t.dim(3).unwrap_or(0) / 2,
+        cache: KernelCache::default(),
+    };
+    let norm = |t: &Tensor| -> Result<NetworkLayer> {
+        let running = RunningStats::new(t.dim(0)?, t.dtype(), t.device())?;
+        Ok(NetworkLayer::BatchNorm { gamma: t.clone(), beta: t.clone(), running, momentum: Some(0.1), eps: 1e-5 })
+    };
+    let network = |t: &[Tensor]| {
+        let branch = vec![conv(&t[1], 1), norm(&t[3])?, NetworkLayer::Relu, conv(&t[2], 2), norm(&t[3])?];
+        let residual = NetworkLayer::Residual { branch, shortcut: vec![conv(&t[4], 2)] };
+        let pool = NetworkLayer::MaxPool2d { kernel: 3, stride: 2, padding: 1 };
+        image_network(&t[0], &[residual, NetworkLayer::Relu, pool, NetworkLayer::Mean], Algorithms::Fastest)
+    };
+    // Groups of tiles, points of large kernels, and sums of few channels.
+    for [from, to] in [[16, 24], [136, 264], [3, 24]] {
+        let kernels = [[to, from, 3, 3], [to, to, 3, 3]].map(|shape| input(30, &shape));
+        let [first, second] = kernels;
+        let inputs =
+            [input(32, &[19, from, 13, 12])?, first?, second?, input(31, &[to])?, input(33, &[to, from, 1, 1])?];
+        keep(gradients(&inputs, &network, 33)?);
+    }
     keep(gradients(
         &[input(26, &[33, 24, 12, 10])?, input(23, &[24, 16, 3, 3])?],
         &|t| conv_transpose2d(&t[0], &t[1], 1, 1)?.broadcast_mul(&gram_abs_rowsum(&t[1], 2)?.reshape((1, 16, 1, 1))?),
