@@ -21,7 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Time an attack against the same attack in PyTorch
+    /// Time our work against the same work in PyTorch, or how it grows with its size
     Bench(bench::Args),
     /// Run every check a change must pass, cheapest first
     Ci(ci::Args),

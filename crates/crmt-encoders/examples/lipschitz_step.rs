@@ -1,6 +1,7 @@
 //! Times training steps of the certified two-modality digits network (128 images 1×28×28 and 128 spectrograms
-//! 1×32×32, random), forward + backward + Adam, and prints medians and minima in milliseconds:
-//! `RAYON_NUM_THREADS=2 cargo run -p crmt-encoders --example lipschitz_step`.
+//! 1×32×32, random), forward + backward + Adam, and prints medians and minima in milliseconds, at last those of the
+//! step as one JSON line, in the form of `xtask/peers/torch_certified.py`:
+//! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=1 cargo run --release -p crmt-encoders --example lipschitz_step [-- --iters N]`.
 use candle_core::{D, DType, Device, Tensor, Var};
 use candle_nn::{Init, VarBuilder, VarMap};
 use crmt_core::{Encoder, Mode};
@@ -12,9 +13,24 @@ use std::time::Instant;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Steps that count, unless `--iters` says otherwise, and steps before them.
 const STEPS: usize = 40;
+const WARMUP: usize = 2;
+
+/// The peak of the resident set, in bytes; `None` where the system has no `/proc`.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let steps = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => STEPS,
+        ["--iters", n] => n.parse::<std::num::NonZeroUsize>()?.get(),
+        _ => return Err("usage: lipschitz_step [--iters N]".into()),
+    };
     let device = &Device::Cpu;
     let parameters = VarMap::new();
     let vb = VarBuilder::from_varmap(&parameters, DType::F32, device);
@@ -32,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .over(variables.iter().map(|(name, var)| Parameter::new(name.clone(), var)))?;
 
     let mut times = [const { Vec::new() }; 4];
-    for _ in 0..STEPS {
+    for _ in 0..WARMUP + steps {
         let start = Instant::now();
         let mut logits = Tensor::zeros((128, 10), DType::F32, device)?;
         for (x, encoder, head) in &modalities {
@@ -52,9 +68,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             times.push(phase.as_secs_f64() * 1e3);
         }
     }
+    let mut line = serde_json::json!({ "peer": "crmt", "iters": steps, "peak_bytes": peak_bytes() });
     for (name, mut times) in ["forward", "backward", "optimizer", "step"].into_iter().zip(times) {
+        times.drain(..WARMUP);
         times.sort_by(f64::total_cmp);
-        println!("{name}: median {:.2} ms, min {:.2} ms", times[STEPS / 2], times[0]);
+        let median = (times[(steps - 1) / 2] + times[steps / 2]) / 2.;
+        println!("{name}: median {median:.2} ms, min {:.2} ms", times[0]);
+        line["median_ms"] = ((median * 1e3).round() / 1e3).into();
+        line["min_ms"] = ((times[0] * 1e3).round() / 1e3).into();
     }
+    println!("{line}");
     Ok(())
 }

@@ -1,0 +1,132 @@
+//! The work, each kind as its users call it, and how long every repetition takes. Does not know the model's insides.
+use crate::subject::Subject;
+use crate::{Options, Work};
+use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, perturb};
+use crmt_certify::LipschitzRule;
+use crmt_core::{Batch, Classifier, Streams, Trainable};
+use crmt_kernels::{Parameter, Sgd};
+use crmt_train::{Crmt, Phase, Schedule, Selected, Source, TrainingInputs, fit};
+use std::error::Error;
+use std::time::Instant;
+
+/// Weight of the margin term.
+const RHO: f64 = 2.;
+/// Radius of the attack that is timed alone.
+const EPSILON: f64 = 0.5;
+/// Radius and steps of the attack inside a training step.
+const TRAINING_EPSILON: f64 = 0.1;
+const TRAINING_STEPS: usize = 5;
+
+/// Milliseconds of each repetition after the warm-up.
+pub fn milliseconds(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+    let (model, inputs) = (subject.fixed(), &subject.batch.inputs);
+    match options.work {
+        Work::StepJt | Work::StepCrmt | Work::StepAt => training(options, subject),
+        Work::Pgd => {
+            let attack = pgd(EPSILON, options.steps.get());
+            let (goal, draws) = (Goal::Avoid(subject.batch.labels.clone()), Draws::new(Streams::new(1), 0));
+            repeated(options, || perturb(&attack, model, inputs, &goal, &draws))
+        }
+        Work::Lipschitz => repeated(options, || LipschitzRule::MaxGradient.gradient_norms(model, inputs)),
+        Work::Forward => repeated(options, || model.logits(inputs)),
+        Work::Roofline => Err("the roofline is measured without a model".into()),
+    }
+}
+
+fn repeated<T, E: Error + 'static>(
+    options: &Options,
+    mut once: impl FnMut() -> Result<T, E>,
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut times = vec![];
+    for _ in 0..options.warmup + options.iters.get() {
+        let start = Instant::now();
+        once()?;
+        times.push(elapsed(start));
+    }
+    Ok(times.split_off(options.warmup))
+}
+
+/// The one training loop itself, on the same batch over and over.
+fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+    let inputs = match options.work {
+        Work::StepAt => TrainingInputs::Adversarial(Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS))),
+        _ => TrainingInputs::Clean,
+    };
+    let strategy = Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs };
+    let learned = subject.learner.variables().into_iter().filter(|v| v.learned);
+    let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, ..Sgd::default() };
+    let mut sgd = sgd.over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
+    let source = Repeated { batch: &subject.batch, steps: (options.warmup + options.iters.get()) as u64 };
+    let phase = Phase {
+        name: "benchmark",
+        strategy: &strategy,
+        source: &source,
+        epochs: 1,
+        schedule: Schedule::Constant,
+        learning_rate: 1e-3,
+        clip: f64::INFINITY,
+        streams: Streams::new(1),
+    };
+    let (mut times, mut start) = (vec![], Instant::now());
+    fit::<crmt_train::Error>(
+        &subject.learner,
+        &mut sgd,
+        &phase,
+        |_| Ok(Selected { accuracy: 0., score: 0. }),
+        |epoch| {
+            if epoch.is_none() {
+                times.push(elapsed(start));
+                start = Instant::now();
+            }
+            Ok(())
+        },
+    )?;
+    Ok(times.split_off(options.warmup))
+}
+
+/// From the clean input, all steps of one length.
+fn pgd(epsilon: f64, steps: usize) -> Pgd {
+    Pgd {
+        budget: Budget::Joint(epsilon),
+        steps,
+        schedule: Steps::Constant(2.5 / steps as f64),
+        restarts: vec![Restart { from: Start::Clean, loss: Loss::CrossEntropy }],
+        to_the_end: true,
+        momentum: 0.,
+    }
+}
+
+fn elapsed(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}
+
+/// One batch, as many times as there are steps.
+struct Repeated<'a> {
+    batch: &'a Batch,
+    steps: u64,
+}
+
+impl Source for Repeated<'_> {
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn epoch<'a>(&'a self, _: u64) -> Box<dyn Iterator<Item = crmt_train::Result<Batch>> + 'a> {
+        Box::new((0..self.steps).map(|_| Ok(self.batch.clone())))
+    }
+}
+
+/// How often the work needs each convolution: forward, for the gradient of what goes in, and for that of the weights.
+/// `first`: what goes in is the sample itself.
+pub fn passes(options: &Options, first: bool) -> usize {
+    // A training step asks for no gradient of the samples.
+    let step = if first { 2 } else { 3 };
+    match options.work {
+        Work::StepJt | Work::StepCrmt => step,
+        Work::StepAt => 2 * TRAINING_STEPS + step,
+        Work::Pgd => 2 * options.steps.get(),
+        Work::Lipschitz => 1 + options.classes.get(),
+        Work::Forward => 1,
+        Work::Roofline => 0,
+    }
+}
