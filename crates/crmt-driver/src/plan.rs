@@ -64,8 +64,9 @@ pub struct SyntheticPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
-    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `mlp`, `linear`, or
-    /// `lipschitz` (1-Lipschitz by construction).
+    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `resnet18` (the published recipe's: 512
+    /// features, also for clips `[channels, frames, height, width]`), `mlp`, `linear`, or `lipschitz` (1-Lipschitz by
+    /// construction).
     pub encoder: String,
     /// The same for one modality by name; it wins over `encoder`.
     pub encoders: BTreeMap<String, String>,

@@ -4,14 +4,14 @@
 //!
 //! Knows the rule that chooses, and nothing of tensors, networks or who asks for which gradient.
 #![expect(unsafe_code, reason = "tasks write to interleaved parts of one output")]
-use super::bilinear::{LANES, Stride1, Stride1Input, Stride2, Stride2Input};
+use super::bilinear::{Bilinear, LANES, Stride1, Stride1Input, Stride2, Stride2Input};
 use super::blas::{Shared, product};
 use super::direct::{self, sweep};
 use super::epilogue::Epilogue;
 use super::geometry::{COLUMNS, Geometry, TASKS, Unit, blocks, parts};
 use super::layout::add_windows;
 use super::taps::{self, Class, Pixel, Run};
-use super::winograd::{self, Shape, Transformed};
+use super::winograd::{self, Kernel, Shape, Transformed};
 use crate::real::{Kept, PIECE, Real, Scratch};
 use crate::simd::wide;
 use rayon::prelude::*;
@@ -49,9 +49,16 @@ pub(crate) struct Convolution {
 
 /// A kernel as one direction needs it.
 pub(crate) enum Weights<T: Real> {
-    Sums { weights: direct::Weights<T>, classes: Vec<Class> },
-    Windows { weights: direct::Weights<T>, classes: Vec<Class> },
-    Points(Transformed<T>),
+    Sums {
+        weights: direct::Weights<T>,
+        classes: Vec<Class>,
+    },
+    Windows {
+        weights: direct::Weights<T>,
+        classes: Vec<Class>,
+    },
+    /// `None` where a kernel is so large that parts are transformed where they are used.
+    Points(Option<Transformed<T>>),
 }
 
 /// Channels below which a transform costs more than it saves (measured: `cargo bench -p crmt-kernels`).
@@ -92,16 +99,6 @@ impl Method {
     }
 }
 
-impl<T: Real> Weights<T> {
-    pub fn bytes(&self) -> usize {
-        let elements = match self {
-            Self::Sums { weights, .. } | Self::Windows { weights, .. } => weights.len(),
-            Self::Points(weights) => weights.len(),
-        };
-        elements * size_of::<T>()
-    }
-}
-
 impl Convolution {
     /// Whether both compute with the same weights of a kernel, whatever their batches.
     pub fn same_weights(&self, other: &Self) -> bool {
@@ -114,24 +111,26 @@ impl Convolution {
         Self { g, method, kernel_method }
     }
 
-    /// What [`forward`](Self::forward) computes with, from `kernel: [co, ci, kh, kw]`.
-    pub fn weights<T: Real>(&self, kernel: &[T]) -> Weights<T> {
+    /// What [`forward`](Self::forward) computes with, from `kernel: [co, ci, kh, kw]`; `keep` if it serves more than once.
+    pub fn weights<T: Real>(&self, kernel: &[T], keep: bool) -> Weights<T> {
         let g = &self.g;
-        let (size, taps) = ([g.co, g.ci], |channel: usize, k: usize| (channel * g.ci + k) * 9);
         match self.method {
-            Method::Stride1 => Weights::Points(Transformed::new::<Stride1, 6, 6, 4>(size, kernel, taps)),
-            Method::Stride2 => Weights::Points(Transformed::new::<Stride2, 5, 5, 2>(size, kernel, taps)),
+            Method::Stride1 => points::<T, Stride1, 6, 6, 4>(&self.outputs(kernel), keep),
+            Method::Stride2 => points::<T, Stride2, 5, 5, 2>(&self.outputs(kernel), keep),
+            // Runs of so few elements are too short to be summed where they lie.
+            Method::Direct if g.ci < T::tile().lanes && g.co.is_multiple_of(2 * T::tile().lanes) => {
+                Weights::Windows { weights: direct::Weights::forward(g, kernel), classes: vec![] }
+            }
             Method::Direct => Weights::Sums { weights: direct::Weights::forward(g, kernel), classes: taps::forward(g) },
         }
     }
 
     /// What [`input_gradient`](Self::input_gradient) computes with.
-    pub fn adjoint_weights<T: Real>(&self, kernel: &[T]) -> Weights<T> {
+    pub fn adjoint_weights<T: Real>(&self, kernel: &[T], keep: bool) -> Weights<T> {
         let g = &self.g;
-        let (size, taps) = ([g.ci, g.co], |channel: usize, k: usize| (k * g.ci + channel) * 9);
         match self.method {
-            Method::Stride1 => Weights::Points(Transformed::new::<Stride1Input, 6, 6, 4>(size, kernel, taps)),
-            Method::Stride2 => Weights::Points(Transformed::new::<Stride2Input, 5, 3, 4>(size, kernel, taps)),
+            Method::Stride1 => points::<T, Stride1Input, 6, 6, 4>(&self.inputs(kernel), keep),
+            Method::Stride2 => points::<T, Stride2Input, 5, 3, 4>(&self.inputs(kernel), keep),
             // A vector of so few channels would be nearly empty.
             Method::Direct if g.ci < T::tile().lanes => {
                 let pixels = (0..g.plane()).map(|i| Pixel { input: i * g.co, output: i }).collect();
@@ -142,16 +141,29 @@ impl Convolution {
         }
     }
 
-    /// `x: [b, h, w, ci]` to `y: [b, oh, ow, co]`.
-    pub fn forward<T: Real>(&self, weights: &Weights<T>, x: &[T], y: &mut [T], epilogue: &Epilogue<T>) {
-        let g = &self.g;
-        let shape = self.shape();
+    /// The kernel as the convolution reads it.
+    fn outputs<'a, T: Real>(&self, kernel: &'a [T]) -> Kernel<'a, T, impl Fn(usize, usize) -> usize + Sync + use<T>> {
+        let (channels, depth) = (self.g.co, self.g.ci);
+        Kernel { channels, depth, elements: kernel, taps: move |channel, k| (channel * depth + k) * 9 }
+    }
+
+    /// The kernel as the adjoint reads it.
+    fn inputs<'a, T: Real>(&self, kernel: &'a [T]) -> Kernel<'a, T, impl Fn(usize, usize) -> usize + Sync + use<T>> {
+        let (channels, depth) = (self.g.ci, self.g.co);
+        Kernel { channels, depth, elements: kernel, taps: move |channel, k| (k * channels + channel) * 9 }
+    }
+
+    /// `x: [b, h, w, ci]` to `y: [b, oh, ow, co]`, with the `weights` of `kernel`.
+    pub fn forward<T: Real>(&self, kernel: &[T], weights: &Weights<T>, x: &[T], y: &mut [T], epilogue: &Epilogue<T>) {
+        let (g, shape) = (&self.g, self.shape());
         match (weights, self.method) {
             (Weights::Points(weights), Method::Stride1) => {
-                winograd::convolve::<T, Stride1, 6, 6, 4>(shape, weights, x, y, epilogue);
+                let weights = weights.as_ref();
+                winograd::convolve::<T, Stride1, 6, 6, 4>(shape, &self.outputs(kernel), weights, x, y, epilogue);
             }
             (Weights::Points(weights), _) => {
-                winograd::convolve::<T, Stride2, 5, 5, 2>(shape, weights, x, y, epilogue);
+                let weights = weights.as_ref();
+                winograd::convolve::<T, Stride2, 5, 5, 2>(shape, &self.outputs(kernel), weights, x, y, epilogue);
             }
             (Weights::Sums { weights, classes }, _) => {
                 sums(g.b, weights, classes, [g.h * g.w * g.ci, g.plane()], x, y, epilogue);
@@ -160,17 +172,26 @@ impl Convolution {
         }
     }
 
-    /// `dy: [b, oh, ow, co]` to `dx: [b, h, w, ci]`.
-    pub fn input_gradient<T: Real>(&self, weights: &Weights<T>, dy: &[T], dx: &mut [T], epilogue: &Epilogue<T>) {
+    /// `dy: [b, oh, ow, co]` to `dx: [b, h, w, ci]`, with the `weights` of `kernel`.
+    pub fn input_gradient<T: Real>(
+        &self,
+        kernel: &[T],
+        weights: &Weights<T>,
+        dy: &[T],
+        dx: &mut [T],
+        epilogue: &Epilogue<T>,
+    ) {
         let g = &self.g;
         let Shape { batch, source, result } = self.shape();
         let shape = Shape { batch, source: result, result: source };
         match (weights, self.method) {
             (Weights::Points(weights), Method::Stride1) => {
-                winograd::convolve::<T, Stride1Input, 6, 6, 4>(shape, weights, dy, dx, epilogue);
+                let weights = weights.as_ref();
+                winograd::convolve::<T, Stride1Input, 6, 6, 4>(shape, &self.inputs(kernel), weights, dy, dx, epilogue);
             }
             (Weights::Points(weights), _) => {
-                winograd::convolve::<T, Stride2Input, 5, 3, 4>(shape, weights, dy, dx, epilogue);
+                let weights = weights.as_ref();
+                winograd::convolve::<T, Stride2Input, 5, 3, 4>(shape, &self.inputs(kernel), weights, dy, dx, epilogue);
             }
             (Weights::Sums { weights, classes }, _) => {
                 sums(g.b, weights, classes, [g.plane() * g.co, g.h * g.w], dy, dx, epilogue);
@@ -192,6 +213,14 @@ impl Convolution {
         let g = &self.g;
         Shape { batch: g.b, source: [g.h, g.w, g.ci], result: [g.oh, g.ow, g.co] }
     }
+}
+
+/// At all points, if that is small or to be kept.
+fn points<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
+    kernel: &Kernel<T, impl Fn(usize, usize) -> usize + Sync>,
+    keep: bool,
+) -> Weights<T> {
+    Weights::Points((keep || kernel.is_small(P * P)).then(|| kernel.transform::<B, P, I, R>()))
 }
 
 /// All pixels, in tasks of some samples and blocks of channels.

@@ -37,11 +37,6 @@ impl<T: Real> Weights<T> {
         Self::new(taps * g.ci, [g.co, 1], kernel, |channel, k| (k * g.ci + channel % g.ci) * taps + channel / g.ci)
     }
 
-    /// Elements.
-    pub fn len(&self) -> usize {
-        self.values.all().len()
-    }
-
     /// The weights `[kh, kw, depth, width]` of each block, if the channels fill all blocks of this width.
     pub fn blocks_of(&self, width: usize) -> impl Iterator<Item = &[T]> {
         self.values.all().chunks_exact(self.of_channel * width)

@@ -36,15 +36,84 @@ pub(super) struct Shape {
     pub result: [usize; 3],
 }
 
+/// A kernel in one direction: `taps(channel, k)` is where in it the nine taps from channel `k` of the source to `channel` of
+/// the result lie.
+pub(super) struct Kernel<'a, T, F: Fn(usize, usize) -> usize + Sync> {
+    pub channels: usize,
+    pub depth: usize,
+    pub elements: &'a [T],
+    pub taps: F,
+}
+
 /// A kernel at all points: `[block of channels, POINTS², depth · width + GAP]`, where `width` is two vectors of the
 /// innermost loops and past the last channel are zeros.
 pub(crate) struct Transformed<T: Real> {
-    channels: usize,
-    depth: usize,
     values: Kept<T>,
 }
 
-/// Channels of the result that are summed at a time.
+impl<T: Real, F: Fn(usize, usize) -> usize + Sync> Kernel<'_, T, F> {
+    fn blocks(&self) -> usize {
+        self.channels.div_ceil(width::<T>())
+    }
+
+    /// Elements of a block at one point.
+    fn of_point(&self) -> usize {
+        self.depth * width::<T>() + GAP
+    }
+
+    /// Whether the transformed kernel is small enough for every task to read all of it.
+    pub fn is_small(&self, points: usize) -> bool {
+        self.blocks() * points * self.of_point() * size_of::<T>() <= SHARED
+    }
+
+    /// All blocks.
+    pub fn transform<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(&self) -> Transformed<T> {
+        let (mut values, of_block) = (Kept::new(), P * P * self.of_point());
+        let blocks = values.of(self.blocks() * of_block).par_chunks_mut(of_block).enumerate();
+        blocks.for_each(|(block, values)| self.transform_block::<B, P, I, R>(block, values));
+        Transformed { values }
+    }
+
+    fn transform_block<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
+        &self,
+        block: usize,
+        values: &mut [T],
+    ) {
+        let (width, of_point) = (width::<T>(), self.of_point());
+        let (start, mut work) = (block * width, work::<T, 3, P>());
+        wide(
+            #[inline(always)]
+            || {
+                for k in 0..self.depth {
+                    for part in (0..width).step_by(LANES) {
+                        let mut g = [[[T::ZERO; LANES]; 3]; 3];
+                        for l in 0..LANES.min(self.channels.saturating_sub(start + part)) {
+                            let taps = &self.elements[(self.taps)(start + part + l, k)..][..9];
+                            for (i, tap) in taps.iter().enumerate() {
+                                g[i / 3][i % 3][l] = *tap;
+                            }
+                        }
+                        let mut at = k * width + part;
+                        both_axes(
+                            &mut work,
+                            #[inline(always)]
+                            |r, s| g[r][s],
+                            #[inline(always)]
+                            |g| B::kernel(g),
+                            #[inline(always)]
+                            |value| {
+                                values[at..at + LANES].copy_from_slice(&value);
+                                at += of_point;
+                            },
+                        );
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Channels that are summed at a time.
 fn width<T: Real>() -> usize {
     2 * T::tile().lanes
 }
@@ -63,63 +132,6 @@ unsafe fn get<T: Real>(from: &[T], at: usize) -> Lanes<T> {
 /// Vectors whose content does not matter.
 fn work<T: Real, const N: usize, const P: usize>() -> [[Lanes<T>; N]; P] {
     [[[T::ZERO; LANES]; N]; P]
-}
-
-impl<T: Real> Transformed<T> {
-    /// `taps(channel, k)`: where in `kernel` the nine taps from channel `k` of the source to `channel` of the result lie.
-    pub(super) fn new<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
-        [channels, depth]: [usize; 2],
-        kernel: &[T],
-        taps: impl Fn(usize, usize) -> usize + Sync,
-    ) -> Self {
-        let width = width::<T>();
-        let mut kept = Kept::new();
-        let of_point = depth * width + GAP;
-        let of_block = P * P * of_point;
-        let values = kept.of(channels.div_ceil(width) * of_block);
-        values.par_chunks_mut(of_block).enumerate().for_each(|(block, values)| {
-            let (start, mut work) = (block * width, work::<T, 3, P>());
-            wide(
-                #[inline(always)]
-                || {
-                    for k in 0..depth {
-                        for part in (0..width).step_by(LANES) {
-                            let mut g = [[[T::ZERO; LANES]; 3]; 3];
-                            for l in 0..LANES.min(channels.saturating_sub(start + part)) {
-                                let taps = &kernel[taps(start + part + l, k)..][..9];
-                                for (i, tap) in taps.iter().enumerate() {
-                                    g[i / 3][i % 3][l] = *tap;
-                                }
-                            }
-                            let mut at = k * width + part;
-                            both_axes(
-                                &mut work,
-                                #[inline(always)]
-                                |r, s| g[r][s],
-                                #[inline(always)]
-                                |g| B::kernel(g),
-                                #[inline(always)]
-                                |value| {
-                                    values[at..at + LANES].copy_from_slice(&value);
-                                    at += of_point;
-                                },
-                            );
-                        }
-                    }
-                },
-            );
-        });
-        Self { channels, depth, values: kept }
-    }
-
-    /// Elements kept.
-    pub(crate) fn len(&self) -> usize {
-        self.values.all().len()
-    }
-
-    fn blocks(&self) -> usize {
-        self.channels.div_ceil(width::<T>())
-    }
 }
 
 /// Where tiles lie.
@@ -219,11 +231,10 @@ impl<const R: usize> Tiles<R> {
     }
 }
 
-/// One direction of a convolution: its images, its weights, and what becomes of the sums.
+/// One direction of a convolution: its images, and what becomes of the sums.
 struct Pass<'a, T: Real, const P: usize, const R: usize> {
     shape: Shape,
     tiles: Tiles<R>,
-    weights: &'a Transformed<T>,
     panel: Panel<T>,
     width: usize,
     epilogue: &'a Epilogue<'a, T>,
@@ -231,19 +242,23 @@ struct Pass<'a, T: Real, const P: usize, const R: usize> {
 }
 
 impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
-    /// Elements from one point to the next of `n` transformed tiles `[tiles, depth]`.
-    fn source(&self, n: usize) -> usize {
-        n * self.weights.depth + GAP
+    fn depth(&self) -> usize {
+        self.shape.source[2]
     }
 
-    /// Elements from one point to the next of their products `[blocks, tiles, width]`.
-    fn products(&self, n: usize, blocks: usize) -> usize {
-        n * blocks * self.width + GAP
+    /// Elements from one point to the next of `n` transformed tiles `[tiles, depth]`.
+    fn source(&self, n: usize) -> usize {
+        n * self.depth() + GAP
+    }
+
+    /// Elements from one point to the next of their products with a block of weights, `[tiles, width]`.
+    fn products(&self, n: usize) -> usize {
+        n * self.width + GAP
     }
 
     /// `v: [POINTS², tiles · depth + GAP]`.
     fn transform<B: Bilinear<P, I, R>, const I: usize>(&self, x: &[T], tiles: Range<usize>, v: &mut [T]) {
-        let (start, depth, stride) = (tiles.start, self.weights.depth, self.source(tiles.len()));
+        let (start, depth, stride) = (tiles.start, self.depth(), self.source(tiles.len()));
         assert!(v.len() >= P * P * stride, "transformed tiles do not fit");
         let v = Shared::new(v);
         let axes = [B::STEP, B::BEFORE];
@@ -270,16 +285,26 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
         );
     }
 
-    /// The products of `n` tiles with one block of weights at one point: `v: [tiles, depth]` to `m: [tiles, width]`.
-    fn multiply(&self, point: usize, block: usize, n: usize, v: &[T], m: &mut [T]) {
-        let depth = self.weights.depth;
-        let of_point = depth * self.width + GAP;
-        let weights = &self.weights.values.all()[(block * P * P + point) * of_point..][..of_point];
-        self.panel.multiply([n, depth], v, [depth, 1], weights, m, self.width, false);
+    /// The result of some tiles, whose transforms are `v`, for one block of channels, whose `weights` are at all points.
+    fn block<B: Bilinear<P, I, R>, const I: usize>(
+        &self,
+        block: usize,
+        weights: &[T],
+        tiles: Range<usize>,
+        v: &[T],
+        m: &mut Scratch<T>,
+    ) {
+        let (n, depth) = (tiles.len(), self.depth());
+        let of_m = self.products(n);
+        let m = m.of(P * P * of_m);
+        let points = v.chunks(self.source(n)).zip(weights.chunks(depth * self.width + GAP)).zip(m.chunks_mut(of_m));
+        for ((v, weights), m) in points {
+            self.panel.multiply([n, depth], v, [depth, 1], weights, m, self.width, false);
+        }
+        self.finish::<B, I>(block, m, of_m, tiles);
     }
 
-    /// From the products of some tiles with one block of weights to the result: `m` begins with the block's part for the
-    /// first point, and the points lie `stride` apart.
+    /// From the products of some tiles with one block of weights, whose points lie `stride` apart, to the result.
     fn finish<B: Bilinear<P, I, R>, const I: usize>(&self, block: usize, m: &[T], stride: usize, tiles: Range<usize>) {
         let [height, across, channels] = self.shape.result;
         let start = block * self.width;
@@ -326,71 +351,56 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
     }
 }
 
-/// The convolution, or its adjoint, that `weights` are of: `x` to `y`, both channels-last; channels are multiples of
-/// [`LANES`].
+/// The convolution, or its adjoint, with `kernel`: `x` to `y`, both channels-last; channels of the source are multiples of
+/// [`LANES`]. `transformed` is the kernel at all points; without it, each block of channels is transformed where it is used.
 pub(super) fn convolve<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
     shape: Shape,
-    weights: &Transformed<T>,
+    kernel: &Kernel<T, impl Fn(usize, usize) -> usize + Sync>,
+    transformed: Option<&Transformed<T>>,
     x: &[T],
     y: &mut [T],
     epilogue: &Epilogue<T>,
 ) {
     let (tiles, panel, width, y) = (Tiles::<R>::new(shape), T::tile().panel, width::<T>(), Shared::new(y));
-    let pass = Pass::<T, P, R> { shape, tiles, weights, panel, width, epilogue, y };
-    let (total, blocks_of_channels) = (pass.tiles.len(), weights.blocks());
-    // As many tiles as fit with `blocks` blocks of products into so many bytes.
-    let fit = |bytes: usize, blocks: usize| {
-        let of_tile = P * P * (weights.depth + blocks * width) * size_of::<T>();
+    let pass = Pass::<T, P, R> { shape, tiles, panel, width, epilogue, y };
+    let (total, of_block) = (pass.tiles.len(), P * P * kernel.of_point());
+    // As many tiles as fit into so many bytes, together with so many columns of products.
+    let fit = |bytes: usize, columns: usize| {
+        let of_tile = P * P * (kernel.depth + columns) * size_of::<T>();
         (bytes / of_tile / FEWEST * FEWEST).max(FEWEST)
     };
-    if weights.len() * size_of::<T>() <= SHARED {
-        let group = fit(GROUP, 1).min(total.div_ceil(TASKS).next_multiple_of(FEWEST / 2));
+    if let Some(transformed) = transformed.filter(|_| kernel.is_small(P * P)) {
+        let group = fit(GROUP, width).min(total.div_ceil(TASKS).next_multiple_of(FEWEST / 2));
         blocks(total, group).into_par_iter().for_each(|tiles| {
             let [mut v, mut m] = [(); 2].map(|()| Scratch::new());
-            let n = tiles.len();
-            let (of_v, of_m) = (pass.source(n), pass.products(n, 1));
-            let (v, m) = (v.of(P * P * of_v), m.of(P * P * of_m));
+            let v = v.of(P * P * pass.source(tiles.len()));
             pass.transform::<B, I>(x, tiles.clone(), v);
-            for block in 0..blocks_of_channels {
-                let points = v.chunks(of_v).zip(m.chunks_mut(of_m)).enumerate();
-                points.for_each(|(point, (v, m))| pass.multiply(point, block, n, v, m));
-                pass.finish::<B, I>(block, m, of_m, tiles.clone());
+            for (block, weights) in transformed.values.all().chunks(of_block).enumerate() {
+                pass.block::<B, I>(block, weights, tiles.clone(), v, &mut m);
             }
         });
         return;
     }
-    let [mut v, mut m] = [(); 2].map(|()| Kept::new());
-    for chunk in blocks(total, fit(CHUNK, blocks_of_channels)) {
+    let mut v = Kept::new();
+    for chunk in blocks(total, fit(CHUNK, 0)) {
         let groups = blocks(chunk.len(), FEWEST);
-        let [of_v, of_m] =
-            [pass.source(FEWEST), pass.products(FEWEST, blocks_of_channels)].map(|stride| P * P * stride);
-        let (v, m) = (v.of(groups.len() * of_v), m.of(groups.len() * of_m));
+        let of_group = P * P * pass.source(FEWEST);
+        let v = v.of(groups.len() * of_group);
         let in_batch = |tiles: &Range<usize>| chunk.start + tiles.start..chunk.start + tiles.end;
-        let transforms = groups.par_iter().zip(v.par_chunks_mut(of_v));
+        let transforms = groups.par_iter().zip(v.par_chunks_mut(of_group));
         transforms.for_each(|(tiles, v)| pass.transform::<B, I>(x, in_batch(tiles), v));
-        let shared = Shared::new(m);
-        (0..P * P).into_par_iter().for_each(|point| {
-            for block in 0..blocks_of_channels {
-                for (i, tiles) in groups.iter().enumerate() {
-                    let n = tiles.len();
-                    let v = &v[i * of_v + point * pass.source(n)..][..pass.source(n)];
-                    let at = i * of_m + point * pass.products(n, blocks_of_channels) + block * n * width;
-                    // SAFETY: (group, point) belong to this task alone, and no other part is alive on this thread.
-                    let m = unsafe { shared.part(at, n * width) };
-                    pass.multiply(point, block, n, v, m);
+        (0..kernel.blocks()).into_par_iter().for_each(|block| {
+            let [mut weights, mut m] = [(); 2].map(|()| Scratch::new());
+            let weights = match transformed {
+                Some(transformed) => &transformed.values.all()[block * of_block..][..of_block],
+                None => {
+                    let weights = weights.of(of_block);
+                    kernel.transform_block::<B, P, I, R>(block, weights);
+                    weights
                 }
-            }
-        });
-        let results = groups.par_iter().zip(m.par_chunks(of_m));
-        results.for_each(|(tiles, m)| {
-            let n = tiles.len();
-            for block in 0..blocks_of_channels {
-                pass.finish::<B, I>(
-                    block,
-                    &m[block * n * width..],
-                    pass.products(n, blocks_of_channels),
-                    in_batch(tiles),
-                );
+            };
+            for (tiles, v) in groups.iter().zip(v.chunks(of_group)) {
+                pass.block::<B, I>(block, weights, in_batch(tiles), v, &mut m);
             }
         });
     }
@@ -405,16 +415,27 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
     let ([.., ci], [.., co]) = (shape.source, shape.result);
     let (tiles, panel, width) = (Tiles::<R>::new(shape), T::tile().panel, width::<T>());
     let blocks_of_ci = ci.div_ceil(width);
-    let [mut v, mut z, mut sums] = [(); 3].map(|()| Kept::new());
-    // [POINTS², block of ci, co, width]
-    let of_sum = blocks_of_ci * co * width + GAP;
-    let sums = sums.of(P * P * of_sum);
+    // Of a block of input channels at one point: [co, width].
+    let of_sum = co * width + GAP;
     let of_tile = P * P * (blocks_of_ci * width + co) * size_of::<T>();
-    for (i, chunk) in blocks(tiles.len(), (CHUNK / of_tile / FEWEST * FEWEST).max(2 * FEWEST)).into_iter().enumerate() {
+    let bytes = blocks_of_ci * P * P * of_sum * size_of::<T>();
+    // Sums of a large kernel would leave the cache from one chunk of tiles to the next: better one chunk.
+    let most = if bytes <= SHARED { CHUNK } else { 4 * CHUNK };
+    let chunks = blocks(tiles.len(), (most / of_tile / FEWEST * FEWEST).max(2 * FEWEST));
+    let [mut v, mut z, mut sums] = [(); 3].map(|()| Kept::new());
+    let mut dk = vec![T::ZERO; co * ci * 9];
+    if chunks.is_empty() {
+        return dk;
+    }
+    // [block of ci, POINTS², co · width + GAP], unless each block is finished before the next.
+    let by_block = chunks.len() == 1 && bytes > SHARED;
+    let sums = sums.of(if by_block { 0 } else { blocks_of_ci * P * P * of_sum });
+    let result = Shared::new(&mut dk);
+    for (i, chunk) in chunks.iter().enumerate() {
         let n = chunk.len();
-        // At each point [block of ci, tiles, width] and [tiles, co].
-        let (of_v, of_z) = (n * blocks_of_ci * width + GAP, n * co + GAP);
-        let (v, z) = (v.of(P * P * of_v), z.of(P * P * of_z));
+        // [block of ci, POINTS², tiles · width + GAP] and [POINTS², tiles · co + GAP].
+        let (of_v, of_z) = (n * width + GAP, n * co + GAP);
+        let (v, z) = (v.of(blocks_of_ci * P * P * of_v), z.of(P * P * of_z));
         if ci % width != 0 {
             // Past the last channel: sums of whatever was there could be slow or not finite, and are read by nobody.
             v.fill(T::ZERO);
@@ -436,7 +457,7 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
                             |d| B::input(d),
                             &shared_v,
                             #[inline(always)]
-                            |tile, k| (k / width * n + tile - chunk.start) * width + k % width,
+                            |tile, k| k / width * P * P * of_v + (tile - chunk.start) * width + k % width,
                             of_v,
                         );
                         tiles.transform(
@@ -455,44 +476,65 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
                 },
             );
         });
-        let points = sums.par_chunks_mut(of_sum).zip(v.par_chunks(of_v)).zip(z.par_chunks(of_z));
-        points.for_each(|((sums, v), z)| {
-            for (sums, v) in sums.chunks_exact_mut(co * width).zip(v.chunks_exact(n * width)) {
-                panel.multiply([co, n], z, [1, co], v, sums, width, i > 0);
-            }
-        });
+        let (v, z) = (&*v, &*z);
+        let sum = |block: usize, point: usize, sum: &mut [T]| {
+            let (v, z) = (&v[(block * P * P + point) * of_v..][..of_v], &z[point * of_z..][..of_z]);
+            panel.multiply([co, n], z, [1, co], v, sum, width, i > 0);
+        };
+        if by_block {
+            (0..blocks_of_ci).into_par_iter().for_each(|block| {
+                let mut scratch = Scratch::new();
+                let sums = scratch.of(P * P * of_sum);
+                sums.chunks_mut(of_sum).enumerate().for_each(|(point, sums)| sum(block, point, sums));
+                finish_kernel::<T, B, P, I, R>([ci, co], block, sums, &result);
+            });
+            return dk;
+        }
+        let points = sums.par_chunks_mut(of_sum).enumerate();
+        points.for_each(|(i, sums)| sum(i / (P * P), i % (P * P), sums));
     }
-    let mut dk = vec![T::ZERO; co * ci * 9];
-    let sums = &*sums;
-    // A few output channels of one block of sums: rows of `dk` that lie together.
-    dk.par_chunks_mut(LANES * ci * 9).enumerate().for_each(|(first, dk)| {
-        wide(
-            #[inline(always)]
-            || {
-                let mut work = work::<T, P, 3>();
-                for (channel, dk) in dk.chunks_exact_mut(ci * 9).enumerate() {
-                    for k in (0..ci).step_by(LANES) {
-                        let from = (k / width * co + first * LANES + channel) * width + k % width;
-                        let (dk, mut tap) = (&mut dk[k * 9..(k + LANES) * 9], 0);
-                        both_axes(
-                            &mut work,
-                            #[inline(always)]
-                            // SAFETY: (block of ci, channel) lie within a point's part of `sums`.
-                            |r, s| unsafe { get(sums, (r * P + s) * of_sum + from) },
-                            #[inline(always)]
-                            |p| B::kernel_adjoint(p),
-                            #[inline(always)]
-                            |value| {
-                                for (l, value) in value.iter().enumerate() {
-                                    dk[l * 9 + tap] = *value;
-                                }
-                                tap += 1;
-                            },
-                        );
-                    }
-                }
-            },
-        );
-    });
+    let blocks = sums.par_chunks(P * P * of_sum).enumerate();
+    blocks.for_each(|(block, sums)| finish_kernel::<T, B, P, I, R>([ci, co], block, sums, &result));
     dk
+}
+
+/// The gradients of a block of input channels from its sums at all points, `[POINTS², co · width + GAP]`, to
+/// `[co, ci, 3, 3]`.
+fn finish_kernel<T: Real, B: KernelGradient<P, I, R>, const P: usize, const I: usize, const R: usize>(
+    [ci, co]: [usize; 2],
+    block: usize,
+    sums: &[T],
+    to: &Shared<T>,
+) {
+    let width = width::<T>();
+    let (start, stride) = (block * width, co * width + GAP);
+    assert!(sums.len() >= P * P * stride, "sums are missing");
+    wide(
+        #[inline(always)]
+        || {
+            let mut work = work::<T, P, 3>();
+            for channel in 0..co {
+                for k in (start..ci.min(start + width)).step_by(LANES) {
+                    // SAFETY: these channels belong to this task alone, and no other part is alive on this thread.
+                    let dk = unsafe { to.part((channel * ci + k) * 9, LANES * 9) };
+                    let (from, mut tap) = (channel * width + k - start, 0);
+                    both_axes(
+                        &mut work,
+                        #[inline(always)]
+                        // SAFETY: within the part of its point, by the assertion.
+                        |r, s| unsafe { get(sums, (r * P + s) * stride + from) },
+                        #[inline(always)]
+                        |p| B::kernel_adjoint(p),
+                        #[inline(always)]
+                        |value| {
+                            for (l, value) in value.iter().enumerate() {
+                                dk[l * 9 + tap] = *value;
+                            }
+                            tap += 1;
+                        },
+                    );
+                }
+            }
+        },
+    );
 }

@@ -7,9 +7,9 @@ use crate::real::Real;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of the largest arrangement that is worth its memory: of larger kernels, products take far longer than
-/// arranging.
-const LARGEST: usize = 16 << 20;
+/// Bytes of the largest kernel that is worth keeping: larger ones are arranged part by part where they are used, for a small
+/// part of the time that their products take.
+const LARGEST: usize = 1 << 20;
 
 /// What a convolution keeps of a kernel between calls. A clone shares it; [`Default`] is empty.
 #[derive(Clone, Default)]
@@ -46,10 +46,11 @@ impl KernelCache {
         direction: Direction,
         keep: bool,
     ) -> Arc<Weights<T>> {
+        let keep = keep && size_of_val(kernel) <= LARGEST;
         let make = || {
             Arc::new(match direction {
-                Direction::Forward => conv.weights(kernel),
-                Direction::Adjoint => conv.adjoint_weights(kernel),
+                Direction::Forward => conv.weights(kernel, keep),
+                Direction::Adjoint => conv.adjoint_weights(kernel, keep),
             })
         };
         if !keep {
@@ -65,9 +66,7 @@ impl KernelCache {
             return weights.clone();
         }
         let weights = make();
-        let small = weights.bytes() <= LARGEST;
-        *entry =
-            small.then(|| Entry { kernel: Box::new(kernel.to_vec()), conv: *conv, weights: Box::new(weights.clone()) });
+        *entry = Some(Entry { kernel: Box::new(kernel.to_vec()), conv: *conv, weights: Box::new(weights.clone()) });
         weights
     }
 }

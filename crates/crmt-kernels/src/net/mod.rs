@@ -115,7 +115,7 @@ impl Operation for Network {
 
     fn forward(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         dispatch!("image_network", x.dtype(), T => {
-            let (y, tape) = run::forward::<T>(&self.plan, elements(x, layout)?, self.keep)?;
+            let (y, tape) = run::forward::<T>(&self.plan, elements(x, layout)?, self.keep, false)?;
             if self.keep && let Ok(mut kept) = self.tape.lock() {
                 *kept = Some(Box::new(tape));
             }
@@ -124,13 +124,21 @@ impl Operation for Network {
     }
 
     fn backward(&self, x: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
-        let gs = Read::new(gradient);
-        let Ok(tape) = self.tape.lock() else { bail!("internal: a thread that held the tape panicked") };
+        let (xs, gs) = (Read::new(x), Read::new(gradient));
+        let Ok(mut kept) = self.tape.lock() else { bail!("internal: a thread that held the tape panicked") };
+        // In training there is one backward pass, which needs the memory that it has done with. Should another come, the
+        // tape is made again.
+        let last_time = self.plan.parameters.iter().any(Tensor::track_op);
         dispatch!("image_network", x.dtype(), T => {
-            let Some(tape) = tape.as_ref().and_then(|tape| tape.downcast_ref::<Tape<T>>()) else {
-                bail!("internal: image_network kept nothing for its backward pass")
+            let tape = kept.take().and_then(|tape| tape.downcast::<Tape<T>>().ok());
+            let mut tape = match tape {
+                Some(tape) => tape,
+                None => Box::new(run::forward::<T>(&self.plan, xs.elements()?, true, true)?.1),
             };
-            let (dx, parameters) = run::backward(&self.plan, tape, gs.elements::<T>()?)?;
+            let (dx, parameters) = run::backward(&self.plan, &mut tape, gs.elements::<T>()?, last_time)?;
+            if !last_time {
+                *kept = Some(tape);
+            }
             let of = |(gradient, like): (Option<Vec<T>>, &Tensor)| {
                 gradient.map(|gradient| Tensor::from_vec(gradient, like.shape(), like.device())).transpose()
             };

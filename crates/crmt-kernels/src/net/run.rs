@@ -29,8 +29,8 @@ pub(super) enum Extra {
 }
 
 /// The network's result `[batch, channels, height, width]` for `x` in the same order, and the tape, of which only the
-/// last value remains unless `keep`.
-pub(super) fn forward<T: Real>(plan: &Plan, x: &[T], keep: bool) -> Result<(Vec<T>, Tape<T>)> {
+/// last value remains unless `keep`. `again` if the same was computed before: running statistics have moved already.
+pub(super) fn forward<T: Real>(plan: &Plan, x: &[T], keep: bool, again: bool) -> Result<(Vec<T>, Tape<T>)> {
     let mut values: Vec<Kept<T>> = plan.samples.iter().map(|_| Kept::new()).collect();
     let mut extras = Vec::with_capacity(plan.steps.len());
     let [height, width, channels] = plan.samples[0];
@@ -38,7 +38,7 @@ pub(super) fn forward<T: Real>(plan: &Plan, x: &[T], keep: bool) -> Result<(Vec<
     for (i, step) in plan.steps.iter().enumerate() {
         let (before, after) = values.split_at_mut(i + 1);
         let y = after[0].of(plan.len(i + 1));
-        extras.push(one_forward(plan, step, i + 1, before, y)?);
+        extras.push(one_forward(plan, step, i + 1, before, y, again)?);
         if !keep {
             for value in (0..=i).filter(|value| plan.last_use[*value] == i) {
                 values[value] = Kept::new();
@@ -51,7 +51,14 @@ pub(super) fn forward<T: Real>(plan: &Plan, x: &[T], keep: bool) -> Result<(Vec<
     Ok((y, Tape { values, extras }))
 }
 
-fn one_forward<T: Real>(plan: &Plan, step: &Step, value: usize, values: &[Kept<T>], y: &mut [T]) -> Result<Extra> {
+fn one_forward<T: Real>(
+    plan: &Plan,
+    step: &Step,
+    value: usize,
+    values: &[Kept<T>],
+    y: &mut [T],
+    again: bool,
+) -> Result<Extra> {
     let (x, add) = (values[step.input].all(), step.add.map(|add| values[add].all()));
     let [height, width, channels] = plan.samples[step.input];
     match &step.operation {
@@ -67,7 +74,7 @@ fn one_forward<T: Real>(plan: &Plan, step: &Step, value: usize, values: &[Kept<T
             };
             let weights = cache.weights(conv, &elements, Direction::Forward, !plan.parameters[*kernel].track_op());
             let epilogue = Epilogue { bias: bias.as_deref(), add, relu: step.relu, ..Epilogue::default() };
-            conv.forward(&weights, x, y, &epilogue);
+            conv.forward(&elements, &weights, x, y, &epilogue);
         }
         Operation::Normalisation(n) => {
             let (gamma, beta) = (Read::new(&plan.parameters[n.gamma]), Read::new(&plan.parameters[n.beta]));
@@ -75,7 +82,9 @@ fn one_forward<T: Real>(plan: &Plan, step: &Step, value: usize, values: &[Kept<T
                 None => Moments::running(&n.running)?,
                 Some(momentum) => {
                     let moments = norm::moments(x, channels);
-                    n.running.update(&moments, momentum)?;
+                    if !again {
+                        n.running.update(&moments, momentum)?;
+                    }
                     moments
                 }
             };
@@ -165,12 +174,13 @@ fn scaled<'a, T: Real>(folded: Option<&Folded<T>>, kernel: &'a [T]) -> Cow<'a, [
 }
 
 /// The gradient of the network's input, if needed, and of each parameter that tracks one, for the gradient `dy` of its
-/// result `[batch, channels, height, width]`.
+/// result `[batch, channels, height, width]`. What the tape holds is given up step by step if this is the `last_time`.
 #[expect(clippy::type_complexity, reason = "two kinds of gradients")]
 pub(super) fn backward<T: Real>(
     plan: &Plan,
-    tape: &Tape<T>,
+    tape: &mut Tape<T>,
     dy: &[T],
+    last_time: bool,
 ) -> Result<(Option<Vec<T>>, Vec<Option<Vec<T>>>)> {
     let mut parameters: Vec<Option<Vec<T>>> = plan.parameters.iter().map(|_| None).collect();
     let mut gradients: Vec<Option<Kept<T>>> = plan.samples.iter().map(|_| None).collect();
@@ -182,6 +192,9 @@ pub(super) fn backward<T: Real>(
     for (i, step) in plan.steps.iter().enumerate().rev() {
         let Some(g) = gradients[i + 1].take().filter(|_| plan.needed[i + 1]) else { continue };
         one_backward(plan, tape, step, i, g, &mut gradients, &mut parameters)?;
+        if last_time {
+            tape.values[i + 1] = Kept::new();
+        }
     }
     let dx = gradients[0].take().map(|g| {
         let [height, width, channels] = plan.samples[0];
@@ -256,14 +269,14 @@ fn one_backward<T: Real>(
             if wanted {
                 let folded = folded.as_ref().map(|norm| Folded::<T>::new(plan, norm)).transpose()?;
                 let parameter = Read::new(&plan.parameters[*kernel]);
-                let weights = scaled(folded.as_ref(), parameter.elements()?);
-                let weights = cache.weights(conv, &weights, Direction::Adjoint, !tracked(*kernel));
+                let elements = scaled(folded.as_ref(), parameter.elements()?);
+                let weights = cache.weights(conv, &elements, Direction::Adjoint, !tracked(*kernel));
                 let accumulate = gradients[step.input].is_some();
                 let before =
                     step.input.checked_sub(1).is_some_and(|before| plan.steps[before].stopped && first_use(plan, i));
                 let epilogue = Epilogue { accumulate, gate: before.then_some(x), ..Epilogue::default() };
                 let mut dx = gradients[step.input].take().unwrap_or_else(Kept::new);
-                conv.input_gradient(&weights, g.all(), dx.of(x.len()), &epilogue);
+                conv.input_gradient(&elements, &weights, g.all(), dx.of(x.len()), &epilogue);
                 gradients[step.input] = Some(dx);
             }
         }

@@ -3,7 +3,7 @@ use crate::{Architecture, Options, Work};
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use crmt_core::{Batch, Domain, Encoder, Modality, PerModality, Streams};
-use crmt_encoders::{Block, Chain};
+use crmt_encoders::{Block, Chain, EncoderConfig};
 use crmt_fusion::{BuildError, HeadConfig, Learner, Model, ModelConfig, Rows};
 use std::error::Error;
 
@@ -61,8 +61,9 @@ fn encoder(options: &Options, modality: &Modality, vb: &VarBuilder) -> Result<Bo
         |source: Box<dyn Error + Send + Sync>| BuildError::Encoder { modality: modality.name.clone(), source };
     match options.model {
         Architecture::Cnn => Ok(Box::new(cnn(vb, modality.shape[0], options.width.get())?)),
-        // Once it exists: `EncoderConfig::Resnet18.build(&modality.shape, vb.clone()).map_err(|e| refused(e.into()))`.
-        Architecture::Resnet18 => Err(refused("there is no encoder `resnet-18` yet: use --model cnn".into())),
+        Architecture::Resnet18 => {
+            EncoderConfig::Resnet18.build(&modality.shape, vb.clone()).map_err(|e| refused(e.into()))
+        }
     }
 }
 
