@@ -84,6 +84,8 @@ pub(crate) struct Kept<T: Real> {
     len: usize,
 }
 
+/// How many times too long a buffer may be.
+const SLACK: usize = 4;
 /// More buffers than this do not wait on the shelf: the longest there goes first.
 const SHELF: usize = 128;
 
@@ -92,13 +94,13 @@ impl<T: Real> Kept<T> {
         Self { buffer: vec![], len: 0 }
     }
 
-    /// `len` elements, with stale content. The first time in a buffer of the shelf that is little longer, if there is one:
-    /// a network asks for the same sizes again and again.
+    /// `len` elements, with stale content. The first time in the smallest buffer of the shelf that holds them, unless that is
+    /// far too long: somebody who needs it will come.
     pub(crate) fn of(&mut self, len: usize) -> &mut [T] {
         if self.buffer.len() < len {
             let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = |v: &Vec<T>| v.len() >= len && v.len() <= len + len / 8;
-            let found = shelf.iter().rposition(fits).map(|i| shelf.remove(i));
+            let fits = shelf.iter().enumerate().filter(|(_, v)| v.len() >= len && v.len() / SLACK <= len);
+            let found = fits.min_by_key(|(_, v)| v.len()).map(|(i, _)| i).map(|i| shelf.remove(i));
             drop(shelf);
             self.buffer = found.unwrap_or_else(|| vec![T::ZERO; len]);
         }

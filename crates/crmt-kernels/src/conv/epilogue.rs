@@ -4,9 +4,11 @@
 use crate::activation::positive_part;
 use crate::real::Real;
 
-/// `y ← gate(relu(sum + bias + add))`, each part only where asked for.
+/// `y ← gate(relu(sum · scale + bias + add))`, each part only where asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epilogue<'a, T> {
+    /// `[channels]`.
+    pub scale: Option<&'a [T]>,
     /// `[channels]`.
     pub bias: Option<&'a [T]>,
     /// Shaped as the result.
@@ -21,7 +23,7 @@ pub(crate) struct Epilogue<'a, T> {
 
 impl<T> Default for Epilogue<'_, T> {
     fn default() -> Self {
-        Self { bias: None, add: None, accumulate: false, relu: false, gate: None }
+        Self { scale: None, bias: None, add: None, accumulate: false, relu: false, gate: None }
     }
 }
 
@@ -30,6 +32,9 @@ impl<T: Real> Epilogue<'_, T> {
     #[inline(always)]
     pub fn finish<const N: usize>(&self, y: &mut [T; N], sums: [T; N], channel: usize, at: usize) {
         let mut v = sums;
+        if let Some(scale) = self.scale {
+            each(&mut v, &scale[channel..], |v, scale| v * scale);
+        }
         if let Some(bias) = self.bias {
             each(&mut v, &bias[channel..], |v, bias| v + bias);
         }

@@ -89,6 +89,21 @@ pub(super) fn stop<T: Real>(gradient: &mut [T], y: &[T]) {
     );
 }
 
+/// Each row times `scale: [channels]`.
+pub(super) fn scale_rows<T: Real>(x: &mut [T], scale: &[T]) {
+    let task = rows_of_task(scale.len()) * scale.len();
+    x.par_chunks_mut(task).for_each(|x| {
+        wide(
+            #[inline(always)]
+            || {
+                for row in x.chunks_exact_mut(scale.len()) {
+                    row.iter_mut().zip(scale).for_each(|(x, scale)| *x *= *scale);
+                }
+            },
+        );
+    });
+}
+
 /// `[batch, rows, columns]` to `[batch, columns, rows]`.
 pub(super) fn swap<T: Real>(from: &[T], [rows, columns]: [usize; 2], to: &mut [T]) {
     let size = (rows * columns).max(1);

@@ -4,7 +4,7 @@
 use super::cache::Direction;
 use super::norm;
 use super::plan::{Operation, Plan, Step};
-use super::rows::{bias_gradient, each, stop, swap};
+use super::rows::{bias_gradient, each, scale_rows, stop, swap};
 use crate::activation::positive_part;
 use crate::batch_norm::Moments;
 use crate::conv::Epilogue;
@@ -12,7 +12,6 @@ use crate::real::{Kept, Read, Real};
 use crate::simd::wide;
 use candle_core::{Result, bail};
 use rayon::prelude::*;
-use std::borrow::Cow;
 
 /// What the forward pass leaves for the backward pass.
 pub(super) struct Tape<T: Real> {
@@ -65,16 +64,20 @@ fn one_forward<T: Real>(
         Operation::Convolution { conv, kernel, bias, folded, cache } => {
             let folded = folded.as_ref().map(|norm| Folded::<T>::new(plan, norm)).transpose()?;
             let parameter = Read::new(&plan.parameters[*kernel]);
-            let elements = scaled(folded.as_ref(), parameter.elements()?);
+            let elements = parameter.elements()?;
             let own = bias.map(|bias| Read::new(&plan.parameters[bias]));
             let own = own.as_ref().map(Read::elements::<T>).transpose()?;
-            let bias = match &folded {
-                Some(folded) => Some(Cow::Owned(folded.bias(own))),
-                None => own.map(Cow::Borrowed),
-            };
-            let weights = cache.weights(conv, &elements, Direction::Forward, !plan.parameters[*kernel].track_op());
-            let epilogue = Epilogue { bias: bias.as_deref(), add, relu: step.relu, ..Epilogue::default() };
-            conv.forward(&elements, &weights, x, y, &epilogue);
+            let shift = folded.as_ref().map(|folded| folded.bias(own));
+            let scale = folded.as_ref().map(|folded| &*folded.scale);
+            let weights = cache.weights(conv, elements, Direction::Forward, !plan.parameters[*kernel].track_op());
+            let bias = shift.as_deref().or(own);
+            conv.forward(
+                elements,
+                &weights,
+                x,
+                y,
+                &Epilogue { scale, bias, add, relu: step.relu, ..Epilogue::default() },
+            );
         }
         Operation::Normalisation(n) => {
             let (gamma, beta) = (Read::new(&plan.parameters[n.gamma]), Read::new(&plan.parameters[n.beta]));
@@ -140,7 +143,7 @@ fn one_forward<T: Real>(
     Ok(Extra::None)
 }
 
-/// A normalisation by constants: factors of a kernel's rows, and what is added.
+/// A normalisation by constants: `sum · scale + shift`, each `[channels]`.
 struct Folded<T> {
     scale: Vec<T>,
     shift: Vec<T>,
@@ -163,14 +166,6 @@ impl<T: Real> Folded<T> {
             }
         }
     }
-}
-
-fn scaled<'a, T: Real>(folded: Option<&Folded<T>>, kernel: &'a [T]) -> Cow<'a, [T]> {
-    let Some(folded) = folded else { return Cow::Borrowed(kernel) };
-    let row = kernel.len() / folded.scale.len().max(1);
-    Cow::Owned(
-        kernel.chunks(row.max(1)).zip(&folded.scale).flat_map(|(row, scale)| row.iter().map(|v| *v * *scale)).collect(),
-    )
 }
 
 /// The gradient of the network's input, if needed, and of each parameter that tracks one, for the gradient `dy` of its
@@ -267,16 +262,18 @@ fn one_backward<T: Real>(
                 parameters[*kernel] = Some(conv.kernel_gradient(x, g.all()));
             }
             if wanted {
-                let folded = folded.as_ref().map(|norm| Folded::<T>::new(plan, norm)).transpose()?;
+                if let Some(norm) = folded {
+                    scale_rows(g.all_mut(), &Folded::<T>::new(plan, norm)?.scale);
+                }
                 let parameter = Read::new(&plan.parameters[*kernel]);
-                let elements = scaled(folded.as_ref(), parameter.elements()?);
-                let weights = cache.weights(conv, &elements, Direction::Adjoint, !tracked(*kernel));
+                let elements = parameter.elements()?;
+                let weights = cache.weights(conv, elements, Direction::Adjoint, !tracked(*kernel));
                 let accumulate = gradients[step.input].is_some();
                 let before =
                     step.input.checked_sub(1).is_some_and(|before| plan.steps[before].stopped && first_use(plan, i));
                 let epilogue = Epilogue { accumulate, gate: before.then_some(x), ..Epilogue::default() };
                 let mut dx = gradients[step.input].take().unwrap_or_else(Kept::new);
-                conv.input_gradient(&elements, &weights, g.all(), dx.of(x.len()), &epilogue);
+                conv.input_gradient(elements, &weights, g.all(), dx.of(x.len()), &epilogue);
                 gradients[step.input] = Some(dx);
             }
         }
