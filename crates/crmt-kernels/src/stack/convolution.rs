@@ -45,10 +45,11 @@ impl<T: Real> Kernel<T> {
     /// are zero.
     pub fn add_gradient(&self, from: &Images, x: &[T], y: &[T], gradient: &mut [T]) {
         let run = self.size * self.ci;
-        let first = Images { channels: self.co, ..*from }.start();
+        let to = Images { channels: self.co, ..*from };
         for (ky, gradient) in gradient.chunks_mut(self.co * run).enumerate() {
-            let x = &x[from.window(self.size, ky)..];
-            product([run, self.co, from.positions()], gradient, run, true, x, self.ci, &y[first..], [self.co, 1]);
+            let span = from.span(self.size, ky);
+            let (x, y) = (&x[span.from..], &y[to.position(span.to.start)..]);
+            product([run, self.co, span.to.len()], gradient, run, true, x, self.ci, y, [self.co, 1]);
         }
     }
 
@@ -75,10 +76,13 @@ fn slide<T: Real>(
     accumulate: bool,
 ) {
     let depth = size * inputs;
-    let first = Images { channels: outputs, ..*from }.start();
-    for (ky, weights) in weights.chunks(depth * outputs).enumerate() {
-        let x = &x[from.window(size, ky)..];
-        let (y, more) = (&mut y[first..], accumulate || ky > 0);
-        product([outputs, from.positions(), depth], y, outputs, more, weights, outputs, x, [1, inputs]);
+    let to = Images { channels: outputs, ..*from };
+    // The middle row first: it reaches every position.
+    let rows = [size / 2].into_iter().chain((0..size).filter(|ky| *ky != size / 2));
+    for (i, ky) in rows.enumerate() {
+        let span = from.span(size, ky);
+        let weights = &weights[ky * depth * outputs..(ky + 1) * depth * outputs];
+        let (x, y) = (&x[span.from..], &mut y[to.position(span.to.start)..]);
+        product([outputs, span.to.len(), depth], y, outputs, accumulate || i > 0, weights, outputs, x, [1, inputs]);
     }
 }

@@ -1,11 +1,14 @@
-//! Channels-last images with zeros between them, in one buffer.
+//! Channels-last images with zeros between their rows, in one buffer: the first rows of all images, then the second
+//! ones, and so on.
 //!
-//! One margin serves as the right border of a row and the left border of the next, and as the bottom of an image
-//! and the top of the next. So a kernel row is a run of elements at a fixed distance from every pixel, and a
-//! convolution is a matrix product on the buffer itself, without a copy of the windows; what the product computes
+//! One margin serves as the right border of a row and the left border of the next. So a kernel row is a run of
+//! elements at a fixed distance from every pixel, and a convolution is a matrix product on the buffer itself, without
+//! a copy of the windows; the rows of pixels that have a kernel row inside the image lie together, so that nothing is
+//! computed for kernel rows outside. What the product computes
 //! at margins is overwritten by [`Images::each_row`], as is what a reused buffer held before. Knows nothing of layers.
 use crate::conv::layout::transpose;
 use crate::real::Real;
+use std::ops::Range;
 
 /// The shape of the buffer.
 #[derive(Debug, Clone, Copy)]
@@ -14,8 +17,17 @@ pub(super) struct Images {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// Zeros after each row and each image: the largest kernel's radius.
+    /// Zeros after each row, and before the first: the largest kernel's radius.
     pub margin: usize,
+}
+
+/// Pixels and margins that a kernel row leads from and to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Of the result.
+    pub to: Range<usize>,
+    /// Where the kernel row begins for the first of them, in the buffer.
+    pub from: usize,
 }
 
 impl Images {
@@ -23,23 +35,19 @@ impl Images {
         self.width + self.margin
     }
 
-    fn image(&self) -> usize {
-        (self.height + self.margin) * self.row()
+    /// Pixels and margins of the same row of all images.
+    fn level(&self) -> usize {
+        self.samples * self.row()
     }
 
-    /// Zeros before the first pixel and after the last margin, in positions.
-    fn slack(&self) -> usize {
-        self.margin * (self.row() + 1)
-    }
-
-    /// Pixels and margins of all images, less the last margin.
+    /// Pixels and margins of all images, less the first margin.
     pub fn positions(&self) -> usize {
-        self.samples * self.image()
+        self.height * self.level()
     }
 
     /// Elements of a buffer.
     pub fn len(&self) -> usize {
-        (self.positions() + 2 * self.slack()) * self.channels
+        (self.positions() + 2 * self.margin) * self.channels
     }
 
     /// Elements of a row of pixels.
@@ -47,20 +55,25 @@ impl Images {
         self.width * self.channels
     }
 
-    /// Where the first pixel begins.
-    pub fn start(&self) -> usize {
-        self.slack() * self.channels
+    /// Where a position begins.
+    pub fn position(&self, i: usize) -> usize {
+        (self.margin + i) * self.channels
     }
 
-    /// Where row `ky` of a `k × k` kernel begins for the first pixel.
-    pub fn window(&self, k: usize, ky: usize) -> usize {
-        (self.slack() + ky * self.row() - k / 2 * (self.row() + 1)) * self.channels
+    /// Where row `ky` of a `k × k` kernel lies inside the image; the middle row, everywhere.
+    pub fn span(&self, k: usize, ky: usize) -> Span {
+        let radius = k / 2;
+        let first = radius.saturating_sub(ky).min(self.height);
+        let end = (self.height + radius).saturating_sub(ky).clamp(first, self.height);
+        // Nothing of an image that is lower than the kernel's reach.
+        let from = (first + ky).saturating_sub(radius) * self.level() + self.margin - radius;
+        Span { to: first * self.level()..end * self.level(), from: from * self.channels }
     }
 
     /// Where a pixel begins.
     #[inline(always)]
     pub fn pixel(&self, sample: usize, y: usize, x: usize) -> usize {
-        (self.slack() + sample * self.image() + y * self.row() + x) * self.channels
+        (self.margin + y * self.level() + sample * self.row() + x) * self.channels
     }
 
     /// `f` on each row of pixels and the place of its first element; zeros everywhere else.
@@ -68,7 +81,7 @@ impl Images {
     pub fn each_row<T: Real>(&self, buffer: &mut [T], mut f: impl FnMut(usize, &mut [T])) {
         let len = self.row_len();
         let mut end = 0;
-        for (sample, y) in (0..self.samples).flat_map(|sample| (0..self.height).map(move |y| (sample, y))) {
+        for (y, sample) in (0..self.height).flat_map(|y| (0..self.samples).map(move |sample| (y, sample))) {
             let at = self.pixel(sample, y, 0);
             buffer[end..at].fill(T::ZERO);
             end = at + len;
