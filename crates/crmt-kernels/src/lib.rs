@@ -40,6 +40,7 @@ mod polar;
 mod pool;
 mod real;
 mod rearrange;
+mod rows;
 mod simd;
 mod stack;
 

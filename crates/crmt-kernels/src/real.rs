@@ -94,6 +94,13 @@ impl<T: Real> Kept<T> {
         Self { buffer: vec![], len: 0 }
     }
 
+    /// These elements.
+    pub(crate) fn copy_of(elements: &[T]) -> Self {
+        let mut kept = Self::new();
+        kept.of(elements.len()).copy_from_slice(elements);
+        kept
+    }
+
     /// `len` elements, with stale content. The first time in the smallest buffer of the shelf that holds them, unless that is
     /// far too long: somebody who needs it will come.
     pub(crate) fn of(&mut self, len: usize) -> &mut [T] {

@@ -276,7 +276,7 @@ fn finish<T: Real>(epilogue: &Epilogue<T>, y: &mut [T], sums: &[T], channel: usi
 fn of_windows<T: Real>(g: &Geometry, weights: &direct::Weights<T>, x: &[T], y: &mut [T], epilogue: &Epilogue<T>) {
     let (panel, width, depth) = (T::tile().panel, 2 * T::tile().lanes, g.depth());
     let y = Shared::new(y);
-    g.units(COLUMNS).concat().par_iter().for_each(|unit| {
+    g.units(COLUMNS).par_iter().for_each(|unit| {
         let [mut windows, mut sums] = [(); 2].map(|()| Scratch::new());
         let n = unit.columns(g);
         let (windows, sums) = (windows.of(n * depth), sums.of(n * width));
@@ -400,7 +400,7 @@ fn kernel_gradient<T: Real>(g: &Geometry, x: &[T], dy: &[T]) -> Vec<T> {
 /// Each part of the units sums into a matrix of its own; these are added in order.
 fn small_kernel_gradient<'a, T: Real>(g: &Geometry, x: &[T], dy: &[T], sums: &'a mut Kept<T>) -> &'a [T] {
     let (size, depth) = (g.co * g.depth(), g.depth());
-    let units = g.units(COLUMNS).concat();
+    let units = g.units(COLUMNS);
     let parts = parts(&units, 2 * TASKS);
     // [parts, kh, kw, ci, co]
     let sums = sums.of(parts.len().max(1) * size);
@@ -437,7 +437,7 @@ fn large_kernel_gradient<'a, T: Real>(g: &Geometry, x: &[T], dy: &[T], sums: &'a
     let (panel, width, depth) = (T::tile().panel, 2 * T::tile().lanes, g.depth());
     let elements = depth.div_ceil(width);
     let sums = sums.of(elements * g.co * width);
-    let units = g.units(COLUMNS).concat();
+    let units = g.units(COLUMNS);
     let most = (CHUNK / (COLUMNS * elements * width * size_of::<T>())).max(1);
     let mut kept = Kept::new();
     if units.is_empty() {

@@ -6,8 +6,6 @@ use std::ops::Range;
 
 /// Columns (output positions) a matrix product should have at least, to run near peak speed.
 pub(super) const COLUMNS: usize = 256;
-/// Columns below which a matrix product becomes slow.
-const FEW_COLUMNS: usize = 64;
 /// Tasks worth having, so that several cores find work when the batch is small.
 pub(crate) const TASKS: usize = 8;
 
@@ -66,24 +64,13 @@ impl Geometry {
         self.taps() * self.ci
     }
 
-    /// Whether a column of the input matrix is just one pixel.
-    pub(super) fn pointwise(&self) -> bool {
-        self.taps() == 1 && self.stride == 1 && self.padding == 0
-    }
-
-    /// The units, one list for each group of samples: several samples where planes are small, several
-    /// blocks of rows where they are large. `columns`: how many positions a unit should have at least.
-    pub(super) fn units(&self, columns: usize) -> Vec<Vec<Unit>> {
+    /// The units: several samples where planes are small, several blocks of rows where they are large. `columns`: how many
+    /// positions a unit should have at least.
+    pub(super) fn units(&self, columns: usize) -> Vec<Unit> {
         let group = (columns / self.plane()).max(1);
         let rows = blocks(self.oh, if group > 1 { self.oh } else { columns.div_ceil(self.ow) });
-        let unit =
-            |samples: Range<usize>| rows.iter().map(|r| Unit { samples: samples.clone(), rows: r.clone() }).collect();
-        blocks(self.b, group).into_iter().map(unit).collect()
-    }
-
-    /// Columns of a unit such that several cores find work even in a small batch.
-    pub(super) fn columns(&self) -> usize {
-        (self.b * self.plane() / TASKS).clamp(FEW_COLUMNS, COLUMNS)
+        let unit = |samples: &Range<usize>, rows: &Range<usize>| Unit { samples: samples.clone(), rows: rows.clone() };
+        blocks(self.b, group).iter().flat_map(|samples| rows.iter().map(move |rows| unit(samples, rows))).collect()
     }
 }
 
@@ -97,12 +84,6 @@ impl Unit {
 /// `0..len` in blocks of `size`, the last perhaps shorter.
 pub(crate) fn blocks(len: usize, size: usize) -> Vec<Range<usize>> {
     (0..len).step_by(size).map(|i| i..(i + size).min(len)).collect()
-}
-
-/// Channels in blocks such that `tasks` become at least [`TASKS`], if that leaves 32 or more to a block.
-pub(super) fn channel_blocks(channels: usize, tasks: usize) -> Vec<Range<usize>> {
-    let wanted = TASKS.div_ceil(tasks.max(1)).min(channels / 32).max(1);
-    blocks(channels, channels.div_ceil(wanted))
 }
 
 /// Units in at most `n` contiguous parts of nearly equal length.

@@ -1,13 +1,12 @@
 //! The transpose of a convolution, and the residual layer made of a convolution and its transpose.
 //!
 //! Knows how to compute both and their gradients, and nothing of why a scale makes the layer 1-Lipschitz.
-use super::{backward, forward, geometry::Geometry};
-use crate::activation::positive_part;
-use crate::real::{PIECE, Read, Real, dispatch, elements, same_kind, sum_by, tensor};
+use super::{Algorithms, Convolution, Epilogue, geometry::Geometry};
+use crate::real::{Kept, Read, Real, dispatch, elements, same_kind, tensor};
+use crate::rows::{bias_gradient, column_sums, each, scale_rows, swap};
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
 };
-use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// The adjoint of [`conv2d`](crate::conv2d): `Σ conv_transpose2d(x, k)·y = Σ x·conv2d(y, k)`. As
@@ -53,8 +52,8 @@ impl CustomOp2 for ConvTranspose2d {
     fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, k: &CpuStorage, lk: &Layout) -> Result<(CpuStorage, Shape)> {
         let g = &self.geometry;
         dispatch!("conv_transpose2d", x.dtype(), T => {
-            let y = backward::input(g, elements::<T>(k, lk)?, elements(x, lx)?);
-            Ok((T::to_cpu_storage_owned(y), (g.b, g.ci, g.h, g.w).into()))
+            let y = Images::results(g, elements::<T>(x, lx)?).adjoint(elements(k, lk)?);
+            Ok((T::to_cpu_storage_owned(y.in_order()), (g.b, g.ci, g.h, g.w).into()))
         })
     }
 
@@ -63,8 +62,9 @@ impl CustomOp2 for ConvTranspose2d {
         let (xs, ks, gs) = (Read::new(x), Read::new(k), Read::new(&grad));
         dispatch!("conv_transpose2d", x.dtype(), T => {
             let (xs, ks, gs) = (xs.elements::<T>()?, ks.elements::<T>()?, gs.elements::<T>()?);
-            let dx = x.track_op().then(|| tensor(forward::output(g, gs, ks, None, |y| y), x)).transpose()?;
-            let dk = k.track_op().then(|| tensor(backward::kernel(g, gs, xs), k)).transpose()?;
+            let gs = Images::sources(g, gs);
+            let dx = x.track_op().then(|| tensor(gs.convolved(ks).in_order(), x)).transpose()?;
+            let dk = k.track_op().then(|| tensor(gs.kernel_gradient(&Images::results(g, xs)), k)).transpose()?;
             Ok((dx, dk))
         })
     }
@@ -104,16 +104,10 @@ struct ResidualConv2d {
 }
 
 impl ResidualConv2d {
-    fn hidden<T: Real>(&self, x: &[T], kernel: &[T], bias_scale: &[T]) -> Vec<T> {
-        let g = &self.geometry;
-        let (bias, scale) = bias_scale.split_at(g.co);
-        let mut hidden = forward::output(g, x, kernel, Some(bias), positive_part);
-        let size = (g.co * g.plane()).max(1);
-        hidden.par_chunks_mut(PIECE.div_ceil(size) * size).for_each(|samples| {
-            for (plane, scale) in samples.chunks_mut(g.plane()).zip(scale.iter().cycle()) {
-                plane.iter_mut().for_each(|v| *v *= *scale);
-            }
-        });
+    fn hidden<T: Real>(&self, x: &Images<T>, kernel: &[T], bias_scale: &[T]) -> Images<T> {
+        let (bias, scale) = bias_scale.split_at(self.geometry.co);
+        let mut hidden = x.rectified(kernel, bias);
+        scale_rows(hidden.values.all_mut(), scale);
         hidden
     }
 }
@@ -134,13 +128,13 @@ impl CustomOp3 for ResidualConv2d {
     ) -> Result<(CpuStorage, Shape)> {
         dispatch!("residual_conv2d", x.dtype(), T => {
             let (x, k, bs) = (elements::<T>(x, lx)?, elements::<T>(k, lk)?, elements::<T>(bs, lbs)?);
-            let hidden = self.hidden(x, k, bs);
-            let mut y = backward::input(&self.geometry, k, &hidden);
-            y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = *x - *y);
-            });
+            let images = Images::sources(&self.geometry, x);
+            let hidden = self.hidden(&images, k, bs);
+            let mut y = hidden.adjoint(k);
+            each(y.values.all_mut(), images.values.all(), |y, x| *y = x - *y);
+            let y = y.in_order();
             if self.keep {
-                let _first = self.hidden.set(T::to_cpu_storage_owned(hidden));
+                let _first = self.hidden.set(T::to_cpu_storage_owned(hidden.values.all().to_vec()));
             }
             Ok((T::to_cpu_storage_owned(y), lx.shape().clone()))
         })
@@ -161,24 +155,26 @@ impl CustomOp3 for ResidualConv2d {
         let (xs, ks, bss, gs) = (Read::new(x), Read::new(k), Read::new(bs), Read::new(&grad));
         dispatch!("residual_conv2d", x.dtype(), T => {
             let (xs, ks, bss, gs) = (xs.elements::<T>()?, ks.elements::<T>()?, bss.elements::<T>()?, gs.elements::<T>()?);
+            let (images, gs) = (Images::sources(g, xs), Images::sources(g, gs));
             let again;
             let hidden = match self.hidden.get() {
                 Some(hidden) => T::cpu_storage_as_slice(hidden)?,
                 None => {
-                    again = self.hidden(xs, ks, bss);
-                    &again
+                    again = self.hidden(&images, ks, bss);
+                    again.values.all()
                 }
             };
-            let mut pre = forward::output(g, gs, ks, None, |y| T::ZERO - y);
-            let dbs = through_hidden(g, &mut pre, hidden, &bss[g.co..]);
+            let mut pre = gs.convolved(ks);
+            let dbs = through_hidden(pre.values.all_mut(), hidden, &bss[g.co..]);
             let dx = x.track_op().then(|| {
-                let mut dx = backward::input(g, ks, &pre);
-                add(&mut dx, gs, |dx, d| dx + d);
-                tensor(dx, x)
+                let mut dx = pre.adjoint(ks);
+                each(dx.values.all_mut(), gs.values.all(), |dx, d| *dx += d);
+                tensor(dx.in_order(), x)
             });
             let dk = k.track_op().then(|| {
-                let mut dk = backward::kernel(g, xs, &pre);
-                add(&mut dk, &backward::kernel(g, gs, hidden), |dk, other| dk - other);
+                let mut dk = images.kernel_gradient(&pre);
+                let hidden = Images { of: *g, result: true, values: Kept::copy_of(hidden) };
+                each(&mut dk, &gs.kernel_gradient(&hidden), |dk, other| *dk -= other);
                 tensor(dk, k)
             });
             let dbs = bs.track_op().then(|| tensor(dbs, bs));
@@ -187,34 +183,86 @@ impl CustomOp3 for ResidualConv2d {
     }
 }
 
-fn add<T: Real>(to: &mut [T], other: &[T], f: impl Fn(T, T) -> T + Sync) {
-    to.par_chunks_mut(PIECE).zip(other.par_chunks(PIECE)).for_each(|(to, other)| {
-        to.iter_mut().zip(other).for_each(|(to, other)| *to = f(*to, *other));
+/// Turns `C d` into `dpre = scale·dv` where `v > 0`, with `dv = −C d`, in place, and sums the gradients of bias and scale,
+/// `[2, hidden]`. All are `[positions, hidden]`.
+fn through_hidden<T: Real>(cd: &mut [T], hidden: &[T], scale: &[T]) -> Vec<T> {
+    let channels = scale.len();
+    each(cd, hidden, |cd, v| *cd = if v > T::ZERO { T::ZERO - *cd } else { T::ZERO });
+    let dv = &*cd;
+    let [products] = column_sums::<T, 1>(dv.len() / channels, channels, |i, [sums]| {
+        let row = dv[i * channels..][..channels].iter().zip(&hidden[i * channels..][..channels]);
+        sums.iter_mut().zip(row).for_each(|(sum, (dv, v))| *sum += *dv * *v);
     });
+    scale_rows(cd, scale);
+    let mut both = bias_gradient(cd, channels);
+    both.extend(products.iter().zip(scale).map(|(sum, scale)| T::from_f64(sum / scale.to_f64())));
+    both
 }
 
-/// Turns `dv` into `dpre` in place, and sums the gradients of bias and scale, `[2, hidden]`.
-fn through_hidden<T: Real>(g: &Geometry, dv: &mut [T], hidden: &[T], scale: &[T]) -> Vec<T> {
-    let (plane, sample) = (g.plane(), g.co * g.plane());
-    let group = PIECE.div_ceil(sample.max(1)).max(1);
-    // Per group of samples, so that sums have a fixed order.
-    let sums: Vec<Vec<[f64; 2]>> = dv
-        .par_chunks_mut((group * sample).max(1))
-        .zip(hidden.par_chunks((group * sample).max(1)))
-        .map(|(dv, hidden)| {
-            let mut sums = vec![[0f64; 2]; g.co];
-            for (i, (dv, hidden)) in dv.chunks_mut(plane).zip(hidden.chunks(plane)).enumerate() {
-                let channel = i % g.co;
-                let [db, ds] = sum_by(dv, hidden, |dv, v| [if v > 0. { dv } else { 0. }, dv * v]);
-                sums[channel][0] += db;
-                sums[channel][1] += ds;
-                let scale = scale[channel];
-                dv.iter_mut().zip(hidden).for_each(|(dv, v)| *dv = if *v > T::ZERO { *dv * scale } else { T::ZERO });
-            }
-            sums
-        })
-        .collect();
-    let total = |i: usize, channel: usize| sums.iter().map(|sums| sums[channel][i]).sum::<f64>();
-    let bias = (0..g.co).map(|c| T::from_f64(total(0, c) * scale[c].to_f64()));
-    bias.chain((0..g.co).map(|c| T::from_f64(total(1, c) / scale[c].to_f64()))).collect()
+/// Channels-last images on one side of a convolution.
+struct Images<T: Real> {
+    of: Geometry,
+    /// Of the convolution, or its source.
+    result: bool,
+    values: Kept<T>,
+}
+
+impl<T: Real> Images<T> {
+    /// From `[batch, in, h, w]`.
+    fn sources(g: &Geometry, x: &[T]) -> Self {
+        Self::new(g, false, x)
+    }
+
+    /// From `[batch, out, oh, ow]`.
+    fn results(g: &Geometry, x: &[T]) -> Self {
+        Self::new(g, true, x)
+    }
+
+    fn new(g: &Geometry, result: bool, x: &[T]) -> Self {
+        let mut values = Kept::new();
+        let [channels, pixels] = if result { [g.co, g.oh * g.ow] } else { [g.ci, g.h * g.w] };
+        swap(x, [channels, pixels], values.of(x.len()));
+        Self { of: *g, result, values }
+    }
+
+    /// As tensors have them.
+    fn in_order(&self) -> Vec<T> {
+        let g = &self.of;
+        let [channels, pixels] = if self.result { [g.co, g.oh * g.ow] } else { [g.ci, g.h * g.w] };
+        let mut x = vec![T::ZERO; self.values.all().len()];
+        swap(self.values.all(), [pixels, channels], &mut x);
+        x
+    }
+
+    fn convolution(&self) -> Convolution {
+        Convolution::new::<T>(self.of, Algorithms::Direct)
+    }
+
+    fn convolved_by(&self, kernel: &[T], epilogue: &Epilogue<T>) -> Self {
+        let (conv, g, mut y) = (self.convolution(), &self.of, Kept::new());
+        let weights = conv.weights(kernel, false);
+        conv.forward(kernel, &weights, self.values.all(), y.of(g.b * g.oh * g.ow * g.co), epilogue);
+        Self { of: *g, result: true, values: y }
+    }
+
+    fn convolved(&self, kernel: &[T]) -> Self {
+        self.convolved_by(kernel, &Epilogue::default())
+    }
+
+    /// `relu(convolution + bias)`.
+    fn rectified(&self, kernel: &[T], bias: &[T]) -> Self {
+        self.convolved_by(kernel, &Epilogue { bias: Some(bias), relu: true, ..Epilogue::default() })
+    }
+
+    fn adjoint(&self, kernel: &[T]) -> Self {
+        let (conv, g, mut x) = (self.convolution(), &self.of, Kept::new());
+        let weights = conv.adjoint_weights(kernel, false);
+        let to = x.of(g.b * g.h * g.w * g.ci);
+        conv.input_gradient(kernel, &weights, self.values.all(), to, &Epilogue::default());
+        Self { of: *g, result: false, values: x }
+    }
+
+    fn kernel_gradient(&self, results: &Self) -> Vec<T> {
+        self.convolution().kernel_gradient(self.values.all(), results.values.all())
+    }
 }

@@ -1,7 +1,7 @@
 //! Convolutions 3×3 of channels-last images by [`bilinear`](super::bilinear) algorithms: tiles of the input are
 //! transformed, multiplied for each of `POINTS²` points by that point's matrix of weights, and transformed back.
 //!
-//! Knows how a tile's parts are laid out and how work is shared, and nothing of when this is faster.
+//! For `f32` alone: who wants the digits of `f64` wants those that this costs. Knows how a tile's parts are laid out and how work is shared, and nothing of when this is faster.
 #![expect(
     unsafe_code,
     reason = "tasks write to interleaved parts of one output, vectors at places computed once for all"
@@ -27,6 +27,15 @@ const FEWEST: usize = 24;
 /// Elements after each point's part of a buffer: without them the points of a tile would lie multiples of 4 KB apart, which
 /// a first-level cache keeps in very few places.
 const GAP: usize = 16;
+
+/// Nothing is compiled for another type.
+macro_rules! only_f32 {
+    ($T:ident) => {
+        if const { size_of::<$T>() != size_of::<f32>() } {
+            unreachable!("the rule chooses this method for f32 alone")
+        }
+    };
+}
 
 /// Images before and after, channels-last: `[height, width, channels]`.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +77,7 @@ impl<T: Real, F: Fn(usize, usize) -> usize + Sync> Kernel<'_, T, F> {
 
     /// All blocks.
     pub fn transform<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(&self) -> Transformed<T> {
+        only_f32!(T);
         let (mut values, of_block) = (Kept::new(), P * P * self.of_point());
         let blocks = values.of(self.blocks() * of_block).par_chunks_mut(of_block).enumerate();
         blocks.for_each(|(block, values)| self.transform_block::<B, P, I, R>(block, values));
@@ -361,6 +371,7 @@ pub(super) fn convolve<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: u
     y: &mut [T],
     epilogue: &Epilogue<T>,
 ) {
+    only_f32!(T);
     let (tiles, panel, width, y) = (Tiles::<R>::new(shape), T::tile().panel, width::<T>(), Shared::new(y));
     let pass = Pass::<T, P, R> { shape, tiles, panel, width, epilogue, y };
     let (total, of_block) = (pass.tiles.len(), P * P * kernel.of_point());
@@ -412,6 +423,7 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
     x: &[T],
     dy: &[T],
 ) -> Vec<T> {
+    only_f32!(T);
     let ([.., ci], [.., co]) = (shape.source, shape.result);
     let (tiles, panel, width) = (Tiles::<R>::new(shape), T::tile().panel, width::<T>());
     let blocks_of_ci = ci.div_ceil(width);

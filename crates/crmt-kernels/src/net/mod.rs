@@ -6,7 +6,6 @@
 mod cache;
 mod norm;
 mod plan;
-mod rows;
 mod run;
 
 use crate::RunningStats;

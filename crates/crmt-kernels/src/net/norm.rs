@@ -1,10 +1,10 @@
 //! Batch normalisation of channels-last images with the sum, the ReLU and their gradients in the same passes.
 //!
 //! Knows moments and rows of channels, and nothing of steps or of who keeps what.
-use super::rows::{column_sums, rows_of_task};
 use crate::activation::positive_part;
 use crate::batch_norm::Moments;
 use crate::real::{Kept, Real};
+use crate::rows::{column_sums, rows_of_task};
 use crate::simd::wide;
 use rayon::prelude::*;
 
@@ -94,7 +94,7 @@ pub(super) fn gradients<T: Real>(
 ) -> Gradients<T> {
     let channels = gamma.len();
     if let Some(y) = stop {
-        super::rows::stop(g, y);
+        crate::rows::stop(g, y);
     }
     let g = &*g;
     let mean: Vec<T> = moments.mean.iter().map(|mean| T::from_f64(*mean)).collect();

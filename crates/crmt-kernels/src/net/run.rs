@@ -4,11 +4,11 @@
 use super::cache::Direction;
 use super::norm;
 use super::plan::{Operation, Plan, Step};
-use super::rows::{bias_gradient, each, scale_rows, stop, swap};
 use crate::activation::positive_part;
 use crate::batch_norm::Moments;
 use crate::conv::Epilogue;
 use crate::real::{Kept, Read, Real};
+use crate::rows::{bias_gradient, each, scale_rows, stop, swap};
 use crate::simd::wide;
 use candle_core::{Result, bail};
 use rayon::prelude::*;

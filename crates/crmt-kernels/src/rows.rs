@@ -10,13 +10,13 @@ use rayon::prelude::*;
 const SHORT: usize = 32;
 
 /// Rows of a task, from shapes alone.
-pub(super) fn rows_of_task(channels: usize) -> usize {
+pub(crate) fn rows_of_task(channels: usize) -> usize {
     (PIECE / channels.max(1)).max(1).next_multiple_of(SHORT)
 }
 
 /// For each column `N` sums over all rows of `terms(row, column)`, added up in a fixed order.
 /// `row(i, [sums; N])` adds the terms of row `i` to the sums of its columns.
-pub(super) fn column_sums<T: Real, const N: usize>(
+pub(crate) fn column_sums<T: Real, const N: usize>(
     rows: usize,
     channels: usize,
     row: impl Fn(usize, &mut [Vec<T>; N]) + Sync,
@@ -55,7 +55,7 @@ pub(super) fn column_sums<T: Real, const N: usize>(
 }
 
 /// `dL/dbias: [channels]` of what was added to every row.
-pub(super) fn bias_gradient<T: Real>(gradient: &[T], channels: usize) -> Vec<T> {
+pub(crate) fn bias_gradient<T: Real>(gradient: &[T], channels: usize) -> Vec<T> {
     let rows = gradient.len() / channels.max(1);
     let [sums] = column_sums::<T, 1>(
         rows,
@@ -70,7 +70,7 @@ pub(super) fn bias_gradient<T: Real>(gradient: &[T], channels: usize) -> Vec<T> 
 }
 
 /// `f` on pieces of `y` and the elements of `x` at the same places.
-pub(super) fn each<T: Real>(y: &mut [T], x: &[T], f: impl Fn(&mut T, T) + Sync) {
+pub(crate) fn each<T: Real>(y: &mut [T], x: &[T], f: impl Fn(&mut T, T) + Sync) {
     y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
         wide(
             #[inline(always)]
@@ -80,7 +80,7 @@ pub(super) fn each<T: Real>(y: &mut [T], x: &[T], f: impl Fn(&mut T, T) + Sync) 
 }
 
 /// Zero in `gradient` where `y` is at most zero.
-pub(super) fn stop<T: Real>(gradient: &mut [T], y: &[T]) {
+pub(crate) fn stop<T: Real>(gradient: &mut [T], y: &[T]) {
     each(
         gradient,
         y,
@@ -90,7 +90,7 @@ pub(super) fn stop<T: Real>(gradient: &mut [T], y: &[T]) {
 }
 
 /// Each row times `scale: [channels]`.
-pub(super) fn scale_rows<T: Real>(x: &mut [T], scale: &[T]) {
+pub(crate) fn scale_rows<T: Real>(x: &mut [T], scale: &[T]) {
     let task = rows_of_task(scale.len()) * scale.len();
     x.par_chunks_mut(task).for_each(|x| {
         wide(
@@ -105,7 +105,7 @@ pub(super) fn scale_rows<T: Real>(x: &mut [T], scale: &[T]) {
 }
 
 /// `[batch, rows, columns]` to `[batch, columns, rows]`.
-pub(super) fn swap<T: Real>(from: &[T], [rows, columns]: [usize; 2], to: &mut [T]) {
+pub(crate) fn swap<T: Real>(from: &[T], [rows, columns]: [usize; 2], to: &mut [T]) {
     let size = (rows * columns).max(1);
     let samples = to.par_chunks_mut(size).zip(from.par_chunks(size));
     samples.for_each(|(to, from)| match rows == 1 || columns == 1 {
