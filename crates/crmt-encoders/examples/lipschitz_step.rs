@@ -7,7 +7,7 @@ use candle_nn::encoding::one_hot;
 use candle_nn::{Init, VarBuilder, VarMap};
 use crmt_core::{Encoder, Mode};
 use crmt_encoders::EncoderConfig;
-use crmt_kernels::{AdamW, Optimizer, Parameter, gauged, orthonormal_rows};
+use crmt_kernels::{AdamW, Optimizer, Parameter, gauged, polar_rows};
 use std::time::Instant;
 
 /// What the binary uses: glibc would return large buffers to the system and fault them in again.
@@ -62,7 +62,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut scores = vec![];
         for (x, encoder, head) in &modalities {
-            scores.push(encoder.encode(x, Mode::Train)?.matmul(&orthonormal_rows(head, 14)?.t()?)?);
+            scores.push(encoder.encode(x, Mode::Train)?.matmul(&polar_rows(head)?.t()?)?);
         }
         let loss = certified(&scores, &gauged(&raw)?, &bias, &labels)?;
         let forward = Instant::now();

@@ -3,11 +3,8 @@
 use candle_core::{D, Result as TensorResult, Tensor, Var, bail};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{AdditiveScores, Fusion, Integration, PerModality, Result};
-use crmt_kernels::{gauged, orthonormal_rows};
+use crmt_kernels::{gauged, polar_rows};
 use serde::{Deserialize, Serialize};
-
-/// Newton–Schulz steps: enough for a condition number of about 1000 in the raw rows.
-const POLAR_STEPS: usize = 14;
 
 /// Which head to build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +46,7 @@ impl Rows {
     /// The constrained rows of `raw`, both `[classes, features]`; differentiable.
     pub fn constrain(self, raw: &Tensor) -> TensorResult<Tensor> {
         match self {
-            Self::Orthonormal => orthonormal_rows(raw, POLAR_STEPS),
+            Self::Orthonormal => polar_rows(raw),
             Self::Unit => {
                 let centred = raw.broadcast_sub(&raw.mean_keepdim(D::Minus1)?)?;
                 centred.broadcast_div(&centred.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)

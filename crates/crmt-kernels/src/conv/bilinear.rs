@@ -46,8 +46,8 @@ pub(super) fn both_axes<T: Element, const N: usize, const P: usize>(
 ) {
     for s in 0..N {
         let mut column = work[0];
-        for r in 0..N {
-            column[r] = get(r, s);
+        for (r, vector) in column.iter_mut().enumerate() {
+            *vector = get(r, s);
         }
         let column = transform(column);
         for r in 0..P {
@@ -55,9 +55,8 @@ pub(super) fn both_axes<T: Element, const N: usize, const P: usize>(
         }
     }
     for row in work.iter() {
-        let row = transform(*row);
-        for s in 0..P {
-            put(row[s]);
+        for vector in transform(*row) {
+            put(vector);
         }
     }
 }

@@ -88,7 +88,7 @@ unsafe fn some_rows<T: Real, const ROWS: usize, const LANES: usize, const FUSED:
     accumulate: bool,
 ) {
     let mut total = [[[T::ZERO; LANES]; 2]; ROWS];
-    // SAFETY (of this block): as the caller promises; an array has the alignment of its elements.
+    // SAFETY: as the caller promises; an array has the alignment of its elements.
     unsafe {
         if accumulate {
             for (n, total) in total.iter_mut().enumerate() {
@@ -97,12 +97,12 @@ unsafe fn some_rows<T: Real, const ROWS: usize, const LANES: usize, const FUSED:
         }
         for k in 0..terms {
             let weights = panel.add(k * 2 * LANES).cast::<[[T; LANES]; 2]>().read();
-            for n in 0..ROWS {
+            for (n, total) in total.iter_mut().enumerate() {
                 let x = x.add(n * row + k * term).read();
                 for v in 0..2 {
-                    total[n][v] = std::array::from_fn(|l| match FUSED {
-                        true => x.mul_add(weights[v][l], total[n][v][l]),
-                        false => x * weights[v][l] + total[n][v][l],
+                    total[v] = std::array::from_fn(|l| match FUSED {
+                        true => x.mul_add(weights[v][l], total[v][l]),
+                        false => x * weights[v][l] + total[v][l],
                     });
                 }
             }

@@ -97,8 +97,8 @@ impl<T: Real, F: Fn(usize, usize) -> usize + Sync> Kernel<'_, T, F> {
                 for k in 0..self.depth {
                     for part in (0..width).step_by(LANES) {
                         let mut g = [[[T::ZERO; LANES]; 3]; 3];
-                        for l in 0..LANES.min(self.channels.saturating_sub(start + part)) {
-                            let taps = &self.elements[(self.taps)(start + part + l, k)..][..9];
+                        for (l, channel) in (start + part..self.channels).take(LANES).enumerate() {
+                            let taps = &self.elements[(self.taps)(channel, k)..][..9];
                             for (i, tap) in taps.iter().enumerate() {
                                 g[i / 3][i % 3][l] = *tap;
                             }
@@ -206,8 +206,7 @@ impl<const R: usize> Tiles<R> {
                         // SAFETY: the whole tile lies in the image of a sample below `batch`, whose elements the
                         // assertion has counted.
                         |r, s| unsafe { get(x, corner + (r * width + s) * channels) },
-                        #[inline(always)]
-                        |d| f(d),
+                        &f,
                         #[inline(always)]
                         |value| {
                             // SAFETY: as the caller promises.
@@ -226,8 +225,7 @@ impl<const R: usize> Tiles<R> {
                             },
                             _ => [T::ZERO; LANES],
                         },
-                        #[inline(always)]
-                        |d| f(d),
+                        &f,
                         #[inline(always)]
                         |value| {
                             // SAFETY: as the caller promises.

@@ -82,6 +82,7 @@ pub(super) struct Gradients<T> {
 /// Turns the gradient of `y = relu(normalised x + add)` into that of the sum, in place, and gives those of `γ` and `β`;
 /// `stop` is `y` where there is a ReLU. Then `dx`, if asked for: with `x̂ = (x − mean)/σ`, `dβ = Σ g`, `dγ = Σ g·x̂` and
 /// `dx = γ/σ·(g − dβ/n − x̂·dγ/n)`, where the two corrections vanish if the moments are constants.
+#[expect(clippy::too_many_arguments, reason = "what a normalisation has and what is asked of it")]
 pub(super) fn gradients<T: Real>(
     moments: &Moments,
     constant: bool,
