@@ -2,7 +2,7 @@
 //! Does not know attacks.
 use candle_core::{Device, Tensor};
 use crmt_core::{Classifier, Domain, Modality, PerModality};
-use crmt_kernels::conv2d_relu;
+use crmt_kernels::{Algorithms, KernelCache, NetworkLayer, image_network};
 use flate2::read::GzDecoder;
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 pub struct Net {
     modalities: PerModality<Modality>,
     parameters: HashMap<String, Tensor>,
+    convolutions: Vec<NetworkLayer>,
 }
 
 impl Net {
@@ -20,7 +21,15 @@ impl Net {
     pub fn load() -> candle_core::Result<Self> {
         let image = Modality::new("image", &[1, 28, 28], Domain::Interval { lo: 0., hi: 1. });
         let parameters = candle_core::safetensors::load_buffer(include_bytes!("model.safetensors"), &Device::Cpu)?;
-        Ok(Self { modalities: PerModality::from([image]), parameters })
+        let convolution = |name: &str| NetworkLayer::Conv2d {
+            kernel: parameters[&format!("{name}.weight")].clone(),
+            bias: Some(parameters[&format!("{name}.bias")].clone()),
+            stride: 1,
+            padding: 1,
+            cache: KernelCache::default(),
+        };
+        let convolutions = vec![convolution("conv1"), NetworkLayer::Relu, convolution("conv2"), NetworkLayer::Relu];
+        Ok(Self { modalities: PerModality::from([image]), parameters, convolutions })
     }
 }
 
@@ -32,8 +41,7 @@ impl Classifier for Net {
         let p = |name: &str| &self.parameters[name];
         // The pixels of a tile become channels, row by row.
         let x = x[0].reshape(((), 7, 4, 7, 4))?.permute((0, 2, 4, 1, 3))?.reshape(((), 16, 7, 7))?;
-        let x = conv2d_relu(&x, p("conv1.weight"), Some(p("conv1.bias")), 1, 1)?;
-        let x = conv2d_relu(&x, p("conv2.weight"), Some(p("conv2.bias")), 1, 1)?;
+        let x = image_network(&x, &self.convolutions, Algorithms::Fastest)?;
         Ok(x.flatten_from(1)?.matmul(&p("linear.weight").t()?)?.broadcast_add(p("linear.bias"))?)
     }
 }
