@@ -97,15 +97,7 @@ fn one_forward<T: Real>(
         }
         Operation::MaxPool { kernel, stride, padding } => {
             let mut winners = vec![0; y.len()];
-            let to = plan.samples[value];
-            let pool = Pool {
-                from: [height, width],
-                to: [to[0], to[1]],
-                channels,
-                kernel: *kernel,
-                stride: *stride,
-                padding: *padding,
-            };
+            let pool = Pool::new(plan, step.input, value, [*kernel, *stride, *padding]);
             pool.forward(x, y, &mut winners);
             return Ok(Extra::Winners(winners));
         }
@@ -279,14 +271,7 @@ fn one_backward<T: Real>(
         }
         Operation::MaxPool { kernel, stride, padding } if wanted => {
             let Extra::Winners(winners) = &tape.extras[i] else { bail!("internal: no winners were kept") };
-            let pool = Pool {
-                from: [height, width],
-                to: [to[0], to[1]],
-                channels,
-                kernel: *kernel,
-                stride: *stride,
-                padding: *padding,
-            };
+            let pool = Pool::new(plan, step.input, i + 1, [*kernel, *stride, *padding]);
             let mut dx = Kept::new();
             pool.backward(g.all(), winners, dx.of(x.len()));
             give(&mut gradients[step.input], dx);
@@ -341,6 +326,12 @@ struct Pool {
 }
 
 impl Pool {
+    /// From one value to another.
+    fn new(plan: &Plan, input: usize, result: usize, [kernel, stride, padding]: [usize; 3]) -> Self {
+        let ([height, width, channels], [rows, columns, _]) = (plan.samples[input], plan.samples[result]);
+        Self { from: [height, width], to: [rows, columns], channels, kernel, stride, padding }
+    }
+
     /// The elements of the window `i` on an axis of `len` pixels: the place in the window of the first, and where it lies.
     fn window(&self, i: usize, len: usize) -> impl Iterator<Item = (usize, usize)> {
         let (start, padding) = (i * self.stride, self.padding);
