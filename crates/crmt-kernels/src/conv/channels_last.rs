@@ -61,7 +61,8 @@ pub(crate) enum Weights<T: Real> {
     Points(Option<Transformed<T>>),
 }
 
-/// Channels below which a transform costs more than it saves (measured: `cargo bench -p crmt-kernels`).
+/// Channels below which a transform costs more than it saves: a judgement, like the two below, confirmed by whole steps only
+/// (`cargo xtask bench`).
 const FEW_CHANNELS: usize = 16;
 /// Tiles below which transforming the weights costs more than it saves.
 const FEW_TILES: usize = 16;

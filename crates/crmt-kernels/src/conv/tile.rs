@@ -300,6 +300,32 @@ mod tests {
                     assert_eq!(*sum, expected, "{vectors} vectors of {}, {pixels} pixels: whole numbers", tile.lanes);
                 }
             }
+            check_panel(&tile);
+        }
+    }
+
+    /// Every number of rows in a group, rows and columns of the matrix contiguous, new sums and old ones.
+    fn check_panel(tile: &Tile<f64>) {
+        let (columns, terms) = (2 * tile.lanes, 5);
+        let panel: Vec<f64> = (0..terms * columns).map(|i| (i % 11) as f64 - 5.).collect();
+        for rows in 1..=26 {
+            let x: Vec<f64> = (0..rows * terms).map(|i| (i % 7) as f64 - 3.).collect();
+            for ([row, term], accumulate) in [([terms, 1], false), ([1, rows], false), ([terms, 1], true)] {
+                // Two more elements from row to row, which stay as they are.
+                let mut out = vec![2.; rows * (columns + 2)];
+                tile.panel.multiply([rows, terms], &x, [row, term], &panel, &mut out, columns + 2, accumulate);
+                for (at, value) in out.iter().enumerate() {
+                    let (i, j) = (at / (columns + 2), at % (columns + 2));
+                    let sum: f64 =
+                        (0..terms).map(|k| x[i * row + k * term] * panel[(k * columns + j) % panel.len()]).sum();
+                    let expected = match (j < columns, accumulate) {
+                        (false, _) => 2.,
+                        (true, true) => 2. + sum,
+                        (true, false) => sum,
+                    };
+                    assert_eq!(*value, expected, "{rows} rows, strides {row} and {term}, {columns} columns");
+                }
+            }
         }
     }
 }
