@@ -14,7 +14,6 @@ pub(crate) const PIECE: usize = 1 << 14;
 /// `f32` or `f64`.
 pub(crate) trait Real: WithDType {
     const ZERO: Self;
-    const NEG_INFINITY: Self;
     fn sqrt(self) -> Self;
     /// `self · a + b`, rounded once. Slow where the processor has no such instruction.
     fn mul_add(self, a: Self, b: Self) -> Self;
@@ -30,7 +29,6 @@ macro_rules! real {
         thread_local! { static $pool: RefCell<Vec<Vec<$t>>> = const { RefCell::new(Vec::new()) }; }
         impl Real for $t {
             const ZERO: Self = 0.;
-            const NEG_INFINITY: Self = $t::NEG_INFINITY;
             fn sqrt(self) -> Self { $t::sqrt(self) }
             #[inline(always)]
             fn mul_add(self, a: Self, b: Self) -> Self { $t::mul_add(self, a, b) }

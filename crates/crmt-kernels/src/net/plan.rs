@@ -192,9 +192,6 @@ impl Plan {
                 NetworkLayer::MaxPool2d { kernel, stride, padding } => {
                     let (kernel, stride, padding) = (*kernel, *stride, *padding);
                     crate::pool::check([height, width], kernel, stride, padding)?;
-                    if kernel > 15 {
-                        bail!("image_network: a pooling window of {kernel}×{kernel} is larger than 15×15")
-                    }
                     let out = |len: usize| (len + 2 * padding - kernel) / stride + 1;
                     let to = [out(height), out(width), channels];
                     self.step(Operation::MaxPool { kernel, stride, padding }, value, to)

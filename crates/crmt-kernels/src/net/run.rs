@@ -24,7 +24,7 @@ pub(super) enum Extra {
     None,
     Moments(Moments),
     /// For each result of a pooling, which element of its window was the maximum.
-    Winners(Vec<u8>),
+    Winners(Vec<u16>),
 }
 
 /// The network's result `[batch, channels, height, width]` for `x` in the same order, and the tape, of which only the
@@ -339,7 +339,7 @@ impl Pool {
     }
 
     /// The first of equal elements wins, and NaN over any number.
-    fn forward<T: Real>(&self, x: &[T], y: &mut [T], winners: &mut [u8]) {
+    fn forward<T: Real>(&self, x: &[T], y: &mut [T], winners: &mut [u16]) {
         let (row, [height, width]) = (self.to[1] * self.channels, self.from);
         let rows = y.par_chunks_mut(row).zip(winners.par_chunks_mut(row)).enumerate();
         rows.for_each(|(i, (y, winners))| {
@@ -349,12 +349,11 @@ impl Pool {
                 #[inline(always)]
                 || {
                     for (ox, (y, winners)) in pixels.enumerate() {
-                        y.fill(T::NEG_INFINITY);
                         let mut first = true;
                         for (ty, iy) in self.window(oy, height) {
                             for (tx, ix) in self.window(ox, width) {
                                 let x = &x[((sample * height + iy) * width + ix) * self.channels..][..self.channels];
-                                let tap = (ty * self.kernel + tx) as u8;
+                                let tap = (ty * self.kernel + tx) as u16;
                                 for ((y, winner), x) in y.iter_mut().zip(&mut *winners).zip(x) {
                                     #[expect(clippy::eq_op, reason = "true for NaN alone, which has to win")]
                                     let wins = first || *x > *y || *x != *x;
@@ -370,7 +369,7 @@ impl Pool {
         });
     }
 
-    fn backward<T: Real>(&self, g: &[T], winners: &[u8], dx: &mut [T]) {
+    fn backward<T: Real>(&self, g: &[T], winners: &[u16], dx: &mut [T]) {
         let [height, width] = self.from;
         let (from, to) = (height * width * self.channels, self.to[0] * self.to[1] * self.channels);
         let samples = dx.par_chunks_mut(from).zip(g.par_chunks(to)).zip(winners.par_chunks(to));
