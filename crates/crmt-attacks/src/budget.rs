@@ -1,6 +1,9 @@
 //! Budgets: how far an attack may move an input, and the geometry of moving within them.
 //! Does not know models.
-use crate::{Error, Result, domain};
+use crate::{
+    Error, Result, domain,
+    rows::{free_and_cut, rows, squares, stepped},
+};
 use candle_core::{D, DType, Tensor};
 use crmt_core::{Modality, PerModality};
 
@@ -109,15 +112,15 @@ impl Ball<'_> {
         let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(clean, &deltas)? };
         clean.try_enumerate(|m, x0| {
             let Some(delta) = &deltas[m] else { return Ok(x0.clone()) };
-            let delta = match &shrinks[m] {
-                Some(shrink) => rows(delta)?.broadcast_mul(shrink)?,
+            let x = match &shrinks[m] {
+                Some(shrink) => stepped(x0, delta, shrink)?,
                 None => {
                     let limit = self.limit(m, delta)?;
-                    let delta = rows(delta)?;
-                    delta.broadcast_minimum(&limit)?.broadcast_maximum(&limit.neg()?)?
+                    let delta = rows(delta)?.broadcast_minimum(&limit)?.broadcast_maximum(&limit.neg()?)?;
+                    (x0 + delta.reshape(x0.shape())?)?
                 }
             };
-            domain::clamp(&(x0 + delta.reshape(x0.shape())?)?, &self.modalities[m])
+            domain::clamp(&x, &self.modalities[m])
         })
     }
 
@@ -128,14 +131,11 @@ impl Ball<'_> {
         clean: &PerModality<Tensor>,
         deltas: &PerModality<Option<Tensor>>,
     ) -> Result<PerModality<Option<Tensor>>> {
-        let squares = deltas.try_map(|delta| delta.as_ref().map(|d| Ok::<_, Error>(rows(d)?.sqr()?)).transpose())?;
-        let sum = |x: &Tensor| Ok::<_, Error>(x.sum_keepdim(D::Minus1)?);
-        let all = squares.try_map(|own| own.as_ref().map(sum).transpose())?;
+        let all = deltas.try_map(|delta| delta.as_ref().map(squares).transpose())?;
         let mut shrinks = self.shrunk(&all, None)?;
-        let rooms = deltas.try_enumerate(|m, delta| {
-            let Some(delta) = delta else { return Ok::<_, Error>(None) };
-            let room = domain::room(&clean[m], delta, &self.modalities[m])?;
-            room.map(|room| Ok::<_, Error>(rows(&room)?.sqr()?)).transpose()
+        let rooms = deltas.try_enumerate(|m, delta| match delta {
+            Some(delta) => domain::room(&clean[m], delta, &self.modalities[m]),
+            None => Ok(None),
         })?;
         if rooms.iter().all(Option::is_none) {
             return Ok(shrinks);
@@ -143,12 +143,10 @@ impl Ball<'_> {
         // What the domain cuts off stays cut off as `t` grows, so `t` approaches its value from below, and exactly after
         // as many rounds as there are sets of elements on the way that are cut.
         for _ in 0..ROUNDS {
-            let split = squares.try_enumerate(|m, own| -> Result<_> {
-                let (Some(own), Some(shrink)) = (own, &shrinks[m]) else { return Ok(None) };
-                let Some(room) = &rooms[m] else { return Ok(Some((sum(own)?, shrink.zeros_like()?))) };
-                let cut = own.broadcast_mul(&shrink.sqr()?)?.ge(room)?;
-                let none = own.zeros_like()?;
-                Ok(Some((sum(&cut.where_cond(&none, own)?)?, sum(&cut.where_cond(room, &none)?)?)))
+            let split = deltas.try_enumerate(|m, delta| -> Result<_> {
+                let (Some(delta), Some(all), Some(shrink)) = (delta, &all[m], &shrinks[m]) else { return Ok(None) };
+                let Some(room) = &rooms[m] else { return Ok(Some((all.clone(), all.zeros_like()?))) };
+                Ok(Some(free_and_cut(delta, room, shrink)?))
             })?;
             let free = split.map(|s| s.as_ref().map(|s| s.0.clone()));
             let cut = split.map(|s| s.as_ref().map(|s| s.1.clone()));
@@ -193,8 +191,7 @@ impl Ball<'_> {
 
     /// l2 lengths `[batch, 1]`, each modality weighted by `scale^power`: joint, the same for every modality.
     fn lengths(&self, parts: &PerModality<Option<Tensor>>, power: i32) -> Result<PerModality<Option<Tensor>>> {
-        let square = |part: &Tensor| Ok::<_, Error>(rows(part)?.sqr()?.sum_keepdim(D::Minus1)?);
-        let squares = parts.try_map(|part| part.as_ref().map(square).transpose())?;
+        let squares = parts.try_map(|part| part.as_ref().map(squares).transpose())?;
         self.united(&squares, power)?.try_map(|own| Ok(own.as_ref().map(Tensor::sqrt).transpose()?))
     }
 
@@ -225,7 +222,7 @@ impl Ball<'_> {
             return x.try_enumerate(|m, x| match &gradients[m] {
                 Some(g) => {
                     let rate = (self.limit(m, x)? * relative)?;
-                    Ok((x + rows(&g.sign()?)?.broadcast_mul(&rate)?.reshape(x.shape())?)?)
+                    Ok(stepped(x, &g.sign()?, &rate)?)
                 }
                 None => Ok(x.clone()),
             });
@@ -242,7 +239,7 @@ impl Ball<'_> {
             let rate = (self.radius(m, x)? * (relative * self.modalities[m].scale.powi(2)))?;
             // A magnified gradient has a length of 1 or more, or of 0: then it moves nothing, at any finite rate.
             let rate = rate.broadcast_div(&length.maximum(UNDERFLOW)?)?;
-            Ok((x + rows(g)?.broadcast_mul(&rate)?.reshape(x.shape())?)?)
+            Ok(stepped(x, g, &rate)?)
         })
     }
 
@@ -330,11 +327,6 @@ impl Ball<'_> {
     fn limit(&self, m: usize, like: &Tensor) -> Result<Tensor> {
         Ok((self.radius(m, like)? * self.modalities[m].scale)?)
     }
-}
-
-/// `[batch, everything else]`.
-fn rows(x: &Tensor) -> Result<Tensor> {
-    Ok(x.reshape((x.dim(0)?, ()))?)
 }
 
 /// Of the search for the exact projection: more rounds than elements are ever cut one after another in practice. What is

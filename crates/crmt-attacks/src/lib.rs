@@ -50,6 +50,7 @@ mod planes;
 mod points;
 mod problem;
 pub mod released;
+mod rows;
 mod run;
 mod self_check;
 mod shortest;

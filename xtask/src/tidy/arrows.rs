@@ -33,7 +33,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "crmt-attacks",
         ours: &["crmt-core"],
-        outside: Some(&["candle-core", "rand", "rand_distr", "thiserror"]),
+        outside: Some(&["candle-core", "rand", "rand_distr", "rayon", "thiserror"]),
     },
     Room { name: "crmt-train", ours: &["crmt-core", "crmt-certify", "crmt-attacks", "crmt-kernels"], outside: None },
 ];
