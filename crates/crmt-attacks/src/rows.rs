@@ -176,7 +176,7 @@ impl CustomOp3 for FreeAndCut {
                     let (free, room) = (d[i].to_f64() * d[i].to_f64(), r[i].to_f64() * r[i].to_f64());
                     if free * grown >= room { [0., room] } else { [free, 0.] }
                 })
-                .map(|sum| T::from_f64(sum))
+                .map(T::from_f64)
             }).collect();
             let samples = both.len();
             Ok((T::to_cpu_storage_owned(both.into_flattened()), (samples, 2).into()))

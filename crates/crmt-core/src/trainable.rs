@@ -4,8 +4,16 @@ use candle_core::{Tensor, Var};
 
 /// A model in training.
 pub trait Trainable {
-    /// Scores whose computation tracks the parameters. `inputs`: each `[batch, ...]`.
-    fn scores(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<AdditiveScores>;
+    /// Features whose computation tracks the parameters, each `[batch, dim_m]`. `inputs`: each `[batch, ...]`.
+    fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>>;
+
+    /// Scores of [`features`](Self::features), tracking the parameters of the head.
+    fn fuse(&self, features: &PerModality<Tensor>) -> Result<AdditiveScores>;
+
+    /// Scores of inputs, tracking all parameters.
+    fn scores(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<AdditiveScores> {
+        self.fuse(&self.features(inputs, mode)?)
+    }
 
     /// The same model in [`Mode::Eval`], sharing storage with the live parameters and running
     /// statistics, tracking nothing: attacks and certificates see this one.

@@ -15,7 +15,7 @@ pub struct EpochPlan {
     pub batch: usize,
 }
 
-/// The batches of one epoch.
+/// The batches of one epoch, in order or one by one: any thread may make any of them.
 ///
 /// - Order: a random permutation of the training samples (of the rows of the first modality when
 ///   paired by class), of which the plan's number is used.
@@ -26,10 +26,19 @@ pub struct EpochPlan {
 #[derive(Debug)]
 pub struct Epoch<'a> {
     split: &'a Split,
-    shifts: Vec<usize>,
-    batches: std::vec::IntoIter<Vec<usize>>,
-    pairing: ChaCha8Rng,
-    augment: ChaCha8Rng,
+    /// All that is random is drawn when the epoch begins.
+    drawn: Vec<Drawn>,
+    next: usize,
+}
+
+/// What a batch is made of.
+#[derive(Debug)]
+struct Drawn {
+    samples: Vec<usize>,
+    /// Rows of the other modalities where they are paired by class, one modality after the other.
+    partners: Vec<usize>,
+    /// Of both halves, for each modality.
+    shifts: Vec<[i64; 2]>,
 }
 
 impl<'a> Epoch<'a> {
@@ -49,14 +58,41 @@ impl<'a> Epoch<'a> {
             return Err(BatchError::BatchSize { batch: plan.batch, samples });
         }
         let order = choose(available, samples, &mut streams.stream("shuffle", epoch));
-        let batches: Vec<_> = order.chunks_exact(plan.batch).map(<[usize]>::to_vec).collect();
-        Ok(Self {
-            split,
-            shifts,
-            batches: batches.into_iter(),
-            pairing: streams.stream("pairing", epoch),
-            augment: streams.stream("augment", epoch),
-        })
+        let (mut pairing, mut augment) = (streams.stream("pairing", epoch), streams.stream("augment", epoch));
+        let drawn = order.chunks_exact(plan.batch).map(|samples| Drawn {
+            samples: samples.to_vec(),
+            partners: split.pools(samples).map(|pool| draw(pool, &mut pairing)).collect(),
+            shifts: shifts
+                .iter()
+                .map(|most| match *most as i64 {
+                    0 => [0; 2],
+                    most => [(); 2].map(|()| augment.random_range(-most..=most)),
+                })
+                .collect(),
+        });
+        Ok(Self { split, drawn: drawn.collect(), next: 0 })
+    }
+
+    /// Batch `i`, from 0.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn batch(&self, i: usize) -> Result<Batch, BatchError> {
+        let Drawn { samples, partners, shifts } = &self.drawn[i];
+        let (mut partners, arrays) = (partners.iter(), self.split.arrays());
+        let augment = |m: usize, values: &mut [f32]| {
+            let width = arrays[m].shape().last().copied().unwrap_or(1);
+            let (first, second) = values.split_at_mut(samples.len() / 2 * arrays[m].row_len());
+            for (part, by) in [first, second].into_iter().zip(shifts[m]).filter(|(_, by)| *by != 0) {
+                shift_last_axis(part, width, by);
+            }
+        };
+        self.split.gather(samples, |_| *partners.next().expect("one was drawn for each"), augment)
+    }
+
+    /// How many batches there are in all.
+    pub fn batches(&self) -> usize {
+        self.drawn.len()
     }
 }
 
@@ -64,25 +100,15 @@ impl Iterator for Epoch<'_> {
     type Item = Result<Batch, BatchError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let samples = self.batches.next()?;
-        let (shifts, arrays) = (&self.shifts, self.split.arrays());
-        let augment = |m: usize, values: &mut [f32]| {
-            let most = shifts[m] as i64;
-            if most == 0 {
-                return;
-            }
-            let half = samples.len() / 2 * arrays[m].row_len();
-            let width = arrays[m].shape().last().copied().unwrap_or(1);
-            let (first, second) = values.split_at_mut(half);
-            for part in [first, second] {
-                shift_last_axis(part, width, self.augment.random_range(-most..=most));
-            }
-        };
-        Some(self.split.gather(&samples, |pool| draw(pool, &mut self.pairing), augment))
+        (self.next < self.drawn.len()).then(|| {
+            self.next += 1;
+            self.batch(self.next - 1)
+        })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.batches.size_hint()
+        let left = self.drawn.len() - self.next;
+        (left, Some(left))
     }
 }
 

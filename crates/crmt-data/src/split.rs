@@ -292,6 +292,13 @@ impl Split {
         Self { arrays, pairing: self.pairing.clone(), pools: self.pools.clone() }
     }
 
+    /// For each partner that [`gather`](Self::gather) asks for, in that order, the rows it may be drawn from.
+    pub(crate) fn pools<'a>(&'a self, samples: &'a [usize]) -> impl Iterator<Item = &'a [usize]> {
+        let by_class = matches!(self.pairing, Pairing::Class { .. });
+        let others = if by_class { 1..self.arrays.len() } else { 0..0 };
+        others.flat_map(move |m| samples.iter().map(move |i| &*self.pools[m][self.labels()[*i] as usize]))
+    }
+
     /// The given samples. `partner` draws from the rows of a sample's class (pairing by class);
     /// `augment(m, values)` may change what was gathered for modality `m`.
     pub(crate) fn gather(

@@ -33,6 +33,7 @@ Examples:
   crmt-driver train --data prepared/digits --method crmt-jt
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
+  crmt-driver train --resume runs/digits-jt-s0       go on with a run that was stopped
   crmt-driver evaluate runs/digits-jt-s0 --attack strong --eps 0.5,1.0 --samples 1000
   crmt-driver evaluate runs/digits-jt-s0 --corruption all
   crmt-driver certify runs/digits-crmt-certified-s0 --falsify
@@ -88,6 +89,10 @@ pub struct TrainArgs {
     /// Replace an existing run directory.
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on with a run that was stopped, under its own settings: the result has the same bits as if it had not been.
+    #[arg(long, value_name = "RUN")]
+    #[arg(conflicts_with_all = ["data", "method", "config", "set", "out", "seed", "device", "explain", "overwrite"])]
+    pub resume: Option<PathBuf>,
 }
 
 /// `evaluate`.

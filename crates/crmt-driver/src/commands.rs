@@ -17,6 +17,7 @@ use crate::{
     tour,
 };
 use anyhow::{Context, Result, bail};
+use crmt_data::DataSet;
 use std::path::{Path, PathBuf};
 
 /// Carries out what the command line asks for.
@@ -32,6 +33,10 @@ pub fn run(cli: Cli) -> Result<Verdict> {
 }
 
 fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    if let Some(out) = &args.resume {
+        let run = resume(out, voice)?;
+        return tell(&[&run.summary], json, voice, &out.join(run_dir::REPORT));
+    }
     let resolved = resolve(args)?;
     let plan = &resolved.plan;
     if args.explain {
@@ -50,6 +55,22 @@ fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
 /// The whole of a run, from data to report.
 pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice) -> Result<Run> {
     let data = open_data(plan)?;
+    introduce(plan, &data, voice);
+    measured(Run::train(out, overwrite, plan, data, voice)?, voice)
+}
+
+/// The rest of a run that was stopped.
+fn resume(out: &Path, voice: &Voice) -> Result<Run> {
+    let dir = RunDir::resume(out)?;
+    let mut settings = Settings::default();
+    settings.read_file(&dir.file(run_dir::CONFIG))?;
+    let plan = settings.resolve()?.plan;
+    let data = open_data(&plan)?;
+    introduce(&plan, &data, voice);
+    measured(Run::resume(dir, &plan, data, voice)?, voice)
+}
+
+fn introduce(plan: &Plan, data: &DataSet, voice: &Voice) {
     voice.say(format!(
         "{} on {}: {} training, {} selection, {} report samples; seed {}",
         plan.method,
@@ -59,7 +80,9 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
         data.report.len(),
         plan.seed
     ));
-    let mut run = Run::train(out, overwrite, plan, data, voice)?;
+}
+
+fn measured(mut run: Run, voice: &Voice) -> Result<Run> {
     run.measure()?;
     let bounds = run.bounds(voice)?;
     run.certify(&bounds, voice)?;

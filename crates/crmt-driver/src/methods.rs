@@ -27,6 +27,31 @@ pub const METHODS: &[Method] = &[
         settings: "train.inputs = 'adversarial'",
     },
     Method {
+        name: "dropout",
+        about: "joint training with modalities missing from whole batches at random",
+        settings: "train.inputs = 'dropout'",
+    },
+    Method {
+        name: "g-blend",
+        about: "losses of each modality and of all, weighted by how well they generalise (Wang et al. 2020)",
+        settings: "train.objective = 'g-blend'",
+    },
+    Method {
+        name: "ogm-ge",
+        about: "the encoder of whoever is ahead learns more slowly (Peng et al. 2022)",
+        settings: "train.objective = 'ogm-ge'",
+    },
+    Method {
+        name: "pmr",
+        about: "whoever lags is pulled towards the prototypes of its classes (Fan et al. 2023)",
+        settings: "train.objective = 'pmr'",
+    },
+    Method {
+        name: "msefm",
+        about: "dissimilar features, read through a memory (Tian & Xu 2021)",
+        settings: "train.objective = 'msefm'\nmodel.memory = 64",
+    },
+    Method {
         name: "noise",
         about: "joint training on noisy inputs, for randomized smoothing (certify --smooth)",
         settings: "train.inputs = 'noise'",

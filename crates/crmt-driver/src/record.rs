@@ -280,6 +280,15 @@ pub struct EpochMetrics {
     pub learning_rate: f64,
     /// Accuracy on the selection split.
     pub select_accuracy: f64,
+    /// Accuracy of its first samples under the probing attack; none where there is no probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select_attacked: Option<f64>,
+    /// By modality: mean over the epoch's samples of its own margin `s_y − max_{j≠y} s_j`.
+    #[serde(default)]
+    pub margins: BTreeMap<String, f64>,
+    /// By modality: mean norm of its encoder's gradient, before clipping; `head`: of everything else.
+    #[serde(default)]
+    pub gradient_norms: BTreeMap<String, f64>,
     /// Wall-clock seconds; the only field that differs between equal runs.
     pub seconds: f64,
 }

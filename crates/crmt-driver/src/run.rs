@@ -4,7 +4,9 @@ use crate::{
     adversarials, attack, baselines,
     certification::{self, Radii},
     checkpoint::{self, Architecture},
+    checkpoints::Checkpoints,
     corruption, evaluation,
+    events::Events,
     examples::{self, Example},
     falsify::{Subject, falsify},
     lipschitz::Bounds,
@@ -20,7 +22,8 @@ use crate::{
     smooth_attack::{self, Target},
     smoothed, smoothing,
     threat::DECLARED,
-    training,
+    training::{self, Resumed, STEP_1, Untrained},
+    watch::Keeper,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -28,7 +31,11 @@ use crmt_certify::WeightsHash;
 use crmt_core::{PerModality, Streams};
 use crmt_data::{DataSet, SyntheticOptions};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// A trained model and everything measured of it so far.
 pub struct Run {
@@ -75,15 +82,32 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
 }
 
 impl Run {
-    /// Trains, and writes config, metrics and weights into `out` on the way.
+    /// Trains in the directory `out`, and writes config, metrics, checkpoints and weights into it on the way.
     pub fn train(out: &Path, overwrite: bool, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
-        let start = Instant::now();
         let model = training::build(plan, &data)?;
         let dir = RunDir::create(out, overwrite)?;
         dir.write(run_dir::CONFIG, toml::to_string(plan)?.as_bytes())?;
-        let trained = training::train(plan, &data, model, voice, &mut |metrics| {
-            dir.write(run_dir::METRICS, &json_lines(metrics)?)
-        })?;
+        Self::trained(dir, plan, data, model, false, voice)
+    }
+
+    /// Goes on with a run that was stopped.
+    pub fn resume(dir: RunDir, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
+        let model = training::build(plan, &data)?;
+        Self::trained(dir, plan, data, model, true, voice)
+    }
+
+    fn trained(dir: RunDir, plan: &Plan, data: DataSet, model: Untrained, resume: bool, voice: &Voice) -> Result<Self> {
+        let start = Instant::now();
+        let report_sha256 = report_digest(&data)?;
+        let checkpoints = Checkpoints::new(&dir, plan, model.architecture(), report_sha256.clone());
+        let resumed = if resume { resumed(&dir, &checkpoints, voice)? } else { Resumed::default() };
+        let keeper = Keeper {
+            record: &mut |metrics| dir.write(run_dir::METRICS, &json_lines(metrics)?),
+            checkpoints: &checkpoints,
+            interval: Duration::from_secs_f64(plan.train.checkpoint_seconds),
+            events: Events::create(&dir)?,
+        };
+        let trained = training::train(plan, &data, model, resumed, keeper, voice)?;
         let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
         let summary = Summary {
             method: plan.method.clone(),
@@ -94,7 +118,7 @@ impl Run {
             warnings: trained.warnings,
             notes: data.notes.clone(),
             weights: hash,
-            report_sha256: report_digest(&data)?,
+            report_sha256,
             baselines_sha256: digest(&data.baselines)?,
             stages: [("train".to_owned(), start.elapsed().as_secs_f64())].into(),
             ..Summary::default()
@@ -379,6 +403,7 @@ impl Run {
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)?;
+        Checkpoints::remove(&self.dir)?;
         if self.attacked { Parts::remove(&self.dir, attack::PARTS) } else { Ok(()) }
     }
 
@@ -393,6 +418,18 @@ impl Run {
             examples: self.examples.clone(),
         })
     }
+}
+
+/// What a stopped run goes on from.
+fn resumed(dir: &RunDir, checkpoints: &Checkpoints, voice: &Voice) -> Result<Resumed> {
+    let Some(state) = checkpoints.last()? else {
+        voice.say("  nothing was kept yet: training begins anew");
+        return Ok(Resumed::default());
+    };
+    let mut metrics = read_metrics(dir)?;
+    metrics.retain(|m| m.phase == STEP_1 && m.epoch <= state.position.epoch);
+    voice.say(format!("  going on after epoch {}, batch {}", state.position.epoch, state.position.batch));
+    Ok(Resumed { state: Some(state), metrics })
 }
 
 /// How warnings of the attacks' self-checks begin.

@@ -1,5 +1,6 @@
 //! A run directory: names of its files, and writes that either happen or don't.
 //! Does not know what the files mean.
+use crate::checkpoints::Checkpoints;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::{
@@ -23,8 +24,15 @@ pub const EXAMPLES: &str = "examples.safetensors";
 pub const VOTES: &str = "votes.json";
 /// A row per sample and smoothed classifier.
 pub const SMOOTHED: &str = "smoothed.csv";
+/// What training goes on from; only while it runs, or after it was stopped.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Live metrics for TensorBoard.
+pub const EVENTS: &str = "tensorboard";
 /// For people.
 pub const REPORT: &str = "report.html";
+
+/// Shows that the directory can be written to.
+const PROBE: &str = "probe";
 
 const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
 
@@ -41,13 +49,33 @@ impl RunDir {
         if occupied && !overwrite {
             bail!("{} already holds a run: choose another --out, or say --overwrite", path.display());
         }
+        if Checkpoints::exist(path) && !overwrite {
+            bail!(
+                "{0} holds a run that was stopped: go on with train --resume {0}, choose another --out, or say --overwrite",
+                path.display()
+            );
+        }
         fs::create_dir_all(path).with_context(|| format!("can't create the run directory {}", path.display()))?;
         let run = Self(path.to_owned());
-        run.write(CONFIG, b"")?;
+        // Not under the name of a file that means something: it may be killed right here.
+        run.write(PROBE, b"")?;
+        run.remove(PROBE)?;
         for name in FILES {
             run.remove(name)?;
         }
+        Checkpoints::remove(&run)?;
         Ok(run)
+    }
+
+    /// A run that was stopped before it was complete, to go on with.
+    pub fn resume(path: &Path) -> Result<Self> {
+        if !path.join(CONFIG).exists() {
+            bail!("no run to go on with in {}: it has no {CONFIG}", path.display());
+        }
+        if path.join(SUMMARY).exists() {
+            bail!("{} is complete: there is nothing to go on with", path.display());
+        }
+        Ok(Self(path.to_owned()))
     }
 
     /// An existing, complete run.

@@ -1,7 +1,7 @@
-//! Tensors (f32) and their description in one safetensors file, sealed by a SHA-256 over both.
+//! Tensors and their description in one safetensors file, sealed by a SHA-256 over both.
 //! Does not know what they mean.
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest, Sha256};
 use std::{
@@ -34,10 +34,9 @@ impl Sealed {
     /// The file; `kind` names what the description describes.
     pub fn to_bytes(&self, kind: &str) -> Result<Vec<u8>> {
         let values: Vec<Vec<u8>> = self.tensors.values().map(bytes).collect::<Result<_>>()?;
-        let views =
-            self.tensors.iter().zip(&values).map(|((name, tensor), values)| {
-                Ok((name, TensorView::new(Dtype::F32, tensor.dims().to_vec(), values)?))
-            });
+        let views = self.tensors.iter().zip(&values).map(|((name, tensor), values)| {
+            Ok((name, TensorView::new(kind_of(tensor)?, tensor.dims().to_vec(), values)?))
+        });
         // One entry: several would be written in a random order.
         let card = BTreeMap::from([(kind, &self.description), (SHA256, &self.hash)]);
         let metadata = HashMap::from([(METADATA.to_owned(), serde_json::to_string(&card)?)]);
@@ -60,12 +59,8 @@ impl Sealed {
         };
         let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("{name} was truncated or altered"))?;
         let tensors = tensors.tensors().into_iter().map(|(key, view)| {
-            if view.dtype() != Dtype::F32 {
-                bail!("{name}: `{key}` is {:?}, expected F32", view.dtype());
-            }
-            let values: Vec<f32> =
-                view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            Ok((key, Tensor::from_vec(values, view.shape(), &Device::Cpu)?))
+            let tensor = from_bytes(view.dtype(), view.data(), view.shape())?;
+            Ok((key.clone(), tensor.with_context(|| format!("{name}: `{key}` is {:?}", view.dtype()))?))
         });
         let sealed = Self::new(description, tensors.collect::<Result<_>>()?)?;
         if stored != sealed.hash {
@@ -91,8 +86,42 @@ pub fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Little-endian f32 values.
+/// Little-endian values.
 pub fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let values = tensor.flatten_all()?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
-    Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    let flat = tensor.flatten_all()?.to_device(&Device::Cpu)?;
+    Ok(match tensor.dtype() {
+        DType::F32 => flat.to_vec1::<f32>()?.into_iter().flat_map(f32::to_le_bytes).collect(),
+        DType::F64 => flat.to_vec1::<f64>()?.into_iter().flat_map(f64::to_le_bytes).collect(),
+        DType::I64 => flat.to_vec1::<i64>()?.into_iter().flat_map(i64::to_le_bytes).collect(),
+        other => bail!("a tensor of {other:?} can't be sealed"),
+    })
+}
+
+fn kind_of(tensor: &Tensor) -> Result<Dtype> {
+    Ok(match tensor.dtype() {
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+        DType::I64 => Dtype::I64,
+        other => bail!("a tensor of {other:?} can't be sealed"),
+    })
+}
+
+/// `None` for a type that [`bytes`] does not write.
+fn from_bytes(kind: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Option<Tensor>> {
+    let tensor = match kind {
+        Dtype::F32 => {
+            let values: Vec<f32> = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        }
+        Dtype::F64 => {
+            let values: Vec<f64> = bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        }
+        Dtype::I64 => {
+            let values: Vec<i64> = bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+            Tensor::from_vec(values, shape, &Device::Cpu)?
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(tensor))
 }

@@ -9,6 +9,7 @@ use toml::{Table, Value};
 const OPEN: &[(&str, Value)] = &[
     ("model.encoders", Value::String(String::new())),
     ("train.noises", Value::Float(0.0)),
+    ("adversary.budgets", Value::Float(0.0)),
     ("smooth.sigmas", Value::Float(0.0)),
 ];
 
@@ -120,7 +121,7 @@ impl Resolved {
 }
 
 /// Dotted keys and their values, tables opened.
-fn flatten(table: &Table) -> Vec<(String, Value)> {
+pub fn flatten(table: &Table) -> Vec<(String, Value)> {
     let mut out = vec![];
     for (key, value) in table {
         match value {

@@ -4,16 +4,19 @@ use crate::{
     checkpoint::Architecture,
     lipschitz::{Bounds, Constants},
     plan::{Plan, StepTwoPlan},
-    training::{EVAL_BATCH, Log, accuracy, parameters, weights},
+    selection::accuracy,
+    training::{EVAL_BATCH, parameters, weights},
+    watch::Log,
 };
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};
+use crmt_certify::RivalRule;
 use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Fusion, Missing, Streams, Trainable};
 use crmt_data::DataSet;
 use crmt_fusion::Learner;
 use crmt_kernels::AdamW;
-use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Schedule, Selected, Tables};
+use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Rate, Rules, Selected, Tables};
 
 /// All that the second step looks at.
 pub struct StepTwo<'a> {
@@ -186,18 +189,18 @@ impl StepTwo<'_> {
         radii.sort_by(f64::total_cmp);
         let quantile = radii[((radii.len() - 1) as f64 * settings.target_quantile).round() as usize];
         let target = quantile.max(f64::MIN_POSITIVE);
-        let strategy = RadiusHinge { tables: tables.clone(), target };
+        let rival = if settings.rival == "as-released" { RivalRule::RunnerUp } else { RivalRule::Minimum };
+        let mut strategy = RadiusHinge { tables: tables.clone(), target, rival };
         let options = AdamW { weight_decay: 0.0, ..AdamW::default() };
         let mut optimizer = options.over(parameters(model))?;
-        let phase = Phase {
+        let mut phase = Phase {
             name,
-            strategy: &strategy,
+            strategy: &mut strategy,
             source: train,
             epochs: settings.epochs,
-            schedule: Schedule::Constant,
-            learning_rate: settings.learning_rate,
-            clip: f64::INFINITY,
+            rate: Rate::constant(settings.learning_rate),
             streams: self.streams,
+            rules: Rules::default(),
         };
         let score = |model: &dyn Trainable| -> Result<Selected> {
             let batch = select.all();
@@ -206,9 +209,9 @@ impl StepTwo<'_> {
             let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
             let radius = radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64;
             let tolerable = accuracy >= *clean - settings.tolerance;
-            Ok(Selected { accuracy, score: if tolerable { radius } else { f64::MIN } })
+            Ok(Selected { accuracy, attacked: None, score: if tolerable { radius } else { f64::MIN } })
         };
-        log.phase(model, &mut optimizer, &phase, score)
+        log.phase(model, &mut optimizer, &mut phase, (false, None), score)
     }
 }
 

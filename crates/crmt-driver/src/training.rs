@@ -3,29 +3,24 @@
 use crate::{
     attack,
     checkpoint::Architecture,
-    lipschitz::scales,
-    people::{Stage, Voice},
-    plan::{OptimizerKind, Plan},
+    people::Voice,
+    plan::{OptimizerKind, Plan, TrainPlan},
     record::EpochMetrics,
+    selection::{Criterion, select},
     sigmas::sigmas,
     step_two::StepTwo,
+    strategies::{self, strategy},
     threat::Threat,
+    watch::{Keeper, Log},
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
-use crmt_attacks::{Budget, Pgd};
-use crmt_core::{AdditiveClassifier, Batch, Fusion, PerModality, Streams, Trainable};
-use crmt_data::{DataSet, EpochPlan, Split};
-use crmt_fusion::{Learner, Model};
+use crmt_core::{Batch, Streams, Trainable};
+use crmt_data::{DataSet, Epoch, EpochPlan};
+use crmt_fusion::Learner;
 use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
-use crmt_train::{
-    Certified, Crmt, EpochReport, ModalityDropout, Phase, RadiusHinge, Reach, Selected, Source, Strategy, Tables,
-    TrainingInputs, fit,
-};
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use crmt_train::{Batches, Phase, Rate, Rules, Source, State};
+use std::collections::BTreeMap;
 
 /// Report samples per forward pass: large enough to keep the cores busy, small enough for caches.
 pub const EVAL_BATCH: usize = 250;
@@ -59,43 +54,62 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     attack::check(&plan.evaluate, data)?;
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     Threat::parse_all(&plan.falsify.threats, &names).context("falsify.threats")?;
-    noises(plan, data)?;
+    strategies::check(plan, data)?;
     sigmas("smooth.sigmas", plan.smooth.sigma, &plan.smooth.sigmas, data)?;
     let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();
     tracing::debug!(parameters, modalities = data.modalities.len(), "model built");
     Ok(Untrained { architecture, learner })
 }
 
-/// Trains as `plan` says. `record` hears of every epoch as it ends.
-pub fn train(
+/// What an earlier run of the same plan left.
+#[derive(Default)]
+pub struct Resumed {
+    /// Of the first phase, if it got so far.
+    pub state: Option<State>,
+    /// Epochs of the first phase before it.
+    pub metrics: Vec<EpochMetrics>,
+}
+
+impl Untrained {
+    /// How the model is built.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+}
+
+/// Trains as `plan` says, from the beginning or from where an earlier run stopped: the same bits either way.
+pub fn train<'a>(
     plan: &Plan,
     data: &DataSet,
     model: Untrained,
-    voice: &Voice,
-    record: &mut dyn FnMut(&[EpochMetrics]) -> Result<()>,
+    resumed: Resumed,
+    keeper: Keeper<'a>,
+    voice: &'a Voice,
 ) -> Result<Trained> {
     let Untrained { architecture, learner } = model;
     let streams = Streams::new(plan.seed);
-    let mut log = Log { metrics: vec![], record, voice };
+    let mut log = Log::new(resumed.metrics, keeper, voice)?;
     let mut warnings = vec![];
 
     let source = Epochs::new(data, streams, plan)?;
-    let strategy = strategy(plan, data, &source)?;
+    let mut strategy = strategy(plan, data, &streams, plan.train.epochs * source.steps())?;
     let mut optimizer = optimizer(plan, &learner)?;
-    let phase = Phase {
-        name: "step-1",
-        strategy: strategy.as_ref(),
+    let mut phase = Phase {
+        name: STEP_1,
+        strategy: strategy.as_mut(),
         source: &source,
         epochs: plan.train.epochs,
-        schedule: plan.schedule(),
-        learning_rate: plan.train.learning_rate,
-        clip: plan.clip(),
+        rate: Rate {
+            peak: plan.train.learning_rate,
+            schedule: plan.train.schedule(),
+            warmup: plan.train.linear_warmup,
+        },
         streams,
+        rules: rules(&plan.train),
     };
-    // A certified method is selected on what it promises, the others on accuracy.
-    let target = (plan.train.objective == "certified").then_some(plan.certified.eps);
-    let select = |_: &dyn Trainable| selected(learner.model(), &data.select, target);
-    log.phase(&learner, optimizer.as_mut(), &phase, select)?;
+    let criterion = Criterion::of(plan);
+    let measure = |_: &dyn Trainable| select(plan, data, learner.model(), criterion);
+    log.phase(&learner, optimizer.as_mut(), &mut phase, (true, resumed.state.as_ref()), measure)?;
 
     if plan.step2.enabled
         && let Some(warning) =
@@ -107,59 +121,17 @@ pub fn train(
     Ok(Trained { weights: weights(&learner), architecture, warnings })
 }
 
-fn strategy(plan: &Plan, data: &DataSet, source: &Epochs) -> Result<Box<dyn Strategy>> {
-    if plan.train.objective != "certified" {
-        return Ok(Box::new(Crmt { rho: plan.train.rho, inputs: training_inputs(plan, data)? }));
+/// The first phase's name in records.
+pub const STEP_1: &str = "step-1";
+
+fn rules(train: &TrainPlan) -> Rules {
+    Rules {
+        clip: if train.clip > 0.0 { train.clip } else { f64::INFINITY },
+        accumulate: train.accumulate,
+        average: (train.average > 0.0).then_some(train.average),
+        patience: (train.patience > 0).then_some(train.patience),
+        loaders: train.loaders,
     }
-    let settings = &plan.certified;
-    Ok(Box::new(Certified {
-        eps: settings.eps,
-        reach: match settings.threat.as_str() {
-            "each" => Reach::Each,
-            "one" => Reach::One,
-            _ => Reach::Joint,
-        },
-        kappa: settings.kappa,
-        lambda: settings.lambda,
-        ramp: settings.ramp,
-        steps: plan.train.epochs * source.steps(),
-        units: data.modalities.map(|m| m.scale),
-        dropout: ModalityDropout { probability: settings.modality_dropout, baselines: data.baselines.clone() },
-    }))
-}
-
-/// Accuracy on a split; and what an epoch is chosen by: the same, or the mean radius clipped at `target`. That
-/// radius takes features to be 1-Lipschitz: it steers, and never certifies.
-fn selected(model: &Model, split: &Split, target: Option<f64>) -> Result<Selected> {
-    let tables = Tables::Pairwise { rows: model.head().rows()?, features: scales(model) };
-    let (mut right, mut radius) = (0.0, 0.0);
-    for batch in split.batches(EVAL_BATCH) {
-        let batch = batch?;
-        let scores = model.scores(&batch.inputs)?;
-        right += crmt_attacks::accuracy(&scores.logits()?, &batch.labels)? * batch.len() as f64;
-        if let Some(target) = target {
-            let radii = RadiusHinge::signed_radii(&tables, &scores, &batch.labels)?.to_vec1::<f32>()?;
-            radius += radii.into_iter().map(|r| f64::from(r).min(target)).sum::<f64>();
-        }
-    }
-    let n = split.len() as f64;
-    Ok(Selected { accuracy: right / n, score: if target.is_some() { radius } else { right } / n })
-}
-
-fn training_inputs(plan: &Plan, data: &DataSet) -> Result<TrainingInputs> {
-    Ok(match plan.train.inputs.as_str() {
-        "adversarial" => {
-            let a = &plan.adversary;
-            TrainingInputs::Adversarial(Box::new(Pgd::training(Budget::Joint(a.eps), a.steps, a.relative_step)))
-        }
-        "mixup" => TrainingInputs::Mixup { alpha: plan.train.mixup_alpha },
-        "noise" => TrainingInputs::Noise { sigmas: noises(plan, data)? },
-        _ => TrainingInputs::Clean,
-    })
-}
-
-fn noises(plan: &Plan, data: &DataSet) -> Result<PerModality<f64>> {
-    sigmas("train.noises", plan.train.noise, &plan.train.noises, data)
 }
 
 /// What an optimizer moves.
@@ -172,7 +144,7 @@ fn optimizer(plan: &Plan, learner: &Learner) -> Result<Box<dyn Optimizer>> {
     let parameters = parameters(learner);
     let weight_decay = plan.train.weight_decay;
     let adam = |decoupled| AdamW { weight_decay, decoupled, ..AdamW::default() };
-    Ok(match plan.optimizer() {
+    Ok(match plan.train.optimizer() {
         OptimizerKind::Adam => Box::new(adam(false).over(parameters)?),
         OptimizerKind::AdamW => Box::new(adam(true).over(parameters)?),
         OptimizerKind::Sgd => {
@@ -184,11 +156,6 @@ fn optimizer(plan: &Plan, learner: &Learner) -> Result<Box<dyn Optimizer>> {
 /// A model's state by name.
 pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
     learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
-}
-
-/// Accuracy of `model` on a split.
-pub fn accuracy(model: &Model, split: &Split) -> Result<f64> {
-    Ok(selected(model, split, None)?.accuracy)
 }
 
 /// A data set's training split as a source of the loop.
@@ -214,73 +181,19 @@ impl Source for Epochs<'_> {
         (self.plan.samples.unwrap_or(0) / self.plan.batch) as u64
     }
 
-    fn epoch<'b>(&'b self, epoch: u64) -> Box<dyn Iterator<Item = crmt_train::Result<Batch>> + 'b> {
-        let failed = |e: crmt_data::BatchError| crmt_train::Error::Source(Box::new(e));
-        match self.data.epoch(&self.streams, epoch, self.plan) {
-            Ok(batches) => Box::new(batches.map(move |batch| batch.map_err(failed))),
-            Err(e) => Box::new(std::iter::once(Err(failed(e)))),
-        }
+    fn epoch<'b>(&'b self, epoch: u64) -> crmt_train::Result<Box<dyn Batches + 'b>> {
+        Ok(Box::new(Drawn(self.data.epoch(&self.streams, epoch, self.plan).map_err(failed)?)))
     }
 }
 
-/// Runs phases, shows their progress and keeps their record.
-pub struct Log<'a> {
-    metrics: Vec<EpochMetrics>,
-    record: &'a mut dyn FnMut(&[EpochMetrics]) -> Result<()>,
-    /// Speaks to people.
-    pub voice: &'a Voice,
+fn failed(e: crmt_data::BatchError) -> crmt_train::Error {
+    crmt_train::Error::Source(Box::new(e))
 }
 
-impl Log<'_> {
-    /// Trains `model` as `phase` says.
-    pub fn phase(
-        &mut self,
-        model: &dyn Trainable,
-        optimizer: &mut dyn Optimizer,
-        phase: &Phase,
-        select: impl FnMut(&dyn Trainable) -> Result<Selected>,
-    ) -> Result<()> {
-        let bar = self.voice.stage(phase.name, phase.epochs * phase.source.steps());
-        let mut since = Instant::now();
-        let best = fit(model, optimizer, phase, select, |report| {
-            bar.inc(u64::from(report.is_none()));
-            let Some(report) = report else { return Ok(()) };
-            let metrics = epoch_metrics(phase.name, report, since.elapsed().as_secs_f64());
-            since = Instant::now();
-            self.tell(&bar, &metrics, phase.epochs);
-            self.metrics.push(metrics);
-            (self.record)(&self.metrics)
-        })?;
-        if best < phase.epochs {
-            self.voice
-                .say(format!("  {}: epoch {best} was best on the selection split, its weights are kept", phase.name));
-        }
-        Ok(())
-    }
+struct Drawn<'a>(Epoch<'a>);
 
-    /// One line every second at most, and the last.
-    fn tell(&self, bar: &Stage, m: &EpochMetrics, epochs: u64) {
-        if bar.silent_for() < Duration::from_secs(1) && m.epoch != epochs {
-            return;
-        }
-        let parts: String =
-            m.parts.iter().map(|(name, value)| format!("  {} {value:.4}", name.replace('_', " "))).collect();
-        let line = format!(
-            "  {} epoch {:>2}/{epochs}  loss {:.4}{parts}  selection {:.4}  {:.1} s",
-            m.phase, m.epoch, m.loss, m.select_accuracy, m.seconds
-        );
-        bar.say(&line);
-    }
-}
-
-fn epoch_metrics(phase: &str, report: &EpochReport, seconds: f64) -> EpochMetrics {
-    EpochMetrics {
-        phase: phase.to_owned(),
-        epoch: report.epoch,
-        loss: report.loss,
-        parts: report.parts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
-        learning_rate: report.learning_rate,
-        select_accuracy: report.selected.accuracy,
-        seconds,
+impl Batches for Drawn<'_> {
+    fn batch(&self, i: u64) -> crmt_train::Result<Batch> {
+        self.0.batch(i as usize).map_err(failed)
     }
 }

@@ -1,7 +1,7 @@
 //! A chain of blocks: the forward pass, and its description for an auditor, from one list.
 //! Does not know which architecture the list makes up.
 use crate::{AolConv2d, OrthonormalLinear, SllConv2d};
-use candle_core::{D, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{Encoder, Layer, Mode, Result};
 use crmt_kernels as kernels;
@@ -98,6 +98,18 @@ pub enum Block {
     },
     /// `[batch, channels, frames, h, w]` to `[batch · frames, channels, h, w]`: the frames of a clip share what follows.
     Frames,
+    /// `y = Mᵀ softmax(M x / √features)` with the learned vectors `M: [slots, features]`: features become mixtures of the
+    /// memory's vectors (Tian & Xu 2021), so that an attack can't lead them outside of these.
+    ///
+    /// The Jacobian of the softmax is a covariance, of norm 1/2 at most (a variance is a quarter of the squared range at
+    /// most, and that twice the squared length), so lengths grow `‖M‖²/(2√features)` times at most; the Frobenius norm is
+    /// taken for `‖M‖`.
+    Memory {
+        /// Dotted name.
+        name: String,
+        /// `[slots, features]`.
+        vectors: Tensor,
+    },
     /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames: shortens lengths.
     MeanOfFrames {
         /// Of a clip.
@@ -166,6 +178,12 @@ impl Block {
         })
     }
 
+    /// A memory whose vectors are standard normal at the start.
+    pub fn memory(vb: &VarBuilder, slots: usize, features: usize) -> candle_core::Result<Self> {
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+        Ok(Self::Memory { name: vb.prefix(), vectors: vb.get_with_hints((slots, features), "weight", init)? })
+    }
+
     fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         match self {
             // Of vectors; images go through a network.
@@ -199,6 +217,10 @@ impl Block {
             Self::Frames => {
                 let (batch, channels, frames, height, width) = x.dims5()?;
                 x.transpose(1, 2)?.reshape((batch * frames, channels, height, width))
+            }
+            Self::Memory { vectors, .. } => {
+                let near = (x.matmul(&vectors.t()?)? / (vectors.dim(1)? as f64).sqrt())?;
+                candle_nn::ops::softmax(&near, D::Minus1)?.matmul(vectors)
             }
             Self::MeanOfFrames { frames } => x.reshape(((), *frames, x.dim(D::Minus1)?))?.mean(1),
         }
@@ -300,6 +322,12 @@ impl Block {
             Self::Unflatten => Layer::Fixed { name: "unflatten".into(), lipschitz: 1.0 },
             Self::Mean => Layer::Fixed { name: "mean".into(), lipschitz: 1.0 },
             Self::ZeroPad { .. } => Layer::Fixed { name: "zero-pad".into(), lipschitz: 1.0 },
+            Self::Memory { name, vectors } => {
+                let square = vectors.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
+                // Rounded up beyond what the sum of a million squares rounds.
+                let lipschitz = square / (2.0 * (vectors.dim(1)? as f64).sqrt()) * (1.0 + 1e-9);
+                Layer::Fixed { name: name.clone(), lipschitz }
+            }
         })
     }
 }

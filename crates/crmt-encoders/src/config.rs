@@ -61,6 +61,13 @@ pub enum EncoderConfig {
         /// Number of features.
         features: usize,
     },
+    /// Another encoder whose features are read through a memory ([`Block::Memory`]).
+    Memory {
+        /// Whose features.
+        encoder: Box<EncoderConfig>,
+        /// Vectors of the memory.
+        slots: usize,
+    },
 }
 
 /// Why an encoder can't be built.
@@ -126,7 +133,11 @@ pub enum BuildError {
 impl EncoderConfig {
     /// Whether it has ordinary convolutions, whose product of norms bounds the encoder but far above what it does.
     pub fn is_convolutional(&self) -> bool {
-        matches!(self, Self::Cnn { .. } | Self::Resnet18)
+        match self {
+            Self::Cnn { .. } | Self::Resnet18 => true,
+            Self::Memory { encoder, .. } => encoder.is_convolutional(),
+            Self::Linear { .. } | Self::Mlp { .. } | Self::Lipschitz { .. } => false,
+        }
     }
 
     /// Builds the encoder for samples of `shape`, with parameters from `vb`.
@@ -192,6 +203,14 @@ impl EncoderConfig {
             Self::Resnet18 => resnet18(shape, &vb)?,
             Self::Lipschitz { width, blocks, ref hidden, features } => {
                 lipschitz(shape, &vb, width, blocks, hidden, features)?
+            }
+            Self::Memory { ref encoder, slots } => {
+                positive("memory", &[("slots", slots)])?;
+                let chain = encoder.chain(shape, vb.clone())?;
+                let features = chain.out_dim();
+                let mut blocks = chain.blocks().to_vec();
+                blocks.push(Block::memory(&vb.pp("memory"), slots, features)?);
+                Chain::new(blocks, features)
             }
         })
     }

@@ -88,12 +88,15 @@ impl Model {
 
     /// Inputs to scores in `mode`.
     pub fn forward(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<AdditiveScores> {
-        let with_encoders = inputs.zip(&self.encoders, "inputs")?;
-        let features = with_encoders.try_enumerate(|m, (x, encoder)| {
+        self.head.fuse(&self.features(inputs, mode)?)
+    }
+
+    /// Inputs to features in `mode`.
+    pub fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>> {
+        inputs.zip(&self.encoders, "inputs")?.try_enumerate(|m, (x, encoder)| {
             self.modalities[m].check(x)?;
             encoder.encode(x, mode)
-        })?;
-        self.head.fuse(&features)
+        })
     }
 
     /// One for each modality.
@@ -152,8 +155,11 @@ impl Learner {
 }
 
 impl Trainable for Learner {
-    fn scores(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<AdditiveScores> {
-        self.live.forward(inputs, mode)
+    fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>> {
+        self.live.features(inputs, mode)
+    }
+    fn fuse(&self, features: &PerModality<Tensor>) -> Result<AdditiveScores> {
+        self.live.head.fuse(features)
     }
     fn fixed(&self) -> &dyn AdditiveClassifier {
         &self.fixed

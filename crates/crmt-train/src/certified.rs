@@ -1,10 +1,9 @@
 //! Certified CRMT: the margin certificate inside the loss, for encoders that are 1-Lipschitz.
 //! Does not know how the encoders come by their constant.
-use crate::{Draws, Result, StepLoss, Strategy, margin_term, soft_cross_entropy, strategy::scalar};
+use crate::{Draws, ModalityDropout, Result, StepLoss, Strategy, margin_term, soft_cross_entropy, strategy::scalar};
 use candle_core::Tensor;
 use candle_nn::encoding::one_hot;
-use crmt_core::{Batch, Missing, Mode, PerModality, Trainable};
-use rand::Rng;
+use crmt_core::{Batch, Mode, PerModality, Trainable};
 
 /// `mean CE(κ·(h_j + w·ε·ℓ_yj·[j ≠ y]), y) + λ · mean log(Σ_{m, k≠y} exp(κ(s_k(m) − s_y(m))) + 1e-5)`.
 ///
@@ -44,26 +43,6 @@ pub enum Reach {
     Each,
     /// All of it on one modality, whichever: `max_m ℓ_m`.
     One,
-}
-
-/// Replaces a random proper subset of modalities (of more than ten: one of them) by their baselines, for whole batches.
-pub struct ModalityDropout {
-    /// How often.
-    pub probability: f64,
-    /// One sample of each modality.
-    pub baselines: PerModality<Tensor>,
-}
-
-impl ModalityDropout {
-    fn apply(&self, inputs: &PerModality<Tensor>, draws: &Draws) -> Result<PerModality<Tensor>> {
-        let mut rng = draws.streams.stream("modality dropout", draws.step);
-        if self.probability == 0.0 || inputs.len() == 1 || rng.random::<f64>() >= self.probability {
-            return Ok(inputs.clone());
-        }
-        // Of many modalities there are too many subsets: then one is missing.
-        let subsets = if inputs.len() <= 10 { Missing::all(inputs.len()) } else { Missing::each(inputs.len()) };
-        Ok(subsets[rng.random_range(0..subsets.len())].apply(inputs, &self.baselines)?)
-    }
 }
 
 impl Certified {
@@ -107,7 +86,7 @@ impl Strategy for Certified {
             parts.push(("margin", scalar(&margin)?));
             total = (total + (margin * self.lambda)?)?;
         }
-        Ok(StepLoss { total, parts })
+        Ok(StepLoss::new(total, parts, &scores))
     }
 }
 

@@ -1,12 +1,7 @@
 //! The family JT, AT, Mixup and CRMT step 1: cross-entropy plus `rho` times the margin term.
-//! Does not know the second step, nor how attacks search.
-use crate::{Draws, Result, StepLoss, Strategy, margin_term, soft_cross_entropy, strategy::scalar};
-use candle_core::{Device, Tensor};
-use candle_nn::encoding::one_hot;
-use crmt_attacks::{Attack, Goal};
-use crmt_core::{Batch, Modality, Mode, PerModality, Trainable};
-use rand::{Rng, seq::SliceRandom};
-use rand_distr::{Beta, StandardNormal};
+//! Does not know the second step, nor what becomes of a batch before.
+use crate::{Draws, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy, strategy::scalar};
+use crmt_core::{Batch, Mode, Trainable};
 
 /// `mean CE(h(x), y) + rho · mean log(Σ_{m, k≠y} exp(s_k(m) − s_y(m)) + 1e-5)`.
 ///
@@ -16,25 +11,6 @@ pub struct Crmt {
     pub rho: f64,
     /// What the loss is evaluated on.
     pub inputs: TrainingInputs,
-}
-
-/// What a batch becomes before the loss.
-pub enum TrainingInputs {
-    /// Itself.
-    Clean,
-    /// The attack's answer to the fixed (eval-mode) model.
-    Adversarial(Box<dyn Attack>),
-    /// `λ·x + (1−λ)·x'` with a shuffled copy of the batch, `λ ~ Beta(alpha, alpha)`.
-    Mixup {
-        /// Both parameters of the Beta distribution; positive.
-        alpha: f64,
-    },
-    /// `x(m) + σ(m)·scale(m)·η`, `η ~ N(0, I)`, as randomized smoothing will show it; not clipped to the domain, as
-    /// smoothing does not either.
-    Noise {
-        /// Standard deviations, in declared units ([`crmt_core::Modality::scale`]).
-        sigmas: PerModality<f64>,
-    },
 }
 
 impl Strategy for Crmt {
@@ -50,94 +26,6 @@ impl Strategy for Crmt {
             parts.push(("margin", scalar(&margin)?));
             total = (total + (margin * self.rho)?)?;
         }
-        Ok(StepLoss { total, parts })
-    }
-}
-
-/// Soft targets `[batch, classes]`, once the number of classes is known.
-type Targets = Box<dyn Fn(usize) -> candle_core::Result<Tensor>>;
-
-impl TrainingInputs {
-    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<(PerModality<Tensor>, Targets)> {
-        let labels = batch.labels.clone();
-        let dtype = batch.inputs[0].dtype();
-        let hard: Targets = {
-            let labels = labels.clone();
-            Box::new(move |classes| one_hot(labels.clone(), classes, 1f64, 0f64)?.to_dtype(dtype))
-        };
-        match self {
-            Self::Clean => Ok((batch.inputs.clone(), hard)),
-            Self::Adversarial(attack) => {
-                let goal = Goal::Avoid(labels);
-                let draws = crmt_attacks::Draws::new(draws.streams, draws.step << 32);
-                let inputs = crmt_attacks::perturb(attack.as_ref(), &model.fixed(), &batch.inputs, &goal, &draws)?;
-                Ok((inputs, hard))
-            }
-            Self::Mixup { alpha } => {
-                let mut rng = draws.streams.stream("mixup", draws.step);
-                let beta = Beta::new(*alpha, *alpha).map_err(|e| candle_core::Error::Msg(format!("mixup: {e}")))?;
-                let lambda: f64 = rng.sample(beta);
-                let mut order: Vec<u32> = (0..batch.len() as u32).collect();
-                order.shuffle(&mut rng);
-                let order = Tensor::new(order, labels.device())?;
-                let mix = move |x: &Tensor| (x * lambda)? + (x.index_select(&order, 0)? * (1.0 - lambda))?;
-                let inputs = batch.inputs.try_map(&mix)?;
-                Ok((inputs, Box::new(move |classes| mix(&hard(classes)?))))
-            }
-            Self::Noise { sigmas } => Ok((noisy(model.fixed().modalities(), &batch.inputs, sigmas, draws)?, hard)),
-        }
-    }
-}
-
-/// Noise from a stream for each modality and step, one draw for each element in order.
-fn noisy(
-    modalities: &PerModality<Modality>,
-    inputs: &PerModality<Tensor>,
-    sigmas: &PerModality<f64>,
-    draws: &Draws,
-) -> Result<PerModality<Tensor>> {
-    inputs.zip(sigmas, "noise levels")?.try_enumerate(|m, (x, sigma)| {
-        let deviation = **sigma * modalities[m].scale;
-        let mut rng = draws.streams.stream(&format!("noise m{m}"), draws.step);
-        let noise: Vec<f32> = (0..x.elem_count()).map(|_| rng.sample(StandardNormal)).collect();
-        let noise = Tensor::from_vec(noise, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())?;
-        Ok((*x + (noise * deviation)?)?)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::DType;
-    use crmt_core::{Domain, Streams};
-
-    #[test]
-    fn noise_has_the_declared_deviation_and_repeats() -> Result<()> {
-        let modality = |name, scale| Modality { scale, ..Modality::new(name, &[50], Domain::Unbounded) };
-        let modalities = PerModality::from([modality("a", 1.0), modality("b", 4.0), modality("c", 1.0)]);
-        let x = PerModality::from_fn(3, |m| Tensor::full(m as f32, (400, 50), &Device::Cpu).expect("a constant"));
-        let draw = |step| -> Result<PerModality<Vec<f64>>> {
-            let draws = Draws { streams: Streams::new(3), step };
-            let noisy = noisy(&modalities, &x, &PerModality::from([0.5, 0.25, 0.0]), &draws)?;
-            noisy.try_map(|x| Ok(x.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?))
-        };
-        let first = draw(0)?;
-        for (m, deviation) in [0.5, 1.0, 0.0].into_iter().enumerate() {
-            let n = first[m].len() as f64;
-            let mean = first[m].iter().sum::<f64>() / n;
-            let variance = first[m].iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-            // Four standard errors: of a mean `s/sqrt(n)`, of a deviation `s/sqrt(2n)`.
-            assert!((mean - m as f64).abs() <= 4.0 * deviation / n.sqrt(), "modality {m}: mean {mean}");
-            assert!(
-                (variance.sqrt() - deviation).abs() <= 4.0 * deviation / (2.0 * n).sqrt(),
-                "modality {m}: {variance}"
-            );
-        }
-        assert_eq!(draw(0)?, first);
-        assert_ne!(draw(1)?[0], first[0]);
-        // The same noise on every modality would be half the dimensions.
-        let standard = |m: usize, s: f64| first[m].iter().map(|v| (v - m as f64) / s).collect::<Vec<_>>();
-        assert!(standard(0, 0.5).iter().zip(standard(1, 1.0)).any(|(a, b)| (a - b).abs() > 0.1));
-        Ok(())
+        Ok(StepLoss::new(total, parts, &scores))
     }
 }

@@ -24,6 +24,12 @@ pub enum Error {
         /// From 1.
         epoch: u64,
     },
+    /// A saved state can't be gone on from.
+    #[error("{0}")]
+    State(String),
+    /// A strategy does not fit the model.
+    #[error("{0}")]
+    Strategy(String),
     /// Reading a batch failed.
     #[error("reading a batch: {0}")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),

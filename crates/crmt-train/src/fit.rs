@@ -1,9 +1,16 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
-use crate::{Draws, Error, Result, Schedule, Strategy, strategy::scalar};
-use candle_core::{Tensor, Var};
+use crate::{
+    Draws, Error, Position, Rate, Result, State, StepLoss, Strategy,
+    loader::in_order,
+    margin::unimodal_margins,
+    state::{Average, BEST, MODEL, Means, OPTIMIZER, STRATEGY, Snapshot},
+    strategy::scalar,
+};
+use candle_core::{Tensor, backprop::GradStore};
 use crmt_core::{Batch, Streams, Trainable};
-use crmt_kernels::{Optimizer, clip_grad_norm};
+use crmt_kernels::{Clipped, Optimizer, clip_grad_norm};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Where batches come from.
@@ -11,144 +18,311 @@ pub trait Source {
     /// Batches in one epoch.
     fn steps(&self) -> u64;
 
-    /// The batches of epoch `epoch` (from 0), in order; the same for the same number.
-    fn epoch<'a>(&'a self, epoch: u64) -> Box<dyn Iterator<Item = Result<Batch>> + 'a>;
+    /// Epoch `epoch`, from 0; the same for the same number.
+    fn epoch<'a>(&'a self, epoch: u64) -> Result<Box<dyn Batches + 'a>>;
 }
 
-/// One phase of training: which objective, on what, how long.
+/// The batches of one epoch, each to be had by any thread at any time.
+pub trait Batches: Sync {
+    /// Batch `i`, from 0, of as many as [`Source::steps`] says.
+    fn batch(&self, i: u64) -> Result<Batch>;
+}
+
+/// One phase of training: which objective, on what, how long, and by which rules.
 pub struct Phase<'a> {
     /// Shown in records and errors, e.g. `step-1`.
     pub name: &'a str,
     /// The objective.
-    pub strategy: &'a dyn Strategy,
+    pub strategy: &'a mut dyn Strategy,
     /// The batches.
     pub source: &'a dyn Source,
     /// Epochs to run.
     pub epochs: u64,
     /// Over the whole phase.
-    pub schedule: Schedule,
-    /// Peak learning rate.
-    pub learning_rate: f64,
+    pub rate: Rate,
+    /// The run's randomness.
+    pub streams: Streams,
+    /// The rest.
+    pub rules: Rules,
+}
+
+/// How gradients become steps, and when to stop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rules {
     /// Largest l2 norm of the gradient of all parameters together; larger ones are scaled down.
     /// Infinite for no limit.
     pub clip: f64,
-    /// The run's randomness.
-    pub streams: Streams,
+    /// Batches whose mean gradient makes a step, at least 1; the last of an epoch may be of fewer.
+    pub accumulate: u64,
+    /// Decay of an exponential moving average of the weights: then it is the average that is measured and kept.
+    pub average: Option<f64>,
+    /// Stops after so many epochs (at least 1) that were no better than the best.
+    pub patience: Option<u64>,
+    /// Threads that make batches ahead; 0: they are made between steps. Changes no result.
+    pub loaders: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { clip: f64::INFINITY, accumulate: 1, average: None, patience: None, loaders: 0 }
+    }
 }
 
 /// What happened in one epoch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
     /// From 1.
     pub epoch: u64,
     /// Mean over the batches.
     pub loss: f64,
     /// Means of the loss's parts.
-    pub parts: BTreeMap<&'static str, f64>,
+    pub parts: BTreeMap<String, f64>,
+    /// Mean of each modality's own margin `s_y − max_{j≠y} s_j`, by name.
+    pub margins: BTreeMap<String, f64>,
+    /// Mean norm of each encoder's gradient by the modality's name, and of everything else together under `head`; before
+    /// clipping.
+    pub gradients: BTreeMap<String, f64>,
     /// At the end of the epoch.
     pub learning_rate: f64,
-    /// What `select` measured.
+    /// What the observer measured.
     pub selected: Selected,
 }
 
 /// A measurement on the selection split.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Selected {
     /// Clean accuracy, for the record.
     pub accuracy: f64,
+    /// Accuracy under an attack, for the record, if one was made.
+    pub attacked: Option<f64>,
     /// What decides which epoch is best; larger is better.
     pub score: f64,
 }
 
-/// Trains `model`, and leaves it with the weights of the epoch that `select` scored highest (the
-/// later one on a tie). Returns that epoch's number.
-///
-/// `select` measures the model after each epoch, on data that is neither trained nor reported on.
-/// `progress` hears about every step (`None`) and every epoch (`Some`).
+/// Who watches a phase. Its errors end it.
+pub trait Observer<E: From<Error>> {
+    /// Measures the model after each epoch, on data that is neither trained nor reported on.
+    fn select(&mut self, model: &dyn Trainable) -> Result<Selected, E>;
+
+    /// Hears of every finished batch.
+    fn step(&mut self) -> Result<(), E> {
+        Ok(())
+    }
+
+    /// Hears of every finished epoch.
+    fn epoch(&mut self, _report: &EpochReport) -> Result<(), E> {
+        Ok(())
+    }
+
+    /// Training may end here (after a step, or an `epoch`) and go on from what `state` gives. Making it costs a copy of
+    /// everything.
+    fn rest(&mut self, _epoch: bool, _state: &dyn Fn() -> Result<State>) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// Trains `model`, and leaves it with the weights of the epoch that the observer scored highest (the later one on a
+/// tie). Returns that epoch's report; `None` for a phase of no epochs. `from` is what an earlier run of the same phase
+/// gave to [`Observer::rest`]: the result has the same bits as if it had never stopped.
 ///
 /// # Errors
-/// A loss that is not finite, an empty epoch, a batch that can't be read.
+/// A loss that is not finite, an empty epoch, a batch that can't be read, a state of something else.
 pub fn fit<E: From<Error>>(
     model: &dyn Trainable,
     optimizer: &mut dyn Optimizer,
-    phase: &Phase,
-    mut select: impl FnMut(&dyn Trainable) -> Result<Selected, E>,
-    mut progress: impl FnMut(Option<&EpochReport>) -> Result<(), E>,
-) -> Result<u64, E> {
-    let steps = phase.epochs * phase.source.steps();
-    let mut step = 0;
-    let mut best: Option<(EpochReport, Snapshot)> = None;
-    for epoch in 0..phase.epochs {
-        let mut losses = Mean::default();
-        let mut parts = BTreeMap::<_, Mean>::new();
-        let mut learning_rate = 0.0;
-        for batch in phase.source.epoch(epoch) {
-            let draws = Draws { streams: phase.streams, step };
-            let loss = phase.strategy.loss(model, &batch?, &draws)?;
-            let value = scalar(&loss.total).map_err(Error::from)?;
-            if !value.is_finite() {
-                let (phase, epoch, batch) = (phase.name.to_owned(), epoch + 1, losses.count + 1);
-                return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: value }.into());
-            }
-            losses.add(value);
-            for (name, value) in &loss.parts {
-                parts.entry(*name).or_default().add(*value);
-            }
-            learning_rate = phase.learning_rate * phase.schedule.factor(step, steps);
-            let gradients = loss.total.backward().map_err(Error::from)?;
-            let clipped = clip_grad_norm(&gradients, optimizer.parameters(), phase.clip).map_err(Error::from)?;
-            optimizer.step_scaled(&gradients, learning_rate, clipped.scale).map_err(Error::from)?;
-            step += 1;
-            progress(None)?;
-        }
-        if losses.count == 0 {
-            return Err(Error::EmptyEpoch { phase: phase.name.to_owned(), epoch: epoch + 1 }.into());
-        }
-        let report = EpochReport {
-            epoch: epoch + 1,
-            loss: losses.value(),
-            parts: parts.iter().map(|(name, mean)| (*name, mean.value())).collect(),
-            learning_rate,
-            selected: select(model)?,
-        };
-        progress(Some(&report))?;
-        if best.as_ref().is_none_or(|(best, _)| report.selected.score >= best.selected.score) {
-            best = Some((report, Snapshot::take(model)?));
-        }
+    phase: &mut Phase,
+    from: Option<&State>,
+    observer: &mut dyn Observer<E>,
+) -> Result<Option<EpochReport>, E> {
+    let mut fit = Fit::new(model, optimizer, phase, from)?;
+    while fit.at.epoch < fit.phase.epochs && !fit.is_patient_enough() {
+        fit.epoch(observer)?;
     }
-    let Some((report, snapshot)) = best else { return Ok(0) };
-    if report.epoch < phase.epochs {
+    let ran = fit.at.epoch;
+    if let (Some(best), Some(snapshot)) = (&fit.at.best, &fit.best)
+        && (best.epoch < ran || fit.average.is_some())
+    {
         snapshot.restore()?;
     }
-    Ok(report.epoch)
+    Ok(fit.at.best)
 }
 
-/// A copy of every variable of a model.
-struct Snapshot(Vec<(Var, Tensor)>);
+struct Fit<'a, 'p> {
+    model: &'a dyn Trainable,
+    optimizer: &'a mut dyn Optimizer,
+    phase: &'a mut Phase<'p>,
+    at: Position,
+    best: Option<Snapshot>,
+    average: Option<Average>,
+    /// Of each of the optimizer's parameters, whose it is: an index of the modalities, or of none.
+    owners: Vec<Option<usize>>,
+}
 
-impl Snapshot {
-    fn take(model: &dyn Trainable) -> Result<Self> {
-        let copy = |var: Var| Ok((var.clone(), var.as_tensor().copy()?.detach()));
-        model.variables().into_iter().map(|v| copy(v.var)).collect::<Result<_>>().map(Self)
+impl<'a, 'p> Fit<'a, 'p> {
+    fn new(
+        model: &'a dyn Trainable,
+        optimizer: &'a mut dyn Optimizer,
+        phase: &'a mut Phase<'p>,
+        from: Option<&State>,
+    ) -> Result<Self> {
+        let mut best = None;
+        if let Some(state) = from {
+            let live = Snapshot::read(model, MODEL, state)?;
+            best = state.position.best.as_ref().map(|_| Snapshot::read(model, BEST, state)).transpose()?;
+            let get = |prefix: &'static str| move |name: &str| state.tensors.get(&format!("{prefix}{name}")).cloned();
+            optimizer.restore(&get(OPTIMIZER)).map_err(|e| Error::State(e.to_string()))?;
+            phase.strategy.restore(&get(STRATEGY))?;
+            live.restore()?;
+        }
+        let average = phase.rules.average.map(|decay| Average::new(model, decay, from)).transpose()?;
+        let modalities = model.fixed().modalities();
+        let prefixes = modalities.map(|m| format!("encoders.{}.", m.name));
+        let owner = |name: &str| prefixes.iter().position(|prefix| name.starts_with(prefix.as_str()));
+        let owners = optimizer.parameters().iter().map(|p| owner(&p.name)).collect();
+        let at = from.map(|state| state.position.clone()).unwrap_or_default();
+        Ok(Self { model, optimizer, phase, at, best, average, owners })
     }
 
-    fn restore(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(var, saved)| Ok(var.set(saved)?))
+    fn is_patient_enough(&self) -> bool {
+        self.phase.rules.patience.is_some_and(|patience| self.at.epoch - self.at.improved >= patience)
+    }
+
+    fn epoch<E: From<Error>>(&mut self, observer: &mut dyn Observer<E>) -> Result<(), E> {
+        let (source, rules) = (self.phase.source, self.phase.rules);
+        let batches = source.epoch(self.at.epoch)?;
+        if source.steps() == 0 {
+            return Err(Error::EmptyEpoch { phase: self.phase.name.to_owned(), epoch: self.at.epoch + 1 }.into());
+        }
+        if self.at.batch == 0 {
+            self.phase.strategy.begin_epoch(self.model, self.at.epoch)?;
+        }
+        let mut gathered = Gathered::default();
+        in_order(
+            self.at.batch..source.steps(),
+            rules.loaders,
+            |i| batches.batch(i),
+            |batch| -> Result<(), E> {
+                self.batch(&batch?, &mut gathered)?;
+                let last = self.at.batch == source.steps();
+                let stepped = gathered.batches == rules.accumulate.max(1) || last;
+                if stepped {
+                    self.step(&mut gathered)?;
+                }
+                observer.step()?;
+                if stepped && !last { observer.rest(false, &|| self.state()) } else { Ok(()) }
+            },
+        )?;
+        let learning_rate = self.rate(self.at.step - 1);
+        let model = self.model;
+        let (selected, snapshot) = match &self.average {
+            None => (observer.select(model)?, Snapshot::take(model)?),
+            Some(average) => average.within(model, || Ok::<_, E>((observer.select(model)?, Snapshot::take(model)?)))?,
+        };
+        let report = EpochReport {
+            epoch: self.at.epoch + 1,
+            loss: self.at.means.of(LOSS).remove("").unwrap_or_default(),
+            parts: self.at.means.of(PART),
+            margins: self.at.means.of(MARGIN),
+            gradients: self.at.means.of(GRADIENT),
+            learning_rate,
+            selected,
+        };
+        let before = self.at.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.selected.score);
+        if selected.score > before {
+            self.at.improved = report.epoch;
+        }
+        if self.at.best.is_none() || selected.score >= before {
+            (self.at.best, self.best) = (Some(report.clone()), Some(snapshot));
+        }
+        (self.at.epoch, self.at.batch, self.at.means) = (self.at.epoch + 1, 0, Means::default());
+        observer.epoch(&report)?;
+        observer.rest(true, &|| self.state())
+    }
+
+    fn rate(&self, step: u64) -> f64 {
+        self.phase.rate.at(step, self.phase.epochs * self.phase.source.steps())
+    }
+
+    /// Gathers the gradient of a batch.
+    fn batch(&mut self, batch: &Batch, gathered: &mut Gathered) -> Result<()> {
+        let draws = Draws { streams: self.phase.streams, step: self.at.step };
+        let loss = self.phase.strategy.loss(self.model, batch, &draws)?;
+        let value = scalar(&loss.total)?;
+        if !value.is_finite() {
+            let (phase, epoch, batch) = (self.phase.name.to_owned(), self.at.epoch + 1, self.at.batch + 1);
+            return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: value });
+        }
+        self.at.means.add(LOSS, value);
+        for (name, value) in &loss.parts {
+            self.at.means.add(format!("{PART}{name}"), *value);
+        }
+        let StepLoss { total, unimodal, modulation, .. } = loss;
+        for (modality, scores) in self.model.fixed().modalities().iter().zip(&unimodal) {
+            let margin = scalar(&unimodal_margins(scores, &batch.labels)?.mean_all()?)?;
+            self.at.means.add(format!("{MARGIN}{}", modality.name), margin);
+        }
+        let mut gradients = total.backward()?;
+        if let Some(modulation) = modulation {
+            modulation.apply(&mut gradients, self.optimizer.parameters(), &self.owners, &draws)?;
+        }
+        gathered.add(gradients)?;
+        (self.at.batch, self.at.step) = (self.at.batch + 1, self.at.step + 1);
+        Ok(())
+    }
+
+    /// A step along the mean of the gathered gradients.
+    fn step(&mut self, gathered: &mut Gathered) -> Result<()> {
+        let Gathered { sum: Some(gradients), batches } = std::mem::take(gathered) else { return Ok(()) };
+        let n = batches as f64;
+        let Clipped { scale, squares, .. } =
+            clip_grad_norm(&gradients, self.optimizer.parameters(), self.phase.rules.clip * n)?;
+        let learning_rate = self.rate(self.at.step - 1);
+        self.optimizer.step_scaled(&gradients, learning_rate, scale / n)?;
+        let modalities = self.model.fixed().modalities();
+        let mut own = vec![0f64; modalities.len() + 1];
+        for (owner, square) in self.owners.iter().zip(squares) {
+            own[owner.unwrap_or(modalities.len())] += square;
+        }
+        let names = modalities.iter().map(|m| m.name.as_str()).chain(["head"]);
+        for (name, square) in names.zip(own) {
+            self.at.means.add(format!("{GRADIENT}{name}"), square.sqrt() / n);
+        }
+        self.average.as_mut().map_or(Ok(()), |average| average.update(self.model, self.at.step))
+    }
+
+    fn state(&self) -> Result<State> {
+        let mut tensors = BTreeMap::new();
+        Snapshot::take(self.model)?.write(MODEL, &mut tensors);
+        self.best.iter().for_each(|best| best.write(BEST, &mut tensors));
+        self.average.iter().for_each(|average| average.write(&mut tensors));
+        let named = |prefix: &str, all: Vec<(String, Tensor)>| {
+            all.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)).collect::<Vec<_>>()
+        };
+        tensors.extend(named(OPTIMIZER, self.optimizer.state()?));
+        tensors.extend(named(STRATEGY, self.phase.strategy.state()?));
+        Ok(State { position: self.at.clone(), tensors })
     }
 }
 
+const LOSS: &str = "loss";
+const PART: &str = "part.";
+const MARGIN: &str = "margin.";
+const GRADIENT: &str = "gradient.";
+
+/// Gradients of some batches.
 #[derive(Default)]
-struct Mean {
-    sum: f64,
-    count: u64,
+struct Gathered {
+    sum: Option<GradStore>,
+    batches: u64,
 }
 
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.sum += value;
-        self.count += 1;
-    }
-    fn value(&self) -> f64 {
-        self.sum / self.count as f64
+impl Gathered {
+    fn add(&mut self, gradients: GradStore) -> Result<()> {
+        self.batches += 1;
+        match &mut self.sum {
+            None => self.sum = Some(gradients),
+            Some(sum) => sum.extend(gradients)?,
+        }
+        Ok(())
     }
 }

@@ -4,9 +4,9 @@
 //! The step is a phase of the one loop over a small model whose inputs are cached scores, so
 //! encoders, directions and running statistics can't move. Does not know encoders, nor whether
 //! its constants are proved.
-use crate::{Draws, Result, Source, StepLoss, Strategy};
+use crate::{Batches, Draws, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
-use crmt_certify::objective;
+use crmt_certify::{RivalRule, objective, rival_ratio};
 use crmt_core::{
     AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Missing, Modality, Mode, PerModality, Streams,
     Trainable, Variable,
@@ -112,9 +112,12 @@ impl AdditiveClassifier for Frozen {
 }
 
 impl Trainable for IntegrationModel {
-    fn scores(&self, inputs: &PerModality<Tensor>, _: Mode) -> crmt_core::Result<AdditiveScores> {
+    fn features(&self, inputs: &PerModality<Tensor>, _: Mode) -> crmt_core::Result<PerModality<Tensor>> {
+        Ok(inputs.clone())
+    }
+    fn fuse(&self, features: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
         let weights = gauge(&self.raw.map(|v| v.as_tensor().clone()))?;
-        Ok(AdditiveScores { unimodal: inputs.clone(), weights, bias: self.bias.as_tensor().clone() })
+        Ok(AdditiveScores { unimodal: features.clone(), weights, bias: self.bias.as_tensor().clone() })
     }
     fn fixed(&self) -> &dyn AdditiveClassifier {
         &self.fixed
@@ -163,6 +166,8 @@ pub struct RadiusHinge {
     pub tables: Tables,
     /// Where a radius is large enough.
     pub target: f64,
+    /// Whose ratio the loss takes for the radius.
+    pub rival: RivalRule,
 }
 
 impl RadiusHinge {
@@ -177,11 +182,12 @@ impl RadiusHinge {
 impl Strategy for RadiusHinge {
     fn loss(&self, model: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<StepLoss> {
         let scores = model.scores(&batch.inputs, Mode::Eval)?;
-        let radii = Self::signed_radii(&self.tables, &scores, &batch.labels)?;
+        let tables = self.tables.at(&scores.weights)?;
+        let radii = rival_ratio(&scores.logits()?, &batch.labels, &tables, self.rival)?;
         let short = (radii.neg()? + self.target)?;
         let total = crmt_kernels::relu(&short)?.mean_all()?;
         let radius = radii.mean_all()?.to_scalar::<f64>()?;
-        Ok(StepLoss { total, parts: vec![("radius", radius)] })
+        Ok(StepLoss::new(total, vec![("radius", radius)], &scores))
     }
 }
 
@@ -227,16 +233,26 @@ impl Source for CachedScores {
         (self.scores.len() / self.batch) as u64
     }
 
-    fn epoch<'a>(&'a self, epoch: u64) -> Box<dyn Iterator<Item = Result<Batch>> + 'a> {
+    fn epoch<'a>(&'a self, epoch: u64) -> Result<Box<dyn Batches + 'a>> {
         let mut order: Vec<u32> = (0..self.scores.len() as u32).collect();
         order.shuffle(&mut self.streams.stream("step-2 shuffle", epoch));
-        Box::new((0..self.scores.len() / self.batch).map(move |i| {
-            let rows = Tensor::new(&order[i * self.batch..(i + 1) * self.batch], &Device::Cpu)?;
-            Ok(Batch {
-                inputs: self.scores.inputs.try_map(|s| s.index_select(&rows, 0))?,
-                labels: self.scores.labels.index_select(&rows, 0)?,
-            })
-        }))
+        Ok(Box::new(Shuffled { of: self, order }))
+    }
+}
+
+struct Shuffled<'a> {
+    of: &'a CachedScores,
+    order: Vec<u32>,
+}
+
+impl Batches for Shuffled<'_> {
+    fn batch(&self, i: u64) -> Result<Batch> {
+        let CachedScores { scores, batch, .. } = self.of;
+        let rows = Tensor::new(&self.order[i as usize * batch..][..*batch], &Device::Cpu)?;
+        Ok(Batch {
+            inputs: scores.inputs.try_map(|s| s.index_select(&rows, 0))?,
+            labels: scores.labels.index_select(&rows, 0)?,
+        })
     }
 }
 
@@ -286,8 +302,11 @@ mod tests {
         let pruned = Missing::each(2).remove(1);
         let model = IntegrationModel::new(&modalities(), &head, Some(&pruned))?;
         let rows = model.raw.try_map(|_| Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu))?;
-        let hinge =
-            RadiusHinge { tables: Tables::Pairwise { rows, features: PerModality::from([1.0, 1.0]) }, target: 9.0 };
+        let hinge = RadiusHinge {
+            tables: Tables::Pairwise { rows, features: PerModality::from([1.0, 1.0]) },
+            target: 9.0,
+            rival: RivalRule::Minimum,
+        };
         let scores = model.raw.try_map(|_| Tensor::new(&[[0.9f64, 0.2], [0.1, 0.4]], &Device::Cpu))?;
         let batch = Batch { inputs: scores, labels: Tensor::new(&[0u32, 1], &Device::Cpu)? };
         let loss = hinge.loss(&model, &batch, &Draws { streams: Streams::new(0), step: 0 })?;

@@ -28,6 +28,16 @@ pub fn margin_term(scores: &PerModality<Tensor>, targets: &Tensor) -> Result<Ten
     log_sum_exp(&Tensor::cat(&columns, 1)?)
 }
 
+/// Each sample's own margin `s_y − max_{j≠y} s_j` of one modality's scores `[batch, classes]`; `[batch]`, constant.
+pub fn unimodal_margins(scores: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let scores = scores.detach();
+    let own = labels.unsqueeze(1)?;
+    let score = scores.gather(&own, 1)?;
+    let low = (score.zeros_like()? + MASKED)?;
+    let rivals = scores.scatter(&own.broadcast_as(score.shape())?.contiguous()?, &low, 1)?.max(D::Minus1)?;
+    score.squeeze(1)? - rivals
+}
+
 /// `−Σ_k targets_k · log softmax(logits)_k`, per sample; both `[batch, classes]`.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     log_sum_exp(logits)? - (logits * targets)?.sum(D::Minus1)?

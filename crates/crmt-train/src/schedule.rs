@@ -24,6 +24,30 @@ pub enum Schedule {
     },
 }
 
+/// The learning rate over a phase.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// At its peak.
+    pub peak: f64,
+    /// Its factor.
+    pub schedule: Schedule,
+    /// Fraction of the phase in which it rises linearly from 0, whatever the schedule.
+    pub warmup: f64,
+}
+
+impl Rate {
+    /// Always the same.
+    pub fn constant(rate: f64) -> Self {
+        Self { peak: rate, schedule: Schedule::Constant, warmup: 0.0 }
+    }
+
+    /// Before step `step` (from 0) of `steps`.
+    pub fn at(self, step: u64, steps: u64) -> f64 {
+        let risen = (step + 1) as f64 / (self.warmup * steps as f64);
+        self.peak * self.schedule.factor(step, steps) * if risen < 1.0 { risen } else { 1.0 }
+    }
+}
+
 impl Schedule {
     /// The factor before step `step` of `steps`.
     pub fn factor(self, step: u64, steps: u64) -> f64 {
@@ -71,6 +95,13 @@ mod tests {
         assert_eq!((at(0), at(59)), (1.0, 1.0));
         assert_eq!((at(60), at(119)), (0.1, 0.1));
         assert!((at(120) - 0.01).abs() < 1e-17);
+    }
+
+    #[test]
+    fn a_warm_up_rises_to_the_schedule() {
+        let rate = Rate { peak: 2.0, schedule: Schedule::Constant, warmup: 0.25 };
+        assert_eq!((0..6).map(|i| rate.at(i, 16)).collect::<Vec<_>>(), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
+        assert_eq!(Rate::constant(0.1).at(0, 16), 0.1);
     }
 
     #[test]

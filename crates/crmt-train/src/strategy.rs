@@ -1,8 +1,9 @@
 //! How a batch becomes a loss.
 //! Does not know the loop around it.
-use crate::Result;
-use candle_core::Tensor;
-use crmt_core::{Batch, Streams, Trainable};
+use crate::{Modulation, Result};
+use candle_core::{D, Tensor};
+use candle_nn::ops::softmax;
+use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
 
 /// A differentiable loss and what it is made of.
 #[derive(Debug)]
@@ -11,6 +12,17 @@ pub struct StepLoss {
     pub total: Tensor,
     /// Named scalars for the record, e.g. `cross_entropy`.
     pub parts: Vec<(&'static str, f64)>,
+    /// The scores that the loss was computed of, for the record; tracking nothing.
+    pub unimodal: PerModality<Tensor>,
+    /// What becomes of the encoders' gradients before the step; `None`: they are followed as they are.
+    pub modulation: Option<Modulation>,
+}
+
+impl StepLoss {
+    /// A loss of these scores, made of `parts`, whose gradient is followed as it is.
+    pub fn new(total: Tensor, parts: Vec<(&'static str, f64)>, scores: &AdditiveScores) -> Self {
+        Self { total, parts, unimodal: scores.unimodal.map(Tensor::detach), modulation: None }
+    }
 }
 
 /// Randomness of one training step: the run's streams, and which step this is.
@@ -26,9 +38,35 @@ pub struct Draws {
 pub trait Strategy {
     /// The loss of `model` on `batch`.
     fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss>;
+
+    /// Hears of each epoch (from 0) before its first batch, to measure the model.
+    fn begin_epoch(&mut self, _model: &dyn Trainable, _epoch: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it has measured, by name, if a loss depends on it.
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(vec![])
+    }
+
+    /// Takes over a saved [`state`](Self::state): `get` returns the tensor of a name.
+    fn restore(&mut self, _get: &dyn Fn(&str) -> Option<Tensor>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// For the record.
 pub(crate) fn scalar(x: &Tensor) -> candle_core::Result<f64> {
     x.to_dtype(candle_core::DType::F64)?.to_scalar()
+}
+
+/// What each modality says alone: `a(m) ∘ s(m) + b/M`, `[batch, classes]`, which add up to the logits.
+pub(crate) fn solo_logits(scores: &AdditiveScores) -> Result<PerModality<Tensor>> {
+    let share = (&scores.bias / scores.unimodal.len() as f64)?;
+    Ok(scores.contributions()?.try_map(|own| own.broadcast_add(&share))?)
+}
+
+/// `Σ_i Σ_k targets_ik softmax(solo logits of m)_ik`: how sure of the right classes each modality is.
+pub(crate) fn confidence(scores: &AdditiveScores, targets: &Tensor) -> Result<PerModality<f64>> {
+    solo_logits(scores)?.try_map(|logits| Ok(scalar(&(softmax(&logits.detach(), D::Minus1)? * targets)?.sum_all()?)?))
 }

@@ -57,6 +57,20 @@ fn no_pair_beats_a_block() -> TestResult {
 }
 
 #[test]
+fn no_pair_beats_a_memory() -> TestResult {
+    let store = Store::new(3);
+    let block = Block::memory(&store.live(DType::F64).pp("memory"), 7, 6)?;
+    for size in [0.0, 1.0] {
+        store.disturb(5, size)?;
+        let chain = alone(block.clone(), 6);
+        let [Layer::Fixed { lipschitz, .. }, ..] = &chain.layers()?[..] else { panic!("a known constant") };
+        let (largest, _) = search(&chain, &[6], 2, 40)?;
+        assert!(largest <= lipschitz * (1.0 + ROUNDING) && largest > 0.02 * lipschitz, "{largest} of {lipschitz}");
+    }
+    Ok(())
+}
+
+#[test]
 fn no_pair_beats_a_dense_layer() -> TestResult {
     let store = Store::new(2);
     let vb = store.live(DType::F64);

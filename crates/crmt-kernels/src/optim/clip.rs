@@ -7,12 +7,14 @@ use candle_core::{Result, backprop::GradStore, bail};
 use rayon::prelude::*;
 
 /// What [`clip_grad_norm`] found.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Clipped {
     /// The ℓ2 norm of all gradients together, before clipping.
     pub norm: f64,
     /// What to multiply the gradients by, for [`super::Optimizer::step_scaled`]: at most 1.
     pub scale: f64,
+    /// The squared norm of each parameter's gradient, before clipping; 0 where there is none.
+    pub squares: Vec<f64>,
 }
 
 /// The global ℓ2 norm of the parameters' gradients, accumulated in `f64` in a fixed order, and the factor
@@ -25,8 +27,8 @@ pub fn clip_grad_norm(gradients: &GradStore, parameters: &[Parameter], max_norm:
     if max_norm.is_nan() || max_norm < 0. {
         bail!("clip_grad_norm: the largest norm must not be negative, got {max_norm}")
     }
-    let mut total = 0f64;
-    for p in parameters {
+    let mut squares = vec![0f64; parameters.len()];
+    for (p, total) in parameters.iter().zip(&mut squares) {
         let Some(g) = gradients.get(&p.var) else { continue };
         let g = g.contiguous()?;
         let view = Read::new(&g);
@@ -43,9 +45,9 @@ pub fn clip_grad_norm(gradients: &GradStore, parameters: &[Parameter], max_norm:
                 square.sqrt()
             )
         }
-        total += square;
+        *total = square;
     }
-    let norm = total.sqrt();
+    let norm = squares.iter().sum::<f64>().sqrt();
     let scale = if max_norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.) } else { 1. };
-    Ok(Clipped { norm, scale })
+    Ok(Clipped { norm, scale, squares })
 }

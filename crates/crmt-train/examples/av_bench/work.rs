@@ -5,7 +5,7 @@ use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, pertur
 use crmt_certify::LipschitzRule;
 use crmt_core::{Batch, Classifier, Streams, Trainable};
 use crmt_kernels::{Parameter, Sgd};
-use crmt_train::{Crmt, Phase, Schedule, Selected, Source, TrainingInputs, fit};
+use crmt_train::{Batches, Crmt, Observer, Phase, Rate, Rules, Selected, Source, TrainingInputs, fit};
 use std::error::Error;
 use std::time::Instant;
 
@@ -52,36 +52,41 @@ fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Er
         Work::StepAt => TrainingInputs::Adversarial(Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS))),
         _ => TrainingInputs::Clean,
     };
-    let strategy = Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs };
+    let mut strategy = Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs };
     let learned = subject.learner.variables().into_iter().filter(|v| v.learned);
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, ..Sgd::default() };
     let mut sgd = sgd.over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
     let source = Repeated { batch: &subject.batch, steps: (options.warmup + options.iters.get()) as u64 };
-    let phase = Phase {
+    let mut phase = Phase {
         name: "benchmark",
-        strategy: &strategy,
+        strategy: &mut strategy,
         source: &source,
         epochs: 1,
-        schedule: Schedule::Constant,
-        learning_rate: 1e-3,
-        clip: f64::INFINITY,
+        rate: Rate::constant(1e-3),
         streams: Streams::new(1),
+        rules: Rules::default(),
     };
-    let (mut times, mut start) = (vec![], Instant::now());
-    fit::<crmt_train::Error>(
-        &subject.learner,
-        &mut sgd,
-        &phase,
-        |_| Ok(Selected { accuracy: 0., score: 0. }),
-        |epoch| {
-            if epoch.is_none() {
-                times.push(elapsed(start));
-                start = Instant::now();
-            }
-            Ok(())
-        },
-    )?;
-    Ok(times.split_off(options.warmup))
+    let mut clock = Clock { times: vec![], start: Instant::now() };
+    fit(&subject.learner, &mut sgd, &mut phase, None, &mut clock)?;
+    Ok(clock.times.split_off(options.warmup))
+}
+
+/// Hears of every step.
+struct Clock {
+    times: Vec<f64>,
+    start: Instant,
+}
+
+impl Observer<crmt_train::Error> for Clock {
+    fn select(&mut self, _: &dyn Trainable) -> crmt_train::Result<Selected> {
+        Ok(Selected { accuracy: 0., attacked: None, score: 0. })
+    }
+
+    fn step(&mut self) -> crmt_train::Result<()> {
+        self.times.push(elapsed(self.start));
+        self.start = Instant::now();
+        Ok(())
+    }
 }
 
 /// From the clean input, all steps of one length.
@@ -111,8 +116,16 @@ impl Source for Repeated<'_> {
         self.steps
     }
 
-    fn epoch<'a>(&'a self, _: u64) -> Box<dyn Iterator<Item = crmt_train::Result<Batch>> + 'a> {
-        Box::new((0..self.steps).map(|_| Ok(self.batch.clone())))
+    fn epoch<'a>(&'a self, _: u64) -> crmt_train::Result<Box<dyn Batches + 'a>> {
+        Ok(Box::new(Same(self.batch)))
+    }
+}
+
+struct Same<'a>(&'a Batch);
+
+impl Batches for Same<'_> {
+    fn batch(&self, _: u64) -> crmt_train::Result<Batch> {
+        Ok(self.0.clone())
     }
 }
 

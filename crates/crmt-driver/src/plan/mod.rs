@@ -1,10 +1,16 @@
 //! The resolved plan of a run: every setting, typed, with the defaults.
 //! Does not know where a value came from; `settings.rs` does.
+mod training;
+
+pub use training::{
+    AdversaryPlan, CertifiedPlan, GBlendPlan, MsefmPlan, OgmGePlan, OptimizerKind, PmrPlan, SelectPlan, StepTwoPlan,
+    TrainPlan,
+};
+
 use crate::{baselines::BASELINES, methods::METHODS, threat::DECLARED};
 use anyhow::{Result, bail};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{HeadConfig, Rows};
-use crmt_train::Schedule;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,6 +38,16 @@ pub struct Plan {
     pub adversary: AdversaryPlan,
     /// The objective when `train.objective = "certified"`.
     pub certified: CertifiedPlan,
+    /// The objective when `train.objective = "g-blend"`.
+    pub g_blend: GBlendPlan,
+    /// The objective when `train.objective = "ogm-ge"`.
+    pub ogm_ge: OgmGePlan,
+    /// The objective when `train.objective = "pmr"`.
+    pub pmr: PmrPlan,
+    /// The objective when `train.objective = "msefm"`.
+    pub msefm: MsefmPlan,
+    /// How the best epoch is chosen.
+    pub select: SelectPlan,
     /// CRMT's second step.
     pub step2: StepTwoPlan,
     /// Lipschitz constants and radii.
@@ -88,112 +104,13 @@ pub struct ModelPlan {
     pub lipschitz_blocks: usize,
     /// Orthonormal layers before the features.
     pub lipschitz_hidden: Vec<usize>,
+    /// Vectors of a memory through which each encoder's features are read; 0: none.
+    pub memory: usize,
     /// `concat`, `orthonormal`, `gauged` (orthonormal with positive integration weights of fixed
     /// size), or `unit-rows` (the released code's rule).
     pub head: String,
     /// Integration weights before training.
     pub initial_weight: f64,
-}
-
-/// The first phase.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrainPlan {
-    /// Passes over `samples`.
-    pub epochs: u64,
-    /// Samples of one epoch; 0 for the whole training split.
-    pub samples: usize,
-    /// Samples of one step.
-    pub batch: usize,
-    /// `adam` (decay as an l2 penalty), `adamw` (decoupled decay) or `sgd`.
-    pub optimizer: String,
-    /// At its peak.
-    pub learning_rate: f64,
-    /// Of SGD.
-    pub momentum: f64,
-    /// l2 penalty or decoupled decay.
-    pub weight_decay: f64,
-    /// `one-cycle`, `cosine`, `step` or `constant`.
-    pub schedule: String,
-    /// Fraction of training in which `one-cycle` rises.
-    pub warmup: f64,
-    /// With `step`: epochs between drops to a tenth.
-    pub step_epochs: u64,
-    /// Largest norm of the whole gradient; 0 for no limit.
-    pub clip: f64,
-    /// `cross-entropy`, or `certified` (the certificate inside the loss).
-    pub objective: String,
-    /// Weight of CRMT's margin term.
-    pub rho: f64,
-    /// `clean`, `adversarial`, `mixup` or `noise`.
-    pub inputs: String,
-    /// Of the Beta distribution of Mixup.
-    pub mixup_alpha: f64,
-    /// Standard deviation of the noise when `inputs = "noise"`, in declared units.
-    #[serde(default)]
-    pub noise: f64,
-    /// The same for one modality by name; it wins over `noise`.
-    #[serde(default)]
-    pub noises: BTreeMap<String, f64>,
-}
-
-/// Joint-l2 PGD inside adversarial training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AdversaryPlan {
-    /// Joint budget.
-    pub eps: f64,
-    /// Gradient steps.
-    pub steps: usize,
-    /// Step length over `eps`.
-    pub relative_step: f64,
-}
-
-/// Certified training: `CE(κ·(h_j + ε·ℓ_yj)) + λ·margin`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CertifiedPlan {
-    /// Radius to train for, in declared units.
-    pub eps: f64,
-    /// Which budgets that is of: `joint` (one l2 budget), `each` (all modalities at once, the budget each) or `one`
-    /// (any modality alone). Epochs are chosen by the joint radius.
-    pub threat: String,
-    /// Inverse temperature of the logits.
-    pub kappa: f64,
-    /// Weight of the margin term.
-    pub lambda: f64,
-    /// Fraction of training over which the radius grows to `eps`.
-    pub ramp: f64,
-    /// How often a batch is shown with some modalities replaced by their baselines.
-    pub modality_dropout: f64,
-}
-
-/// CRMT's second step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StepTwoPlan {
-    /// Whether it runs.
-    pub enabled: bool,
-    /// Passes over the cached scores.
-    pub epochs: u64,
-    /// Samples of one step.
-    pub batch: usize,
-    /// Adam's learning rate.
-    pub learning_rate: f64,
-    /// Training samples whose scores are used.
-    pub samples: usize,
-    /// The hinge's target: this quantile of the radii before.
-    pub target_quantile: f64,
-    /// Also tries to do without modalities: all sets of up to four, else each one alone. A pruned modality has
-    /// integration weights of 0, and no attack on it changes anything.
-    pub prune: bool,
-    /// Joint budgets that decide whether the result is accepted: on average over them, attacked accuracy on the
-    /// selection split must rise, or, for a certified method, certified accuracy must not fall.
-    pub accept_eps: Vec<f64>,
-    /// Selection samples attacked to accept or reject the result.
-    pub accept_samples: usize,
-    /// How much clean selection accuracy may fall.
-    pub tolerance: f64,
 }
 
 /// Radii.
@@ -319,49 +236,19 @@ impl Default for Plan {
                 lipschitz_width: 16,
                 lipschitz_blocks: 1,
                 lipschitz_hidden: vec![256],
+                memory: 0,
                 head: "concat".into(),
                 initial_weight: 0.1,
             },
-            train: TrainPlan {
-                epochs: 8,
-                samples: 10_000,
-                batch: 128,
-                optimizer: "adam".into(),
-                learning_rate: 2e-3,
-                momentum: 0.9,
-                weight_decay: 1e-4,
-                schedule: "one-cycle".into(),
-                warmup: 0.15,
-                step_epochs: 60,
-                clip: 5.0,
-                objective: "cross-entropy".into(),
-                rho: 0.0,
-                inputs: "clean".into(),
-                mixup_alpha: 1.0,
-                noise: 0.25,
-                noises: BTreeMap::new(),
-            },
-            adversary: AdversaryPlan { eps: 1.0, steps: 3, relative_step: 0.5 },
-            certified: CertifiedPlan {
-                eps: 1.58,
-                threat: "joint".into(),
-                kappa: 3.0,
-                lambda: 0.1,
-                ramp: 0.5,
-                modality_dropout: 0.0,
-            },
-            step2: StepTwoPlan {
-                enabled: false,
-                epochs: 25,
-                batch: 128,
-                learning_rate: 0.02,
-                samples: 2000,
-                target_quantile: 0.75,
-                prune: false,
-                accept_eps: vec![0.5, 1.0],
-                accept_samples: 500,
-                tolerance: 0.005,
-            },
+            train: TrainPlan::default(),
+            adversary: AdversaryPlan::default(),
+            certified: CertifiedPlan::default(),
+            g_blend: GBlendPlan::default(),
+            ogm_ge: OgmGePlan::default(),
+            pmr: PmrPlan::default(),
+            msefm: MsefmPlan::default(),
+            select: SelectPlan::default(),
+            step2: StepTwoPlan::default(),
             certify: CertifyPlan {
                 evidence: "auto".into(),
                 eps: vec![],
@@ -389,17 +276,6 @@ impl Default for Plan {
     }
 }
 
-/// Which optimizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OptimizerKind {
-    /// Decay as an l2 penalty.
-    Adam,
-    /// Decoupled decay.
-    AdamW,
-    /// With momentum.
-    Sgd,
-}
-
 impl Plan {
     /// Checks everything that can be checked without the data. Returns every fault, one line each.
     pub fn faults(&self) -> Vec<String> {
@@ -416,25 +292,13 @@ impl Plan {
             one_of(&format!("model.encoders.{name}"), encoder, ENCODERS);
         }
         one_of("model.head", &self.model.head, &["concat", "orthonormal", "gauged", "unit-rows"]);
-        one_of("train.objective", &self.train.objective, &["cross-entropy", "certified"]);
-        one_of("certified.threat", &self.certified.threat, &["joint", "each", "one"]);
-        one_of("train.optimizer", &self.train.optimizer, &["adam", "adamw", "sgd"]);
-        one_of("train.schedule", &self.train.schedule, &["one-cycle", "cosine", "step", "constant"]);
-        one_of("train.inputs", &self.train.inputs, &["clean", "adversarial", "mixup", "noise"]);
         one_of("certify.evidence", &self.certify.evidence, &["auto", "proved", "estimated"]);
         one_of("certify.lipschitz", &self.certify.lipschitz, &["max-gradient", "as-released"]);
         one_of("evaluate.norm", &self.evaluate.norm, &["l2", "linf"]);
         one_of("evaluate.baseline", &self.evaluate.baseline, BASELINES);
-        let mut deviations = |key: &str, all: f64, table: &str, named: &BTreeMap<String, f64>| {
-            let named = named.iter().map(|(name, sigma)| (format!("{table}.{name}"), *sigma));
-            for (key, sigma) in [(key.to_owned(), all)].into_iter().chain(named) {
-                if !(sigma.is_finite() && sigma >= 0.0) {
-                    faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));
-                }
-            }
-        };
-        deviations("train.noise", self.train.noise, "train.noises", &self.train.noises);
-        deviations("smooth.sigma", self.smooth.sigma, "smooth.sigmas", &self.smooth.sigmas);
+        for (key, sigma) in deviations("smooth.sigma", self.smooth.sigma, "smooth.sigmas", &self.smooth.sigmas) {
+            faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));
+        }
         let mut check = |holds: bool, fault: &str| {
             if !holds {
                 faults.push(fault.to_owned());
@@ -443,45 +307,6 @@ impl Plan {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         check(self.device == "cpu" || self.device.starts_with("cuda"), "device: expected cpu or cuda");
         check(self.model.features > 0, "model.features must be at least 1");
-        check(self.train.epochs > 0, "train.epochs must be at least 1");
-        check(self.train.batch > 0, "train.batch must be at least 1");
-        check(positive(self.train.learning_rate), "train.learning_rate must be positive");
-        check((0.0..1.0).contains(&self.train.momentum), "train.momentum must be in 0..1");
-        check(self.train.weight_decay >= 0.0, "train.weight_decay must not be negative");
-        check(self.train.warmup > 0.0 && self.train.warmup < 1.0, "train.warmup must be between 0 and 1");
-        check(self.train.clip >= 0.0, "train.clip must not be negative");
-        check(self.train.step_epochs > 0, "train.step_epochs must be at least 1");
-        check(
-            self.train.rho >= 0.0 && self.train.rho.is_finite(),
-            "train.rho must be a finite number that is not negative",
-        );
-        check(positive(self.train.mixup_alpha), "train.mixup_alpha must be positive");
-        check(positive(self.adversary.eps), "adversary.eps must be positive");
-        check(self.adversary.steps > 0, "adversary.steps must be at least 1");
-        check(positive(self.adversary.relative_step), "adversary.relative_step must be positive");
-        check(positive(self.certified.eps), "certified.eps must be positive");
-        check(positive(self.certified.kappa), "certified.kappa must be positive");
-        check(self.certified.lambda >= 0.0, "certified.lambda must not be negative");
-        check((0.0..=1.0).contains(&self.certified.ramp), "certified.ramp must be in 0..=1");
-        check(
-            (0.0..1.0).contains(&self.certified.modality_dropout),
-            "certified.modality_dropout must be at least 0 and less than 1",
-        );
-        check(
-            self.train.objective != "certified" || self.model.head == "gauged",
-            "train.objective = \"certified\" needs model.head = \"gauged\"",
-        );
-        check(positive(self.step2.learning_rate), "step2.learning_rate must be positive");
-        check(self.step2.batch > 0 && self.step2.samples > 0, "step2.batch and step2.samples must be at least 1");
-        check((0.0..=1.0).contains(&self.step2.target_quantile), "step2.target_quantile must be in 0..=1");
-        let budgets = |eps: &[f64]| !eps.is_empty() && eps.iter().all(|e| positive(*e));
-        check(budgets(&self.step2.accept_eps), "step2.accept_eps must be a list of positive numbers");
-        check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
-        check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
-        check(
-            !self.step2.enabled || self.model.head != "concat",
-            "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
-        );
         check(self.certify.samples > 0, "certify.samples must be at least 1");
         check(
             self.evaluate.steps > 0 && self.evaluate.standard_steps > 0,
@@ -493,6 +318,7 @@ impl Plan {
         );
         check(!self.evaluate.attacks.is_empty(), "evaluate.attacks must name at least one attack");
         check(self.falsify.steps > 0, "falsify.steps must be at least 1");
+        let budgets = |eps: &[f64]| !eps.is_empty() && eps.iter().all(|e| positive(*e));
         check(budgets(&self.evaluate.eps), "evaluate.eps must be a list of positive numbers");
         check(self.certify.eps.iter().all(|e| positive(*e)), "certify.eps must be positive numbers");
         check(
@@ -505,6 +331,7 @@ impl Plan {
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats (--threat) to \"each\" or names of modalities",
         );
+        faults.extend(self.training_faults());
         faults.extend(crate::arsenal::parse(&self.evaluate.attacks).err().map(|e| format!("evaluate.attacks: {e}")));
         faults
     }
@@ -526,7 +353,7 @@ impl Plan {
             kind => kind,
         };
         let features = model.features;
-        match kind {
+        let encoder = match kind {
             "linear" => EncoderConfig::Linear { features },
             "resnet18" => EncoderConfig::Resnet18,
             "lipschitz" => EncoderConfig::Lipschitz {
@@ -542,6 +369,10 @@ impl Plan {
                 features,
                 batch_norm: model.batch_norm,
             },
+        };
+        match model.memory {
+            0 => encoder,
+            slots => EncoderConfig::Memory { encoder: Box::new(encoder), slots },
         }
     }
 
@@ -555,30 +386,13 @@ impl Plan {
             _ => HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight },
         }
     }
+}
 
-    /// The schedule of the first phase.
-    pub fn schedule(&self) -> Schedule {
-        match self.train.schedule.as_str() {
-            "cosine" => Schedule::Cosine,
-            "step" => Schedule::Step { every: self.train.step_epochs as f64 / self.train.epochs as f64, factor: 0.1 },
-            "constant" => Schedule::Constant,
-            _ => Schedule::OneCycle { warmup: self.train.warmup },
-        }
-    }
-
-    /// The optimizer of the first phase.
-    pub fn optimizer(&self) -> OptimizerKind {
-        match self.train.optimizer.as_str() {
-            "sgd" => OptimizerKind::Sgd,
-            "adamw" => OptimizerKind::AdamW,
-            _ => OptimizerKind::Adam,
-        }
-    }
-
-    /// The gradient limit of the first phase.
-    pub fn clip(&self) -> f64 {
-        if self.train.clip > 0.0 { self.train.clip } else { f64::INFINITY }
-    }
+/// Those of all standard deviations that are none.
+fn deviations(key: &str, all: f64, table: &str, named: &BTreeMap<String, f64>) -> Vec<(String, f64)> {
+    let named = named.iter().map(|(name, sigma)| (format!("{table}.{name}"), *sigma));
+    let all = [(key.to_owned(), all)].into_iter().chain(named);
+    all.filter(|(_, sigma)| !(sigma.is_finite() && *sigma >= 0.0)).collect()
 }
 
 const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz", "resnet18"];
@@ -594,7 +408,7 @@ mod tests {
         plan.evaluate.eps = vec![-1.0];
         let faults = plan.faults();
         assert_eq!(faults.len(), 3, "{faults:?}");
-        for (fault, key) in faults.iter().zip(["method", "train.batch", "evaluate.eps"]) {
+        for (fault, key) in faults.iter().zip(["method", "evaluate.eps", "train.batch"]) {
             assert!(fault.contains(key), "{fault}");
         }
     }

@@ -1,0 +1,183 @@
+//! PMR (Fan et al. 2023, "PMR: Prototypical modal rebalance for multimodal learning"): whoever lags is pulled towards
+//! the prototypes of its classes. Does not know where samples come from.
+use crate::{Draws, Error, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
+use candle_core::{D, Tensor};
+use candle_nn::{
+    encoding::one_hot,
+    ops::{log_softmax, softmax},
+};
+use crmt_core::{Batch, Mode, PerModality, Trainable};
+
+/// With prototypes `c_k(m)`, the mean features of class `k` over `sample`, measured at the start of every epoch
+/// (`c ← momentum·c + (1 − momentum)·mean`), and `p(m) = softmax_k(−‖φ(m) − c_k(m)‖)`:
+///
+/// ```text
+/// CE(h) + α Σ_m lag(m) · CE(p(m)) − μ Σ_m lead(m) · H(p(m))
+/// s(m) = Σ_i p_i(m)[y_i]     ρ(m) = s(m) / mean_{n≠m} s(n)
+/// lag(m) = clip(1/ρ(m) − 1, 0, 1)     lead(m) = clip(ρ(m) − 1, 0, 1)
+/// ```
+///
+/// `H` is the entropy; its term acts in the first `early` steps only. For two modalities this is the published loss.
+pub struct Pmr {
+    inputs: TrainingInputs,
+    settings: PmrSettings,
+    sample: Batch,
+    /// Each `[classes, dim_m]`; `None` before the first epoch.
+    prototypes: Option<PerModality<Tensor>>,
+}
+
+/// Weights of [`Pmr`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PmrSettings {
+    /// Of the prototypical cross-entropy of whoever lags.
+    pub alpha: f64,
+    /// Of the entropy of whoever leads.
+    pub mu: f64,
+    /// What prototypes keep from epoch to epoch, in `0..1`.
+    pub momentum: f64,
+    /// Steps in which the entropy counts.
+    pub early: u64,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// Samples of one forward pass of a measurement.
+const CHUNK: usize = 250;
+/// Under the root of a squared distance: the derivative of a root at 0 is infinite.
+const TINY: f64 = 1e-12;
+
+impl Pmr {
+    /// Prototypes are measured on `sample`.
+    pub fn new(inputs: TrainingInputs, settings: PmrSettings, sample: Batch) -> Self {
+        Self { inputs, settings, sample, prototypes: None }
+    }
+
+    /// Mean features of each class of the sample, `[classes, dim_m]`; zeros for a class that it lacks.
+    fn measure(&self, model: &dyn Trainable) -> Result<PerModality<Tensor>> {
+        let mut sums: Option<PerModality<Tensor>> = None;
+        let mut counts = vec![0f64; self.settings.classes];
+        for start in (0..self.sample.len()).step_by(CHUNK) {
+            let part = self.sample.narrow(start, CHUNK.min(self.sample.len() - start))?;
+            part.labels.to_vec1::<u32>()?.into_iter().for_each(|y| counts[y as usize] += 1.0);
+            let own = one_hot(part.labels, self.settings.classes, 1f64, 0f64)?.t()?;
+            let features = model.features(&part.inputs, Mode::Eval)?;
+            let new = features.try_map(|f| own.to_dtype(f.dtype())?.contiguous()?.matmul(&f.detach()))?;
+            sums = Some(match sums {
+                None => new,
+                Some(sums) => sums.zip(&new, "features")?.try_map(|(a, b)| *a + *b)?,
+            });
+        }
+        let Some(sums) = sums else {
+            return Err(Error::Strategy("pmr: there is no sample to measure prototypes on".into()));
+        };
+        let counts: Vec<f64> = counts.iter().map(|n| n.max(1.0)).collect();
+        Ok(sums.try_map(|sum| {
+            let counts = Tensor::from_slice(&counts, (counts.len(), 1), sum.device())?.to_dtype(sum.dtype())?;
+            sum.broadcast_div(&counts)
+        })?)
+    }
+}
+
+/// `−‖φ − c_k‖`, `[batch, classes]`.
+fn closeness(features: &Tensor, prototypes: &Tensor) -> Result<Tensor> {
+    let apart = features.unsqueeze(1)?.broadcast_sub(&prototypes.unsqueeze(0)?)?;
+    Ok((apart.sqr()?.sum(D::Minus1)? + TINY)?.sqrt()?.neg()?)
+}
+
+/// `[lag, lead]` of each modality, from its confidence.
+fn balance(confidence: &PerModality<f64>) -> PerModality<[f64; 2]> {
+    let (total, others) = (confidence.iter().sum::<f64>(), (confidence.len() - 1) as f64);
+    confidence.map(|own| {
+        let ahead = own * others / (total - own);
+        // Alone there is nobody to lag behind: 0/0.
+        if ahead.is_nan() { [0.0; 2] } else { [(1.0 / ahead - 1.0).clamp(0.0, 1.0), (ahead - 1.0).clamp(0.0, 1.0)] }
+    })
+}
+
+impl Strategy for Pmr {
+    fn begin_epoch(&mut self, model: &dyn Trainable, _: u64) -> Result<()> {
+        let (now, keep) = (self.measure(model)?, self.settings.momentum);
+        self.prototypes = Some(match self.prototypes.take() {
+            None => now,
+            Some(before) => {
+                before.zip(&now, "prototypes")?.try_map(|(old, new)| (*old * keep)? + (*new * (1.0 - keep))?)?
+            }
+        });
+        Ok(())
+    }
+
+    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
+        let Some(prototypes) = &self.prototypes else {
+            return Err(Error::Strategy("pmr: an epoch must begin before prototypes are used".into()));
+        };
+        let PmrSettings { alpha, mu, early, classes, .. } = self.settings;
+        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
+        let features = model.features(&inputs, Mode::Train)?;
+        let scores = model.fuse(&features)?;
+        let targets = targets(classes)?;
+        let cross_entropy = soft_cross_entropy(&scores.logits()?, &targets)?.mean_all()?;
+        let near = features.zip(prototypes, "prototypes")?.try_map(|(f, c)| closeness(f, c))?;
+        let sure = |near: &Tensor| -> Result<f64> {
+            Ok(scalar(&(softmax(&near.detach(), D::Minus1)? * &targets)?.sum_all()?)?)
+        };
+        let balance = balance(&near.try_map(sure)?);
+        let mut total = cross_entropy.clone();
+        let mut pulled = 0.0;
+        for (near, [lag, lead]) in near.iter().zip(&balance) {
+            if *lag > 0.0 {
+                let own = soft_cross_entropy(near, &targets)?.mean_all()?;
+                pulled += lag * scalar(&own)?;
+                total = (total + (own * (alpha * lag))?)?;
+            }
+            if *lead > 0.0 && draws.step < early {
+                let log = log_softmax(near, D::Minus1)?;
+                let entropy = (log.exp()? * log)?.sum(D::Minus1)?.neg()?.mean_all()?;
+                total = (total - (entropy * (mu * lead))?)?;
+            }
+        }
+        let parts = vec![("cross_entropy", scalar(&cross_entropy)?), ("prototypical", pulled)];
+        Ok(StepLoss::new(total, parts, &scores))
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let all = self.prototypes.iter().flatten().enumerate();
+        Ok(all.map(|(m, c)| (format!("prototypes.{m}"), c.clone())).collect())
+    }
+
+    fn restore(&mut self, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<()> {
+        let all = (0..self.sample.inputs.len()).map(|m| {
+            let name = format!("prototypes.{m}");
+            get(&name)
+                .ok_or_else(|| Error::State(format!("`strategy.{name}` is missing: the state is of another strategy")))
+        });
+        self.prototypes = PerModality::new(all.collect::<Result<_>>()?);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn who_lags_and_who_leads() {
+        let two = balance(&PerModality::from([0.8, 0.5]));
+        // ρ = 1.6 and 0.625.
+        assert!((two[0][1] - 0.6).abs() < 1e-12 && two[0][0] == 0.0, "{two:?}: one rounding");
+        assert!((two[1][0] - 0.6).abs() < 1e-12 && two[1][1] == 0.0, "{two:?}");
+        assert_eq!(balance(&PerModality::from([0.9, 0.1]))[1], [1.0, 0.0], "clipped");
+        assert_eq!(balance(&PerModality::from([0.9])), PerModality::from([[0.0; 2]]));
+    }
+
+    #[test]
+    fn the_nearest_prototype_is_the_most_likely() -> Result<()> {
+        let prototypes = Tensor::new(&[[0f64, 0.], [3., 4.]], &Device::Cpu)?;
+        let near = closeness(&Tensor::new(&[[0f64, 0.], [3., 0.]], &Device::Cpu)?, &prototypes)?.to_vec2::<f64>()?;
+        // Distances 0 and 5, 3 and 4; the root of TINY is 1e-6.
+        for (near, expected) in near.iter().flatten().zip([0., -5., -3., -4.]) {
+            assert!((near - expected).abs() <= 1e-6, "{near}");
+        }
+        Ok(())
+    }
+}
