@@ -34,6 +34,9 @@ pub struct Args {
     /// Runs at a time [default: half the cores]
     #[arg(long, short, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Under the file's [full] settings, in a folder of their own
+    #[arg(long)]
+    full: bool,
     /// Show what would run, and run nothing
     #[arg(long)]
     dry_run: bool,
@@ -52,7 +55,7 @@ pub struct Args {
 /// runs are kept.
 pub fn run(args: &Args) -> Result<()> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
-    let spec = Spec::parse(&text).with_context(|| args.file.display().to_string())?;
+    let spec = Spec::parse(&text, args.full).with_context(|| args.file.display().to_string())?;
     let runs = plan::expand(&spec);
     let states = runs.iter().map(|run| run.state(&spec.out)).collect::<Result<Vec<State>>>()?;
     if args.dry_run {

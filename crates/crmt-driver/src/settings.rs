@@ -184,7 +184,7 @@ fn coerce(value: &Value, like: &Value) -> Result<Value, &'static str> {
         (Value::Float(_) | Value::Integer(_), Value::Array(like)) => {
             coerce(&Value::Array(vec![value.clone()]), &Value::Array(like.clone()))
         }
-        (Value::String(text), Value::Array(like)) if like.is_empty() => {
+        (Value::String(text), Value::Array(like)) if like.first().is_none_or(Value::is_str) => {
             Ok(Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect()))
         }
         (value, like) if value.same_type(like) => Ok(value.clone()),
@@ -222,10 +222,18 @@ mod tests {
 
     #[test]
     fn later_layers_win_and_are_named() {
-        let r = resolve(&["method=crmt-jt", "train.rho=1", "model.encoders.image=mlp", "evaluate.eps=0.5,2"]).unwrap();
+        let r = resolve(&[
+            "method=crmt-jt",
+            "train.rho=1",
+            "model.encoders.image=mlp",
+            "evaluate.eps=0.5,2",
+            "evaluate.attacks=fgm,pgd",
+        ])
+        .unwrap();
         assert_eq!((r.plan.train.rho, r.plan.model.head.as_str()), (1.0, "orthonormal"));
         assert_eq!(r.plan.model.encoders["image"], "mlp");
         assert_eq!(r.plan.evaluate.eps, [0.5, 2.0]);
+        assert_eq!(r.plan.evaluate.attacks, ["fgm", "pgd"]);
         let origin = |key: &str| r.origins.iter().find(|o| o.0 == key).unwrap().2.clone();
         assert_eq!(origin("train.rho"), "--set");
         assert_eq!(origin("model.head"), "method crmt-jt");

@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn spec(text: &str) -> Spec {
-        Spec::parse(&format!("name = \"t\"\n{text}")).expect("a good sweep")
+        Spec::parse(&format!("name = \"t\"\n{text}"), false).expect("a good sweep")
     }
 
     const SWEEP: &str = "[base]\ndata = \"synthetic\"\nattack.norm = \"l2\"\n[grid]\nmethod = [\"jt\", \"crmt-jt\"]\nseed = [0, 1, 2]\nrho = [0.5]\n";
@@ -196,7 +196,7 @@ mod tests {
         let epochs: Vec<_> = runs.iter().map(|r| r.settings["train.epochs"].as_integer().unwrap()).collect();
         assert_eq!(epochs, [2, 2, 9, 9]);
         assert_eq!(runs[3].point, [("modalities".into(), "[\"audio\"]".into()), ("train.epochs".into(), "9".into())]);
-        let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}")).unwrap_err().to_string();
+        let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}"), false).unwrap_err().to_string();
         assert!(fault("[[variants]]\na = 1\n[[variants]]\nb = 1").contains("same keys"));
         assert!(fault("[base]\na = 1\n[[variants]]\na = 1").contains("a is in [[variants]]"));
         assert!(fault("variants = 3").contains("[[variants]]"));

@@ -21,28 +21,38 @@ pub struct Spec {
     pub columns: Vec<Column>,
 }
 
-const TOP: &[&str] = &["name", "out", "base", "grid", "variants", "table"];
+const TOP: &[&str] = &["name", "out", "base", "full", "grid", "variants", "table"];
 const TABLE: &[&str] = &["columns"];
 
 impl Spec {
-    /// Parses a sweep file.
+    /// Parses a sweep file; `full`: with what its section `[full]` says in the place of `[base]`'s, under a name of its own.
     ///
     /// # Errors
     /// All faults together, one line each.
-    pub fn parse(text: &str) -> Result<Self> {
+    pub fn parse(text: &str, full: bool) -> Result<Self> {
         let file: Table = text.parse()?;
         let mut faults = Vec::new();
         unknown(&file, TOP, "", &mut faults);
-        let name = name(&file, &mut faults);
+        let mut name = name(&file, &mut faults);
+        if full {
+            name.push_str("-full");
+        }
         let out = match file.get("out") {
             None => PathBuf::from("runs").join(&name),
-            Some(Value::String(out)) => PathBuf::from(out),
+            Some(Value::String(out)) => PathBuf::from(if full { format!("{out}-full") } else { out.clone() }),
             Some(other) => {
                 faults.push(format!("out must be a path, not {other}"));
                 PathBuf::new()
             }
         };
-        let base = settings(&file, "base", &mut faults);
+        let mut base = settings(&file, "base", &mut faults);
+        let whole = settings(&file, "full", &mut faults);
+        if full && whole.is_empty() {
+            faults.push("--full: the file has no section [full] to say what that is".into());
+        }
+        if full {
+            base.extend(whole);
+        }
         let mut grid = Vec::new();
         for (key, value) in settings(&file, "grid", &mut faults) {
             if base.contains_key(&key) {
@@ -210,6 +220,7 @@ mod tests {
         let spec = Spec::parse(
             "name = \"a\"\n[base]\ndata = \"synthetic\"\ntrain.rate = 0.1\n\"train.decay\" = 0\n[base.model]\nwidth = 8\n\
              [grid]\nseed = [0, 1]\n\"train.epochs\" = [8]\nmethod = [\"jt\"]\n[grid.attack]\nsteps = [1, 2]\n",
+            false,
         )
         .expect("a good file");
         assert_eq!(spec.base.keys().collect::<Vec<_>>(), ["data", "model.width", "train.decay", "train.rate"]);
@@ -223,7 +234,7 @@ mod tests {
     fn every_fault_is_reported_at_once() {
         let text = "nmae = \"x\"\nout = 3\n[base]\nrho = 1\nmethod = \"jt\"\n[grid]\nmethod = [\"jt\"]\nseed = [0, -1, 0]\nrate = 0.1\n\
                     steps = []\n[grids]\n[table]\ncolumn = []\n";
-        let faults = Spec::parse(text).expect_err("nothing is right").to_string();
+        let faults = Spec::parse(text, false).expect_err("nothing is right").to_string();
         for says in [
             "unknown key nmae, did you mean name?",
             "name is missing",
@@ -242,16 +253,29 @@ mod tests {
     }
 
     #[test]
+    fn the_whole_has_its_own_settings_and_folder() {
+        let text = "name = \"s\"\nout = \"o\"\n[base]\na = 1\nb = 2\n[full]\na = 9\n[grid]\nseed = [0]\n";
+        let parse = |full| Spec::parse(text, full).expect("right");
+        let (small, whole) = (parse(false), parse(true));
+        let base = |spec: &Spec| ["a", "b"].map(|key| spec.base[key].as_integer());
+        assert_eq!((base(&small), base(&whole)), ([Some(1), Some(2)], [Some(9), Some(2)]));
+        assert_eq!((small.out, whole.out), (PathBuf::from("o"), PathBuf::from("o-full")));
+        assert_eq!(whole.name, "s-full");
+        let none = Spec::parse("name = \"s\"\n[grid]\nseed = [0]\n", true).expect_err("no [full]").to_string();
+        assert!(none.contains("[full]"), "{none}");
+    }
+
+    #[test]
     fn sections_and_names_have_their_form() {
         for (text, says) in [
             ("name = \"a/b\"", "name = \"a/b\": use letters"),
             ("name = \"a\"\ngrid = 1", "grid must be a section"),
             ("name = \"a\"\n[base]\n\"x.y\" = 1\n[base.x]\ny = 2", "x.y is there twice"),
             ("name = \"a\"\n[table]\ncolumns = [\"acuracy.clean\"]", "did you mean accuracy?"),
-            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, grid, variants, table"),
+            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, full, grid, variants, table"),
             ("name = ", "TOML parse error"),
         ] {
-            let fault = format!("{:#}", Spec::parse(text).expect_err(text));
+            let fault = format!("{:#}", Spec::parse(text, false).expect_err(text));
             assert!(fault.contains(says), "{says}: {fault}");
         }
     }

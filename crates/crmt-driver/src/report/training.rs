@@ -4,7 +4,7 @@ use super::RunRecord;
 use super::html::{escape, figure, section};
 use super::plot::{Axis, Plot, range};
 use crate::record::EpochMetrics;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SIZE: (f64, f64) = (380.0, 230.0);
 
@@ -23,13 +23,18 @@ pub fn training(runs: &[RunRecord]) -> String {
             let losses: String =
                 phases(run).map(|(_, phase)| figure(&loss_caption(phase), &losses(run, phase, &names))).collect();
             let accuracy = figure("Accuracy on the selection split", &accuracy(run));
-            format!("<h3>{}</h3>\n<div class=\"grid\">{losses}{accuracy}</div>\n", escape(&run.title))
+            let margins = named(run, "Margin of each modality alone", "margin", |m| &m.margins);
+            let gradients = named(run, "Gradient norm of each encoder", "norm", |m| &m.gradient_norms);
+            let all = format!("{losses}{accuracy}{margins}{gradients}");
+            format!("<h3>{}</h3>\n<div class=\"grid\">{all}</div>\n", escape(&run.title))
         })
         .collect();
     section(
         "Training",
-        "The loss on the training split and, on samples kept aside, the accuracy by which the best epoch was chosen; \
-         the report split played no part in it.",
+        "The loss on the training split and, on samples kept aside, the accuracy: clean, and under a quick attack on \
+         the first of them. The best epoch was chosen there; the report split played no part in it. What a modality's own \
+         scores say of the training samples, and how large its encoder's gradients are, shows which one training \
+         leans on.",
         &content,
     )
 }
@@ -71,7 +76,6 @@ fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) ->
         .collect();
     lines.push(("total".into(), "loss".into(), series(phase, |m| m.loss)));
     let (low, high) = range(lines.iter().flat_map(|l| l.2.iter().map(|p| p.1)), 1e-3);
-    let end = |points: &Points| points.iter().rev().map(|p| p.1).find(|v| v.is_finite()).unwrap_or(f64::NAN);
     let labels = lines.iter().map(|(class, part, points)| (end(points), class.clone(), part.clone()));
     let title = format!("Training loss of {} by epoch, {}", run.title, name(phase));
     let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, "loss")).labels(labels);
@@ -80,17 +84,47 @@ fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) ->
     plot.svg()
 }
 
-/// Over all phases, one after the other.
+/// A line for each name, in the first phase alone; nothing where nothing was recorded.
+fn named(run: &RunRecord, what: &str, axis: &str, of: impl Fn(&EpochMetrics) -> &BTreeMap<String, f64>) -> String {
+    let Some((_, phase)) = phases(run).next() else { return String::new() };
+    let names: BTreeSet<&String> = phase.iter().flat_map(|m| of(m).keys()).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<(String, &String, Points)> = names
+        .into_iter()
+        .enumerate()
+        .map(|(i, name)| (format!("s{}", i % 6), name, series(phase, |m| of(m).get(name).copied().unwrap_or(f64::NAN))))
+        .collect();
+    let (low, high) = range(lines.iter().flat_map(|l| l.2.iter().map(|p| p.1)), 1e-3);
+    let labels = lines.iter().map(|(class, name, points)| (end(points), class.clone(), (*name).clone()));
+    let title = format!("{what} of {} by epoch, {}", run.title, name(phase));
+    let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, axis)).labels(labels);
+    lines.iter().for_each(|(class, _, points)| plot.line(points, class, false));
+    figure(what, &plot.svg())
+}
+
+/// The last value there is.
+fn end(points: &Points) -> f64 {
+    points.iter().rev().map(|p| p.1).find(|v| v.is_finite()).unwrap_or(f64::NAN)
+}
+
+/// Over all phases, one after the other: clean, and under the probe where there was one.
 fn accuracy(run: &RunRecord) -> String {
-    let points = series(&run.metrics, |m| m.select_accuracy);
-    let (low, high) = range(points.iter().map(|p| p.1), 0.02);
+    let clean = series(&run.metrics, |m| m.select_accuracy);
+    let attacked = series(&run.metrics, |m| m.select_attacked.unwrap_or(f64::NAN));
+    let probed = attacked.iter().any(|p| p.1.is_finite());
+    let (low, high) = range(clean.iter().chain(&attacked).map(|p| p.1), 0.02);
     let title = format!("Selection accuracy of {} by epoch", run.title);
     let axis = Axis::percent(low.max(0.0), high.min(1.0), "accuracy, %");
-    let mut plot = Plot::new(&title, SIZE, epochs(run.metrics.len()), axis);
+    let labels = [(&clean, "s0", "clean"), (&attacked, "s1", "attacked")].into_iter().filter(|_| probed);
+    let labels = labels.map(|(points, class, name)| (end(points), class.to_owned(), name.to_owned()));
+    let mut plot = Plot::new(&title, SIZE, epochs(run.metrics.len()), axis).labels(labels);
     for (index, (before, phase)) in phases(run).enumerate() {
         let (from, to) = (before as f64 + 0.5, (before + phase.len()) as f64 + 0.5);
         plot.stretch(from, to, &name(phase), index % 2 == 1);
     }
-    plot.line(&points, "s0", points.len() <= 40);
+    plot.line(&clean, "s0", clean.len() <= 40);
+    plot.line(&attacked, "s1", attacked.len() <= 40);
     plot.svg()
 }
