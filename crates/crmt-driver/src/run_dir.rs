@@ -34,7 +34,8 @@ pub const REPORT: &str = "report.html";
 /// Shows that the directory can be written to.
 const PROBE: &str = "probe";
 
-const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
+/// A run is complete as long as it has its summary, so that goes first.
+const FILES: &[&str] = &[SUMMARY, CONFIG, METRICS, MODEL, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]

@@ -87,10 +87,14 @@ fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) ->
 /// A line for each name, in the first phase alone; nothing where nothing was recorded.
 fn named(run: &RunRecord, what: &str, axis: &str, of: impl Fn(&EpochMetrics) -> &BTreeMap<String, f64>) -> String {
     let Some((_, phase)) = phases(run).next() else { return String::new() };
-    let names: BTreeSet<&String> = phase.iter().flat_map(|m| of(m).keys()).collect();
+    let mut names: Vec<&String> =
+        phase.iter().flat_map(|m| of(m).keys()).collect::<BTreeSet<_>>().into_iter().collect();
     if names.is_empty() {
         return String::new();
     }
+    // The modalities in their order, so that each has one colour in every plot; then whatever else there is.
+    let place = |name: &String| run.summary.modalities.iter().position(|m| m == name).unwrap_or(usize::MAX);
+    names.sort_by_key(|name| place(name));
     let lines: Vec<(String, &String, Points)> = names
         .into_iter()
         .enumerate()
