@@ -28,13 +28,18 @@ pub const SMOOTHED: &str = "smoothed.csv";
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Live metrics for TensorBoard.
 pub const EVENTS: &str = "tensorboard";
+/// Which modality the model relies on, and through which it is weakest.
+pub const DIAGNOSIS: &str = "diagnosis.json";
+/// The same of each report sample.
+pub const DIAGNOSIS_SAMPLES: &str = "diagnosis.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
 /// Shows that the directory can be written to.
 const PROBE: &str = "probe";
 
-const FILES: &[&str] = &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
+const FILES: &[&str] =
+    &[CONFIG, METRICS, MODEL, SUMMARY, SAMPLES, EXAMPLES, VOTES, SMOOTHED, DIAGNOSIS, DIAGNOSIS_SAMPLES, REPORT];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
