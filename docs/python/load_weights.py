@@ -31,6 +31,10 @@ def polar(w):
     return (u @ v).to(w.dtype)
 
 
+def empty(shape):
+    return nn.Parameter(torch.empty(shape))
+
+
 def linear(w):
     return nn.Linear(w.shape[1], w.shape[0])
 
@@ -70,7 +74,7 @@ class AolConv2d(nn.Module):
 
     def __init__(self, w):
         super().__init__()
-        self.weight, self.bias = nn.Parameter(w), nn.Parameter(w[:, 0, 0, 0])
+        self.weight, self.bias = empty(w.shape), empty(w.shape[:1])
 
     def forward(self, x):
         out, inputs, size, _ = self.weight.shape
@@ -88,8 +92,7 @@ class SllConv2d(nn.Module):
 
     def __init__(self, w):
         super().__init__()
-        self.weight = nn.Parameter(w)
-        self.bias, self.log_q = nn.Parameter(w[:, 0, 0, 0]), nn.Parameter(w[:, 0, 0, 0])
+        self.weight, self.bias, self.log_q = empty(w.shape), empty(w.shape[:1]), empty(w.shape[:1])
 
     def forward(self, x):
         size, q = self.weight.shape[-1], self.log_q.exp()
@@ -176,9 +179,9 @@ class Head(nn.Module):
         self.kind, self.rows = config["kind"], config.get("rows")
         for name in names:
             own = {key: value for key, value in weights.items() if key.startswith(f"head.{name}.")}
-            parameters = {key.rsplit(".", 1)[1]: nn.Parameter(value) for key, value in own.items()}
+            parameters = {key.rsplit(".", 1)[1]: empty(value.shape) for key, value in own.items()}
             self.add_module(name, nn.ParameterDict(parameters))
-        self.names, self.bias = names, nn.Parameter(weights["head.bias"])
+        self.names, self.bias = names, empty(weights["head.bias"].shape)
 
     def constrained(self, w):
         if self.kind == "concat":

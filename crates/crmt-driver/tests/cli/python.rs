@@ -101,7 +101,7 @@ fn weights_load_in_pytorch_by_name() -> Anyhow {
     let options = SyntheticOptions { train: 200, select: 60, report: 60, ..SyntheticOptions::default() };
     write_dataset(&synthetic(&options)?, dir.path().join("d"), false)?;
     let run = |method: &str, name: &str, settings: &[&str]| -> Anyhow {
-        let settings = settings.iter().copied().chain(["data=d"]);
+        let settings = settings.iter().copied().chain(["data=d", "train.epochs=4", "train.learning_rate=0.01"]);
         train(dir.path(), method, name, settings).assert().success();
         same_in_pytorch(&python, dir.path(), name, "d")
     };
