@@ -36,7 +36,7 @@ impl Amount<'_> {
             Self::Part(value) | Self::Claimed(value, _) if value.is_finite() => format!("{:.1} %", 100.0 * value),
             Self::Part(_) | Self::Claimed(..) => "–".into(),
             Self::Ratio(value, _) | Self::Radius(value, _) => distance(*value),
-            Self::Range(values) => values.map(distance).join(" / "),
+            Self::Range(values) => values.map(distance).join(" / ").replace('-', "−"),
         }
     }
 
@@ -211,7 +211,7 @@ mod tests {
                               audio                    75.0 %          25.0 %
   indicator η, median         image                      2.50               –
                               audio                      2.50            2.50
-  margin ζ, 5 / 50 / 95 %     image              -2.00 / 7.00 / 16.00                      –
+  margin ζ, 5 / 50 / 95 %     image              −2.00 / 7.00 / 16.00                      –
 ";
         // The widest cell sets the width of its column; blanks do not matter here.
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");

@@ -100,7 +100,7 @@ fn shares(told: &[Told<'_>]) -> String {
             bars::bar(title, question, &parts)
         };
         let bars: String = told.iter().map(bar).collect();
-        if bars.is_empty() { bars } else { format!("<p class=\"fine\">{question}</p>\n{bars}") }
+        if bars.is_empty() { bars } else { format!("<h4>{question}</h4>\n{bars}") }
     };
     let content: String = questions.map(of).concat();
     if content.is_empty() || names.len() < 2 {
@@ -198,7 +198,7 @@ fn scatters(told: &[Told<'_>]) -> String {
     // Of two, the shares of one say those of the other; of one, there is nothing to share.
     let (shown, note) = match names.len() {
         0 | 1 => return String::new(),
-        2 => (&names[..1], format!(" Those of {} are what is left of 100 %.", escape(names[1]))),
+        2 => (&names[..1], format!(" Those of {} are what is left of 100&nbsp;%.", escape(names[1]))),
         _ => (&names[..], String::new()),
     };
     let charts: String = shown
@@ -211,8 +211,8 @@ fn scatters(told: &[Told<'_>]) -> String {
     }
     format!(
         "<h3>Preference and vulnerability of each sample</h3>\n<p class=\"fine\">A dot is a sample that is right. On the \
-         diagonal a modality is as vulnerable as it is preferred; above it, it is attacked more than it serves. The large \
-         dot is the mean.{note}</p>\n<div class=\"grid wide\">{charts}</div>\n"
+         diagonal a modality is as vulnerable as it is preferred; above it, it is attacked more than it serves. The black \
+         or white dot is the mean.{note}</p>\n<div class=\"grid wide\">{charts}</div>\n"
     )
 }
 
