@@ -105,11 +105,12 @@ fn weights_load_in_pytorch_by_name() -> Anyhow {
         train(dir.path(), method, name, settings).assert().success();
         same_in_pytorch(&python, dir.path(), name, "d")
     };
-    // Concatenated features, with and without normalisation; orthonormal rows; the released code's rows; 1-Lipschitz.
+    // Concatenated features, with and without normalisation; orthonormal rows; the released code's rows; a memory; 1-Lipschitz.
     run("jt", "jt", &["model.batch_norm=true"])?;
     run("jt", "mlp", &["model.batch_norm=false", "model.encoders.audio=mlp", "model.encoders.image=linear"])?;
     run("crmt-jt", "crmt", &[])?;
     run("crmt-jt", "unit", &["model.head=unit-rows", "model.batch_norm=false"])?;
+    run("msefm", "memory", &[])?;
     run("crmt-certified", "certified", &["model.lipschitz_width=4", "model.lipschitz_hidden=16"])?;
     Ok(())
 }
