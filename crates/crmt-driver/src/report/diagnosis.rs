@@ -65,7 +65,7 @@ fn quantities(told: &[Told<'_>]) -> String {
     let heads: String = told.iter().map(|(title, _)| format!("<th scope=\"col\">{}</th>", escape(title))).collect();
     let caption = "<b>Quantities side by side</b>: accuracies in %, radii in declared units";
     let note = "<p class=\"fine\">Margins are of all report samples and so are radii (0 where misclassified); preference, \
-                vulnerability and η are averages over the samples that are right.</p>\n";
+                vulnerability and η are averages over the samples that are right. Vulnerability and η rest on the constants of the radii.</p>\n";
     table("", caption, &format!("<th scope=\"col\">modality</th>{heads}"), &bodies) + note
 }
 
@@ -76,11 +76,15 @@ fn cell(value: &Option<Amount<'_>>) -> String {
         Amount::Part(part) | Amount::Claimed(part, _) if part.is_finite() => {
             format!("<td class=\"bar {class}\" style=\"--v:{:.3}\">{}</td>", part.clamp(0.0, 1.0), amount.text())
         }
-        Amount::Ratio(..) | Amount::Radius(..) => {
-            format!("<td>{}<small class=\"{class}\">{word}</small></td>", amount.text())
-        }
+        Amount::Radius(..) => format!("<td>{}<small class=\"{class}\">{word}</small></td>", amount.text()),
+        Amount::Ratio(..) => format!("<td>{}<small class=\"{class}\">{}</small></td>", amount.text(), constants(class)),
         _ => format!("<td>{}</td>", amount.text()),
     }
+}
+
+/// What a ratio of constants rests on: it is no certificate of anything.
+fn constants(class: &str) -> &'static str {
+    if class == "certified" { "proved constants" } else { "estimated constants" }
 }
 
 /// Who is preferred and who is vulnerable, a bar for each run.
@@ -243,11 +247,12 @@ fn scatter(title: &str, run: &Diagnosis, name: &str) -> Option<String> {
         1 => format!("{} samples", count(all.len() as u64)),
         _ => format!("one in {every} of {} samples", count(all.len() as u64)),
     };
-    let (word, class) = evidence(&run.evidence);
+    let (_, class) = evidence(&run.evidence);
     let caption = format!(
-        "<b>{}</b> of {} <small class=\"{class}\">{of}; vulnerability {word}</small>",
+        "<b>{}</b> of {} <small class=\"{class}\">{of}; {}</small>",
         escape(name),
-        escape(title)
+        escape(title),
+        constants(class)
     );
     Some(figure(&caption, &plot.svg()))
 }
