@@ -38,6 +38,7 @@ Examples:
   crmt-driver evaluate runs/digits-jt-s0 --corruption all
   crmt-driver certify runs/digits-crmt-certified-s0 --falsify
   crmt-driver certify runs/digits-noise-s0 --smooth 0.25
+  crmt-driver diagnose runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
 
 Exit status: 0 fine, 1 a check failed (a certificate was broken), 2 bad usage or input.";
@@ -55,6 +56,10 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Compute the radii of a run's model again and try to break them; or smooth it and certify that.
     Certify(CertifyArgs),
+    /// Say which modality a run's model relies on, and through which it is weakest; several runs side by side.
+    ///
+    /// Writes diagnosis.json, diagnosis.csv (a row per report sample) and a section of the report into each run.
+    Diagnose(DiagnoseArgs),
     /// Write one report of one or several runs.
     Report(ReportArgs),
 }
@@ -132,6 +137,10 @@ pub struct EvaluateArgs {
     /// Write the nearest adversarial of every attacked sample to this file.
     #[arg(long, value_name = "FILE.safetensors")]
     pub save_adversarials: Option<PathBuf>,
+    /// Write what the model says of every report sample to this file: logits, labels, predictions and each modality's
+    /// scores; as .npy the logits alone. Attacks run again only if one of their options is given, too.
+    #[arg(long, value_name = "FILE.safetensors|FILE.npy")]
+    pub save_predictions: Option<PathBuf>,
     /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
     /// best); all but the first also give a table of accuracies without each set of modalities.
     #[arg(long)]
@@ -142,10 +151,10 @@ pub struct EvaluateArgs {
 }
 
 impl EvaluateArgs {
-    /// Whether attacks are asked for: always, unless corruptions alone are.
+    /// Whether attacks are asked for: always, unless corruptions or predictions alone are.
     pub fn attacks(&self) -> bool {
         let asked = !(self.eps.is_empty() && self.threat.is_empty() && self.attack.is_empty());
-        self.corruption.is_empty()
+        (self.corruption.is_empty() && self.save_predictions.is_none())
             || asked
             || !self.set.is_empty()
             || self.norm.is_some()
@@ -202,6 +211,20 @@ pub struct CertifyArgs {
     /// How many report samples --falsify attacks or --smooth certifies; 0 for all.
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
+    /// The data set, if it has moved since training.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+}
+
+/// `diagnose`.
+#[derive(Debug, Args)]
+pub struct DiagnoseArgs {
+    /// Run directories, in the order of the comparison.
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Also write one report of all of them to this file.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// The data set, if it has moved since training.
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,

@@ -2,13 +2,15 @@
 //! Does not know how anything is computed.
 use crate::{
     Verdict,
-    cli::{CertifyArgs, Cli, Command, EvaluateArgs, ReportArgs, TrainArgs},
+    cli::{CertifyArgs, Cli, Command, DiagnoseArgs, EvaluateArgs, ReportArgs, TrainArgs},
     corruption::Asked,
+    diagnosis::{self, Diagnosis},
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
     plan::{EvaluatePlan, FalsifyPlan, Plan},
+    predictions::Format,
     record::Summary,
-    report,
+    report::{self, RunRecord},
     run::{Run, open_data, read_record},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
@@ -18,6 +20,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use crmt_data::DataSet;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Carries out what the command line asks for.
@@ -28,6 +31,7 @@ pub fn run(cli: Cli) -> Result<Verdict> {
         Some(Command::Train(args)) => train(&args, cli.json, &voice),
         Some(Command::Evaluate(args)) => evaluate(&args, cli.json, &voice),
         Some(Command::Certify(args)) => certify(&args, cli.json, &voice),
+        Some(Command::Diagnose(args)) => diagnose(&args, cli.json, &voice),
         Some(Command::Report(args)) => write_report(&args, cli.json, &voice),
     }
 }
@@ -92,6 +96,8 @@ fn measured(mut run: Run, voice: &Voice) -> Result<Run> {
 }
 
 fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    // A name that says no format is refused before hours of work.
+    args.save_predictions.as_deref().map(Format::of).transpose()?;
     let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), &args.set)?;
     let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
     if args.attacks() {
@@ -104,9 +110,12 @@ fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     if args.attacks() {
         run.attack(args.save_adversarials.as_deref(), voice)?;
     }
+    if let Some(file) = &args.save_predictions {
+        run.save_predictions(file)?;
+    }
     run.finish()?;
-    if let Some(file) = &args.save_adversarials {
-        voice.say(format!("adversarials: {}", file.display()));
+    for (what, file) in [("adversarials", &args.save_adversarials), ("predictions", &args.save_predictions)] {
+        file.iter().for_each(|file| voice.say(format!("{what}: {}", file.display())));
     }
     tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
 }
@@ -207,6 +216,44 @@ fn audit(run: &Run, bounds: &Bounds) -> Result<()> {
     Ok(())
 }
 
+fn diagnose(args: &DiagnoseArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+    // All are known to be runs before any of them is worked on.
+    let dirs = args.runs.iter().map(|path| RunDir::open(path)).collect::<Result<Vec<_>>>()?;
+    let mut records = vec![];
+    for dir in dirs {
+        voice.say(format!("{}:", dir.path().display()));
+        let mut run = Run::open(dir.clone(), args.data.as_deref(), &[])?;
+        run.diagnose(voice)?;
+        run.finish()?;
+        records.push(read_record(&dir)?);
+    }
+    if let Some(out) = &args.out {
+        write_file(out, report::render(&records)?.as_bytes())?;
+    }
+    let summaries: Vec<&Summary> = records.iter().map(|r| &r.summary).collect();
+    let diagnoses: Vec<&Diagnosis> = records.iter().filter_map(|r| r.diagnosis.as_ref()).collect();
+    let titles = titles(&args.runs, &records);
+    let text = format!("\n{}\n{}", people::modality_table(&summaries), diagnosis::table(&titles, &diagnoses));
+    answer(&text, &diagnoses, json, voice)?;
+    match &args.out {
+        Some(out) => voice.say(format!("report: {}", out.display())),
+        None => args.runs.iter().for_each(|run| voice.say(format!("report: {}", run.join(run_dir::REPORT).display()))),
+    }
+    verdict(&summaries)
+}
+
+/// What runs go by in a comparison: their methods, or their directories where methods repeat.
+fn titles(paths: &[PathBuf], records: &[RunRecord]) -> Vec<String> {
+    let mut methods: Vec<&str> = records.iter().map(|r| r.summary.method.as_str()).collect();
+    methods.sort_unstable();
+    methods.dedup();
+    let title = |(path, record): (&PathBuf, &RunRecord)| match methods.len() == records.len() {
+        true => record.summary.method.clone(),
+        false => path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into()),
+    };
+    paths.iter().zip(records).map(title).collect()
+}
+
 fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict> {
     let runs = args.runs.iter().map(|path| read_record(&RunDir::open(path)?)).collect::<Result<Vec<_>>>()?;
     let out = args.out.clone().unwrap_or_else(|| args.runs[0].join(run_dir::REPORT));
@@ -222,18 +269,29 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
     let modalities = people::modality_table(runs);
     let attacks = people::attacks(runs).map_or_else(String::new, |table| format!("\n{table}"));
     let text = format!("\n{modalities}{missing}{attacks}\n{}{corrupted}{smoothed}", people::sandwich(runs));
-    if json {
-        voice.say(text);
-        let document =
-            if let [run] = runs { serde_json::to_string_pretty(run)? } else { serde_json::to_string_pretty(runs)? };
-        people::print(&(document + "\n"))?;
-    } else {
-        people::print(&(text + "\n"))?;
-    }
+    answer(&text, runs, json, voice)?;
     for (run, warning) in runs.iter().flat_map(|r| r.warnings.iter().map(move |w| (&r.method, w))) {
         voice.say(format!("warning: {run}: {warning}"));
     }
     voice.say(format!("report: {}", report.display()));
+    verdict(runs)
+}
+
+/// People's text on stdout, or one JSON document of all `runs` there and the text on stderr.
+fn answer<T: Serialize>(text: &str, runs: &[T], json: bool, voice: &Voice) -> Result<()> {
+    if !json {
+        return people::print(&format!("{text}\n"));
+    }
+    voice.say(text);
+    let document = match runs {
+        [run] => serde_json::to_string_pretty(run)?,
+        _ => serde_json::to_string_pretty(runs)?,
+    };
+    people::print(&(document + "\n"))
+}
+
+/// A violation is a failed check.
+fn verdict(runs: &[&Summary]) -> Result<Verdict> {
     let violations: u64 = runs.iter().map(|r| r.violations).sum();
     if violations > 0 {
         eprintln!("error: {violations} attacks succeeded inside a certified radius: this is a bug of this program");

@@ -311,14 +311,14 @@ fn percent(fraction: f64) -> String {
 }
 
 /// Aligned text; columns from `numbers` on are right-aligned. A repeated first cell is left out.
-fn table<const N: usize>(header: &[&str; N], rows: &[[String; N]], numbers: usize) -> String {
+pub fn table(header: &[&str], rows: &[impl AsRef<[String]>], numbers: usize) -> String {
     let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
+        let cells = rows.iter().map(|row| row.as_ref()[column].chars().count());
         cells.chain([header[column].chars().count()]).max().unwrap_or(0)
     };
-    let widths: Vec<_> = (0..N).map(width).collect();
+    let widths: Vec<_> = (0..header.len()).map(width).collect();
     let mut text = String::new();
-    let mut line = |cells: [&str; N]| {
+    let mut line = |cells: &[&str]| {
         for (column, cell) in cells.iter().enumerate() {
             let pad = widths[column] - cell.chars().count();
             let (left, right) = if column < numbers { (0, pad) } else { (pad, 0) };
@@ -328,16 +328,16 @@ fn table<const N: usize>(header: &[&str; N], rows: &[[String; N]], numbers: usiz
         text.truncate(end);
         text.push('\n');
     };
-    line(*header);
+    line(header);
     let mut last = "";
     for row in rows {
-        let mut cells = row.each_ref().map(String::as_str);
+        let mut cells: Vec<&str> = row.as_ref().iter().map(String::as_str).collect();
         let first = cells[0];
         if first == last {
             cells[0] = "";
         }
         last = first;
-        line(cells);
+        line(&cells);
     }
     text
 }
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn tables_align_and_do_not_repeat_the_method() {
-        let rows = [["jt".into(), "9.0 %".into()], ["jt".into(), "10.0 %".into()], ["at".into(), "–".into()]];
+        let rows = [["jt", "9.0 %"], ["jt", "10.0 %"], ["at", "–"]].map(|row| row.map(str::to_owned));
         let text = table(&["method", "clean"], &rows, 1);
         assert_eq!(text, "  method    clean\n  jt        9.0 %\n           10.0 %\n  at            –\n");
     }

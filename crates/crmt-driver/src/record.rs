@@ -55,7 +55,7 @@ pub struct Summary {
     pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
-    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`.
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`, `diagnose`.
     pub stages: BTreeMap<String, f64>,
 }
 
@@ -316,25 +316,31 @@ impl Number {
     }
 }
 
-mod number {
+/// For serde: one such number.
+pub mod number {
     use super::Number;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    /// A number, or a string.
     pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         Number::from(*value).serialize(serializer)
     }
+    /// The same, read back.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         Number::deserialize(deserializer)?.value()
     }
 }
 
-mod numbers {
+/// For serde: a list of such numbers.
+pub mod numbers {
     use super::Number;
     use serde::{Deserialize, Deserializer, Serializer};
 
+    /// Numbers, or strings.
     pub fn serialize<S: Serializer>(values: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(values.iter().copied().map(Number::from))
     }
+    /// The same, read back.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
         Vec::<Number>::deserialize(deserializer)?.into_iter().map(Number::value).collect()
     }

@@ -5,7 +5,9 @@ use crate::{
     certification::{self, Radii},
     checkpoint::{self, Architecture},
     checkpoints::Checkpoints,
-    corruption, evaluation,
+    corruption,
+    diagnosis::{self, Diagnosis},
+    evaluation,
     events::Events,
     examples::{self, Example},
     falsify::{Subject, falsify},
@@ -13,6 +15,7 @@ use crate::{
     partial::Parts,
     people::Voice,
     plan::{FalsifyPlan, Plan},
+    predictions,
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::{self, RunRecord, SampleRow},
     run_dir::{self, RunDir, write_file},
@@ -51,6 +54,8 @@ pub struct Run {
     examples: Vec<Example>,
     /// `smoothed.csv`, if it is new.
     smoothed: Option<Vec<u8>>,
+    /// Of the model and the radii as they are.
+    diagnosis: Option<Diagnosis>,
     /// An evaluation was completed: what was kept of it can go.
     attacked: bool,
 }
@@ -134,6 +139,7 @@ impl Run {
             rows: vec![],
             examples: vec![],
             smoothed: None,
+            diagnosis: None,
             attacked: false,
         })
     }
@@ -201,8 +207,10 @@ impl Run {
             );
         }
         let examples = examples::read(&dir.file(run_dir::EXAMPLES))?;
+        let diagnosis = diagnosis::read(&dir, &summary.weights)?;
         let (architecture, weights) = (checkpoint.architecture, checkpoint.weights);
-        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed: None, attacked: false })
+        let (smoothed, attacked) = (None, false);
+        Ok(Self { dir, plan, data, architecture, weights, summary, rows, examples, smoothed, diagnosis, attacked })
     }
 
     /// The plan, to change what is measured next.
@@ -251,8 +259,9 @@ impl Run {
         radii.write_to(&mut self.rows);
         let summary = radii.summary();
         if serde_json::to_value(&summary)? != serde_json::to_value(&self.summary.radii)? {
-            // What was attacked were other radii.
+            // What was attacked, and explained, were other radii.
             self.summary.falsification.clear();
+            self.diagnosis = None;
         }
         self.summary.radii = summary;
         self.summary.stages.insert("certify".to_owned(), start.elapsed().as_secs_f64());
@@ -266,7 +275,7 @@ impl Run {
         let plan = &self.plan.evaluate;
         attack::check(plan, &self.data)?;
         // A file that can't be written is noticed before hours of work.
-        keep.map(writable).transpose()?;
+        keep.map(|file| writable("--save-adversarials", file)).transpose()?;
         let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
         if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
             let table = baselines::accuracy(&model, &self.data, &baselines)?;
@@ -301,6 +310,29 @@ impl Run {
         self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.attack_streams(), voice)?;
         self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Which modality the model relies on, and through which it is weakest.
+    pub fn diagnose(&mut self, voice: &Voice) -> Result<()> {
+        if self.rows.iter().any(|row| row.why.is_none()) {
+            // A run from before it was kept what limits a radius.
+            let bounds = self.bounds(voice)?;
+            self.certify(&bounds, voice)?;
+        }
+        let start = Instant::now();
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let subject = diagnosis::Subject { model: &model, data: &self.data, summary: &self.summary, rows: &self.rows };
+        self.diagnosis = Some(diagnosis::diagnose(&subject, voice)?);
+        self.summary.stages.insert("diagnose".to_owned(), start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// What the model says of every report sample, for other programs.
+    pub fn save_predictions(&self, file: &Path) -> Result<()> {
+        let format = predictions::Format::of(file)?;
+        writable("--save-predictions", file)?;
+        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        write_file(file, &predictions::to_bytes(&model, &self.data, &self.summary, format)?)
     }
 
     /// Attacks on the certificates of the first report samples. What is known of kinds that `plan` leaves out stays.
@@ -389,6 +421,9 @@ impl Run {
         let config = toml::to_string(&self.plan)?;
         let samples = samples::to_csv(&self.rows, &evidence)?;
         let examples = examples::to_bytes(&self.examples)?;
+        let diagnosis =
+            self.diagnosis.as_ref().map(|d| Ok::<_, anyhow::Error>((diagnosis::to_json(d)?, diagnosis::to_csv(d)?)));
+        let diagnosis = diagnosis.transpose()?;
         let page = report::render(&[self.record(&config)?])?;
         let mut json = serde_json::to_vec_pretty(&self.summary)?;
         json.push(b'\n');
@@ -401,6 +436,17 @@ impl Run {
             self.dir.write(run_dir::EXAMPLES, &examples)?;
         }
         self.smoothed.iter().try_for_each(|csv| self.dir.write(run_dir::SMOOTHED, csv))?;
+        match &diagnosis {
+            Some((json, csv)) => {
+                self.dir.write(run_dir::DIAGNOSIS_SAMPLES, csv)?;
+                self.dir.write(run_dir::DIAGNOSIS, json)?;
+            }
+            // The rows alone say nothing, so they may outlive the averages, not the other way round.
+            None => {
+                self.dir.remove(run_dir::DIAGNOSIS)?;
+                self.dir.remove(run_dir::DIAGNOSIS_SAMPLES)?;
+            }
+        }
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)?;
         Checkpoints::remove(&self.dir)?;
@@ -416,6 +462,7 @@ impl Run {
             config: config.to_owned(),
             samples: self.rows.clone(),
             examples: self.examples.clone(),
+            diagnosis: self.diagnosis.clone(),
         })
     }
 }
@@ -442,6 +489,7 @@ pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
     let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
     Ok(RunRecord {
         title: summary.method.to_uppercase(),
+        diagnosis: diagnosis::read(dir, &summary.weights)?,
         summary,
         metrics: read_metrics(dir)?,
         config: dir.read(run_dir::CONFIG)?,
@@ -473,9 +521,9 @@ fn report_digest(data: &DataSet) -> Result<String> {
 }
 
 /// Refuses a path where no file can be written; what is there stays.
-fn writable(path: &Path) -> Result<()> {
+fn writable(flag: &str, path: &Path) -> Result<()> {
     let probe = path.with_extension("probe");
-    write_file(&probe, b"").with_context(|| format!("--save-adversarials {}", path.display()))?;
+    write_file(&probe, b"").with_context(|| format!("{flag} {}", path.display()))?;
     std::fs::remove_file(&probe).with_context(|| format!("can't remove {}", probe.display()))
 }
 

@@ -28,6 +28,10 @@ pub const SMOOTHED: &str = "smoothed.csv";
 pub const CHECKPOINTS: &str = "checkpoints";
 /// Live metrics for TensorBoard.
 pub const EVENTS: &str = "tensorboard";
+/// Which modality the model relies on, and through which it is weakest.
+pub const DIAGNOSIS: &str = "diagnosis.json";
+/// The same of each report sample.
+pub const DIAGNOSIS_SAMPLES: &str = "diagnosis.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
@@ -35,7 +39,8 @@ pub const REPORT: &str = "report.html";
 const PROBE: &str = "probe";
 
 /// A run is complete as long as it has its summary, so that goes first.
-const FILES: &[&str] = &[SUMMARY, CONFIG, METRICS, MODEL, SAMPLES, EXAMPLES, VOTES, SMOOTHED, REPORT];
+const FILES: &[&str] =
+    &[SUMMARY, CONFIG, METRICS, MODEL, SAMPLES, EXAMPLES, VOTES, SMOOTHED, DIAGNOSIS, DIAGNOSIS_SAMPLES, REPORT];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]

@@ -4,6 +4,11 @@ use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, PreparedCorrupt
 use serde_json::Value;
 use std::{fs, path::Path};
 
+#[path = "cli/diagnose.rs"]
+mod diagnose;
+#[path = "cli/python.rs"]
+mod python;
+
 type Anyhow = anyhow::Result<()>;
 
 /// Small enough for seconds; every stage runs.

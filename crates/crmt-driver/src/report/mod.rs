@@ -1,9 +1,11 @@
 //! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
 //! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
 mod attacks;
+mod bars;
 mod colour;
 mod confusion;
 mod corruptions;
+mod diagnosis;
 mod falsification;
 mod header;
 mod html;
@@ -19,7 +21,10 @@ mod smoothing;
 mod tests;
 mod training;
 
+pub use html::distance;
+
 use crate::{
+    diagnosis::Diagnosis,
     examples::Example,
     record::{EpochMetrics, Summary},
 };
@@ -40,6 +45,8 @@ pub struct RunRecord {
     pub samples: Vec<SampleRow>,
     /// Inputs that attacks broke; may be empty.
     pub examples: Vec<Example>,
+    /// Which modality the model relies on; none before `diagnose`.
+    pub diagnosis: Option<Diagnosis>,
 }
 
 /// One report sample.
@@ -132,6 +139,7 @@ pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
         falsification::falsification(runs),
         smoothing::smoothing(runs),
         modalities::modalities(runs),
+        diagnosis::diagnosis(runs),
         corruptions::corruptions(runs),
         training::training(runs),
         confusion::confusion(runs),

@@ -1,7 +1,8 @@
 //! The modalities one by one: without each, alone, their radii, and who is preferred and who is vulnerable.
 //! Knows no modality by name.
 use super::RunRecord;
-use super::html::{distance, escape, group, listed, percent, section, shorten, table};
+use super::bars;
+use super::html::{distance, escape, group, listed, percent, section, table};
 use super::sandwich::evidence;
 use crate::record::RadiusResult;
 use std::collections::BTreeMap;
@@ -102,32 +103,9 @@ fn shares(runs: &[RunRecord]) -> String {
             .iter()
             .filter_map(|r| Some((r, r.vulnerability_share.filter(|s| s.is_finite() && *s >= 0.0)?)))
             .collect();
-        let total: f64 = shares.iter().map(|(_, s)| s).sum();
-        let bars: String = shares
-            .iter()
-            .filter(|_| total > 0.0)
-            .map(|(r, share)| {
-                let (share, index) = (share / total * 100.0, order(run, &r.threat) % 6);
-                let text = if share >= 14.0 {
-                    format!("{} {share:.1} %", escape(&shorten(&r.threat, 14)))
-                } else {
-                    String::new()
-                };
-                format!(
-                    "<i class=\"m{index}\" style=\"width:{share:.1}%\" title=\"{}: {share:.1} %\">{text}</i>",
-                    escape(&r.threat)
-                )
-            })
-            .collect();
-        let spoken: Vec<String> =
-            shares.iter().map(|(r, s)| format!("{} {} %", escape(&r.threat), percent(*s))).collect();
-        if !bars.is_empty() {
-            content.push_str(&format!(
-                "<div class=\"share\"><span>{}</span><div role=\"img\" aria-label=\"Vulnerability share: {}\">{bars}</div></div>\n",
-                escape(&run.title),
-                spoken.join(", ")
-            ));
-        }
+        let parts: Vec<_> =
+            shares.iter().map(|(r, share)| (r.threat.as_str(), *share, order(run, &r.threat))).collect();
+        content.push_str(&bars::bar(&run.title, "Vulnerability share", &parts));
         if let Some(sentence) = leaning(run, &shares) {
             content.push_str(&format!("<p class=\"fine\">{sentence}</p>\n"));
         }
@@ -137,12 +115,7 @@ fn shares(runs: &[RunRecord]) -> String {
     }
     // Narrow parts carry no text, so with many modalities a key names them all.
     let names = runs.iter().map(|run| &run.summary.modalities).max_by_key(|m| m.len()).filter(|m| m.len() > 2);
-    let key = names.map_or(String::new(), |names| {
-        let swatch = |(i, name): (usize, &String)| {
-            format!("<span><span class=\"swatch box m{}\"></span>{}</span> ", i % 6, escape(name))
-        };
-        format!("<p class=\"key\">{}</p>\n", names.iter().enumerate().map(swatch).collect::<String>())
-    });
+    let key = names.map_or(String::new(), |names| bars::key(names.iter().map(String::as_str)));
     format!("<h3>Preference and vulnerability</h3>\n<div class=\"shares\">{content}{key}</div>\n")
 }
 

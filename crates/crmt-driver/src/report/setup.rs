@@ -57,7 +57,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-const GLOSSARY: [(&str, &str); 13] = [
+const GLOSSARY: [(&str, &str); 16] = [
     ("clean", "accuracy without an attacker."),
     ("strongest attack", "a sample counts as broken when any of the attacks broke it at this or a smaller budget."),
     (
@@ -81,6 +81,18 @@ const GLOSSARY: [(&str, &str); 13] = [
     ("radius", "the largest budget under which the claim holds for a sample; 0 when it is misclassified."),
     ("violation", "an attack that succeeded inside a certified radius; it cannot happen unless the program is wrong."),
     ("vulnerability share", "the part of the squared worst-case joint budget that goes to a modality."),
+    (
+        "preference share",
+        "a modality's part of what speaks for the true class: of the Shapley values of the margin, where absent means at its baseline.",
+    ),
+    (
+        "indicator η",
+        "how many times as much a move of this modality changes the margin as the same move of the others does on average; above 1 it is the more vulnerable one.",
+    ),
+    (
+        "margin ζ",
+        "distance of a modality's features to the nearest boundary of its own head; negative where that head is wrong.",
+    ),
     (
         "step 1, step 2",
         "CRMT trains with uni-modal margins first; then, with everything else frozen, it re-weights the classes of each modality to raise the bound.",
