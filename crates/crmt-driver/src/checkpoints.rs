@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail};
 use crmt_train::{Position, State};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
-use toml::Table;
+use toml::{Table, Value};
 
 /// What a file's metadata describes.
 const KIND: &str = "training state";
@@ -25,7 +26,7 @@ struct Card {
     /// What the state is of.
     plan: Plan,
     architecture: Architecture,
-    /// SHA-256 of the report split: other data have another.
+    /// SHA-256 of a part of the data: others have another.
     data: String,
     position: Position,
 }
@@ -85,13 +86,16 @@ impl Checkpoints {
             .with_context(|| format!("{name} is not of this version"))
             .with_context(advice)?;
         if let Some(difference) = difference(&card.plan, &self.plan)? {
-            bail!("{name} is of another run: {difference}; {}", advice());
+            bail!(
+                "{name} is of another run: {difference}; go on under the settings that it was trained with, or train anew with \
+                 --overwrite"
+            );
         }
         if card.architecture != self.architecture {
-            bail!("{name} is of another model; {}", advice());
+            bail!("{name} is of another model, for other modalities or classes; restore the data set, or train anew");
         }
         if card.data != self.data {
-            bail!("{name} is of other data than `{}`: the report split differs; {}", self.plan.data, advice());
+            bail!("{name} is of other data than `{}` holds now: restore them, or train anew", self.plan.data);
         }
         Ok(Some(State { position: card.position, tensors }))
     }
@@ -108,7 +112,7 @@ impl Checkpoints {
     }
 }
 
-/// The states' files, oldest first. What a killed write left behind goes.
+/// The states' files, oldest first.
 fn names(dir: &Path) -> Result<Vec<PathBuf>> {
     let read = match fs::read_dir(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec![]),
@@ -119,9 +123,6 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>> {
         let path = entry.with_context(|| format!("can't read {}", dir.display()))?.path();
         if path.extension().is_some_and(|e| e == EXTENSION) {
             names.push(path);
-        } else if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp")) {
-            // Another process may have been quicker.
-            let _ = fs::remove_file(&path);
         }
     }
     names.sort();
@@ -141,12 +142,12 @@ fn essence(plan: &Plan) -> Plan {
 
 /// The first setting that differs, in words.
 fn difference(there: &Plan, here: &Plan) -> Result<Option<String>> {
-    let (there, here) = (Table::try_from(there)?, Table::try_from(here)?);
-    let here = crate::settings::flatten(&here);
-    let other = crate::settings::flatten(&there);
-    Ok(here
-        .iter()
-        .zip(&other)
-        .find(|(a, b)| a != b)
-        .map(|((key, value), (_, other))| format!("{key} = {other} there, {value} here")))
+    let flat = |plan: &Plan| -> Result<BTreeMap<String, Value>> {
+        Ok(crate::settings::flatten(&Table::try_from(plan)?).into_iter().collect())
+    };
+    let (there, here) = (flat(there)?, flat(here)?);
+    let told = |value: Option<&Value>| value.map_or("unset".to_owned(), ToString::to_string);
+    let mut keys = here.keys().chain(there.keys());
+    let key = keys.find(|key| here.get(*key) != there.get(*key));
+    Ok(key.map(|key| format!("{key} = {} there, {} here", told(there.get(key)), told(here.get(key)))))
 }

@@ -42,6 +42,9 @@ struct Scalar {
     simple_value: Option<f32>,
 }
 
+/// How TensorBoard's files begin.
+const OURS: &str = "events.out.tfevents.";
+
 /// The event file of a run. TensorBoard follows it as it grows, so it is appended to.
 pub struct Events {
     path: PathBuf,
@@ -52,12 +55,15 @@ impl Events {
     /// A new file in the place of all older ones of the run.
     pub fn create(run: &RunDir) -> Result<Self> {
         let dir = run.file(run_dir::EVENTS);
-        if dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("can't remove {}", dir.display()))?;
-        }
         fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+        for entry in fs::read_dir(&dir).with_context(|| format!("can't read {}", dir.display()))?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with(OURS) && name.ends_with(".crmt") {
+                fs::remove_file(entry.path()).with_context(|| format!("can't remove {}", entry.path().display()))?;
+            }
+        }
         // TensorBoard knows its files by the first part of their names, and sorts them by the second.
-        let path = dir.join(format!("events.out.tfevents.{:010}.crmt", now() as u64));
+        let path = dir.join(format!("{OURS}{:010}.crmt", now() as u64));
         let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
         let mut events = Self { path, file };
         let version = Some("brain.Event:2".to_owned());

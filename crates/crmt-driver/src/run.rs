@@ -104,12 +104,12 @@ impl Run {
     fn trained(dir: RunDir, plan: &Plan, data: DataSet, model: Untrained, resume: bool, voice: &Voice) -> Result<Self> {
         let start = Instant::now();
         let report_sha256 = report_digest(&data)?;
-        let checkpoints = Checkpoints::new(&dir, plan, model.architecture(), report_sha256.clone());
+        let checkpoints = Checkpoints::new(&dir, plan, model.architecture(), training_digest(&data)?);
         let resumed = if resume { resumed(&dir, &checkpoints, voice)? } else { Resumed::default() };
         let keeper = Keeper {
             record: &mut |metrics| dir.write(run_dir::METRICS, &json_lines(metrics)?),
             checkpoints: &checkpoints,
-            interval: Duration::from_secs_f64(plan.train.checkpoint_seconds),
+            interval: Duration::try_from_secs_f64(plan.train.checkpoint_seconds).unwrap_or(Duration::MAX),
             events: Events::create(&dir)?,
         };
         let trained = training::train(plan, &data, model, resumed, keeper, voice)?;
@@ -450,6 +450,7 @@ impl Run {
         self.dir.write(run_dir::REPORT, page.as_bytes())?;
         self.dir.write(run_dir::SUMMARY, &json)?;
         Checkpoints::remove(&self.dir)?;
+        self.dir.unlock()?;
         if self.attacked { Parts::remove(&self.dir, attack::PARTS) } else { Ok(()) }
     }
 
@@ -512,6 +513,22 @@ fn report_digest(data: &DataSet) -> Result<String> {
     let mut hash = Sha256::new();
     for batch in data.report.batches(training::EVAL_BATCH) {
         let batch = batch?;
+        for x in &batch.inputs {
+            hash.update(sealed::bytes(x)?);
+        }
+        batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
+    }
+    Ok(sealed::hex(hash))
+}
+
+/// SHA-256 of some training and selection samples, and of how many there are.
+fn training_digest(data: &DataSet) -> Result<String> {
+    const SAMPLES: usize = 256;
+    let mut hash = Sha256::new();
+    let select = data.select.batch(0..SAMPLES.min(data.select.len()))?;
+    for (len, batch) in [(data.train.len(), data.train_sample(&Streams::new(0), SAMPLES)?), (data.select.len(), select)]
+    {
+        hash.update(len.to_le_bytes());
         for x in &batch.inputs {
             hash.update(sealed::bytes(x)?);
         }

@@ -4,8 +4,9 @@ use crate::checkpoints::Checkpoints;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The resolved plan.
@@ -35,6 +36,8 @@ pub const DIAGNOSIS_SAMPLES: &str = "diagnosis.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
+/// Held by the process that trains.
+const LOCK: &str = "lock";
 /// Shows that the directory can be written to.
 const PROBE: &str = "probe";
 
@@ -44,7 +47,11 @@ const FILES: &[&str] =
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
-pub struct RunDir(PathBuf);
+pub struct RunDir {
+    path: PathBuf,
+    /// Held while the run is trained: a second process would take its files away.
+    lock: Option<Arc<File>>,
+}
 
 impl RunDir {
     /// Creates the directory and checks that it can be written to, before any work is spent.
@@ -62,7 +69,7 @@ impl RunDir {
             );
         }
         fs::create_dir_all(path).with_context(|| format!("can't create the run directory {}", path.display()))?;
-        let run = Self(path.to_owned());
+        let run = Self::locked(path)?;
         // Not under the name of a file that means something: it may be killed right here.
         run.write(PROBE, b"")?;
         run.remove(PROBE)?;
@@ -81,7 +88,34 @@ impl RunDir {
         if path.join(SUMMARY).exists() {
             bail!("{} is complete: there is nothing to go on with", path.display());
         }
-        Ok(Self(path.to_owned()))
+        Self::locked(path)
+    }
+
+    /// For this process alone, without what killed writes left behind.
+    fn locked(path: &Path) -> Result<Self> {
+        let name = path.join(LOCK);
+        let file = File::create(&name).with_context(|| format!("can't write {}", name.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("{} is being trained by another process: wait for it, or choose another --out", path.display())
+            }
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("can't lock {}", name.display())),
+        }
+        for dir in [path.to_owned(), path.join(CHECKPOINTS)] {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_name().to_string_lossy().starts_with(".tmp") {
+                    fs::remove_file(entry.path())
+                        .with_context(|| format!("can't remove {}", entry.path().display()))?;
+                }
+            }
+        }
+        Ok(Self { path: path.to_owned(), lock: Some(Arc::new(file)) })
+    }
+
+    /// Lets other processes train it.
+    pub fn unlock(&mut self) -> Result<()> {
+        if self.lock.take().is_some() { self.remove(LOCK) } else { Ok(()) }
     }
 
     /// An existing, complete run.
@@ -92,17 +126,17 @@ impl RunDir {
         if let Some(missing) = [CONFIG, MODEL, SUMMARY].iter().find(|name| !path.join(name).exists()) {
             bail!("{} is not a complete run: it has no {missing}", path.display());
         }
-        Ok(Self(path.to_owned()))
+        Ok(Self { path: path.to_owned(), lock: None })
     }
 
     /// Path of one of its files.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Replaces a file atomically.

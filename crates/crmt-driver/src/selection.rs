@@ -70,10 +70,14 @@ fn clean(model: &Model, split: &Split, criterion: Criterion) -> Result<(f64, f64
 
 /// Accuracy of the first samples under a quick attack.
 fn attacked(plan: &Plan, data: &DataSet, model: &Model, samples: usize) -> Result<f64> {
-    let batch = data.select.batch(0..samples)?;
     let attack = Pgd::quick(Budget::Joint(plan.select.eps), plan.select.steps, Loss::Margin);
-    let goal = Goal::Avoid(batch.labels.clone());
-    let draws = Draws::new(Streams::new(plan.seed), 0);
-    let outcome = crmt_attacks::run(&attack, model, &batch.inputs, &goal, &draws)?;
-    Ok(outcome.success.iter().filter(|broken| !**broken).count() as f64 / samples as f64)
+    let mut standing = 0;
+    for first in (0..samples).step_by(EVAL_BATCH) {
+        let batch = data.select.batch(first..samples.min(first + EVAL_BATCH))?;
+        let goal = Goal::Avoid(batch.labels.clone());
+        let draws = Draws::new(Streams::new(plan.seed), first as u64);
+        let outcome = crmt_attacks::run(&attack, model, &batch.inputs, &goal, &draws)?;
+        standing += outcome.success.iter().filter(|broken| !**broken).count();
+    }
+    Ok(standing as f64 / samples as f64)
 }

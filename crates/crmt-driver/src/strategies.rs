@@ -80,19 +80,22 @@ fn adversary(plan: &AdversaryPlan, data: &DataSet) -> Result<Box<dyn Attack>> {
 }
 
 fn budget(plan: &AdversaryPlan, data: &DataSet) -> Result<Budget> {
-    if plan.threat == "joint" {
-        return Ok(Budget::Joint(plan.eps));
-    }
     let norm = if plan.norm == "linf" { Norm::Linf } else { Norm::L2 };
     let radii = sigmas("adversary.budgets", plan.eps, &plan.budgets, data)?;
-    if plan.threat == "each" {
-        return Ok(Budget::Each { norm, radii });
+    match plan.threat.as_str() {
+        "joint" => return Ok(Budget::Joint(plan.eps)),
+        "each" if radii.iter().all(|r| *r == 0.0) => bail!("adversary.budgets leave nothing to any modality"),
+        "each" => return Ok(Budget::Each { norm, radii }),
+        _ => {}
     }
     let names: Vec<&str> = data.modalities.iter().map(|m| m.name.as_str()).collect();
     let known = || format!("joint, each, {}", names.join(", "));
     let Some(attacked) = names.iter().position(|name| *name == plan.threat) else {
         bail!("adversary.threat = \"{}\": expected one of {}", plan.threat, known());
     };
+    if radii[attacked] == 0.0 {
+        bail!("adversary.budgets.{} = 0: nothing is left to the modality that is attacked", plan.threat);
+    }
     let radii = PerModality::from_fn(radii.len(), |m| if m == attacked { radii[m] } else { 0.0 });
     Ok(Budget::Each { norm, radii })
 }

@@ -93,8 +93,18 @@ fn killed(dir: &Path, args: &[&str], after: Duration) -> anyhow::Result<bool> {
 #[test]
 fn a_run_that_was_killed_again_and_again_ends_in_the_same_bits() -> Anyhow {
     let dir = tempfile::tempdir()?;
-    let settings = ["train.checkpoint_seconds=0", "train.average=0.9", "train.epochs=8", "train.accumulate=2"];
-    let method = "crmt-mix";
+    let settings = [
+        "train.checkpoint_seconds=0",
+        "train.average=0.9",
+        "train.epochs=8",
+        "train.accumulate=2",
+        "train.inputs=adversarial",
+        "adversary.steps=1",
+        "model.head=orthonormal",
+        "step2.enabled=true",
+        "pmr.samples=60",
+    ];
+    let method = "pmr";
     let start = Instant::now();
     driver(dir.path()).args(arguments(method, "whole", &settings)).assert().success();
     let whole = start.elapsed();
@@ -159,6 +169,11 @@ fn what_a_run_cannot_go_on_from_is_refused_by_name() -> Anyhow {
         command.args(["train", "--resume", "r"]);
         command
     };
+    // A live run is left alone.
+    let lock = fs::File::create(run.join("lock"))?;
+    lock.lock()?;
+    refused(&mut resume(), &["r is being trained by another process"]);
+    drop(lock);
     // Nothing is lost by starting the same run again by mistake.
     refused(driver(here).args(arguments("jt", "r", &[])), &["train --resume r", "--overwrite"]);
     let last = checkpoints(&run).pop().expect("two");
@@ -184,12 +199,12 @@ fn what_a_run_cannot_go_on_from_is_refused_by_name() -> Anyhow {
 }
 
 #[test]
-fn every_method_trains_and_is_recorded() -> Anyhow {
+fn methods_with_settings_of_their_own_train_and_are_recorded() -> Anyhow {
     let dir = tempfile::tempdir()?;
     let own: &[(&str, &[&str])] = &[
         ("g-blend", &["g_blend.every=1", "g_blend.samples=40"]),
         ("ogm-ge", &[]),
-        ("pmr", &["pmr.samples=40"]),
+        ("pmr", &["pmr.samples=200"]),
         ("msefm", &["model.memory=8"]),
         ("dropout", &[]),
         ("at", &["adversary.threat=each", "adversary.norm=linf", "adversary.eps=0.1", "adversary.budgets.audio=0.2"]),
@@ -216,6 +231,14 @@ fn every_method_trains_and_is_recorded() -> Anyhow {
     refuse(&["adversary.budgets.video=1", "adversary.threat=each"], &["adversary.budgets.video"]);
     refuse(&["select.criterion=certified"], &["select.criterion"]);
     refuse(&["train.accumulate=0"], &["train.accumulate"]);
+    refuse(&["adversary.budgets.audio=1"], &["adversary.budgets", "adversary.threat"]);
+    refuse(&["adversary.threat=audio", "adversary.budgets.audio=0"], &["adversary.budgets.audio = 0"]);
+    refuse(&["train.checkpoint_seconds=inf"], &["train.checkpoint_seconds", "finite"]);
+    refuse(&["train.loaders=100000"], &["train.loaders"]);
+    refused(
+        driver(dir.path()).args(["train", "--method", "crmt-certified", "--out", "x", "--set", "model.memory=8"]),
+        &["1-Lipschitz", "model.memory"],
+    );
     assert!(!dir.path().join("x").exists(), "refused before anything is written");
     Ok(())
 }

@@ -26,6 +26,6 @@ impl Strategy for Crmt {
             parts.push(("margin", scalar(&margin)?));
             total = (total + (margin * self.rho)?)?;
         }
-        Ok(StepLoss::new(total, parts, &scores))
+        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 }

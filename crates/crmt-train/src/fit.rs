@@ -77,7 +77,7 @@ pub struct EpochReport {
     pub loss: f64,
     /// Means of the loss's parts.
     pub parts: BTreeMap<String, f64>,
-    /// Mean of each modality's own margin `s_y − max_{j≠y} s_j`, by name.
+    /// Mean of each modality's own margin `s_y − max_{j≠y} s_j`, by name; none of mixed samples.
     pub margins: BTreeMap<String, f64>,
     /// Mean norm of each encoder's gradient by the modality's name, and of everything else together under `head`; before
     /// clipping.
@@ -257,7 +257,7 @@ impl<'a, 'p> Fit<'a, 'p> {
             self.at.means.add(format!("{PART}{name}"), *value);
         }
         let StepLoss { total, unimodal, modulation, .. } = loss;
-        for (modality, scores) in self.model.fixed().modalities().iter().zip(&unimodal) {
+        for (modality, scores) in self.model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
             let margin = scalar(&unimodal_margins(scores, &batch.labels)?.mean_all()?)?;
             self.at.means.add(format!("{MARGIN}{}", modality.name), margin);
         }
@@ -278,6 +278,7 @@ impl<'a, 'p> Fit<'a, 'p> {
             clip_grad_norm(&gradients, self.optimizer.parameters(), self.phase.rules.clip * n)?;
         let learning_rate = self.rate(self.at.step - 1);
         self.optimizer.step_scaled(&gradients, learning_rate, scale / n)?;
+        self.at.updates += 1;
         let modalities = self.model.fixed().modalities();
         let mut own = vec![0f64; modalities.len() + 1];
         for (owner, square) in self.owners.iter().zip(squares) {
@@ -287,7 +288,7 @@ impl<'a, 'p> Fit<'a, 'p> {
         for (name, square) in names.zip(own) {
             self.at.means.add(format!("{GRADIENT}{name}"), square.sqrt() / n);
         }
-        self.average.as_mut().map_or(Ok(()), |average| average.update(self.model, self.at.step))
+        self.average.as_mut().map_or(Ok(()), |average| average.update(self.model, self.at.updates))
     }
 
     fn state(&self) -> Result<State> {

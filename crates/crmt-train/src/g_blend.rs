@@ -19,7 +19,8 @@ use crmt_core::{Batch, Mode, Trainable};
 /// the inverse of the overfitting-to-generalisation ratio: `ΔG` counts as 0 where the loss has risen, and `|ΔO|` as at
 /// least [`LEAST`](Self::LEAST). The weights stay where no loss has fallen. They are equal at first.
 ///
-/// The published method gives each modality a classifier of its own; here its part of the additive head is one.
+/// Published: each modality has a classifier of its own, and is trained on its own to estimate its ratio. Here its part of
+/// the additive head is its classifier, and all ratios are those of the one training that runs.
 pub struct GBlend {
     inputs: TrainingInputs,
     every: u64,
@@ -35,8 +36,9 @@ pub struct GBlend {
 const CHUNK: usize = 250;
 
 impl GBlend {
-    /// `|ΔO|` counts as no less: a difference of losses that means nothing would decide everything.
-    pub const LEAST: f64 = 1e-3;
+    /// `|ΔO|` counts as no less: about what a mean loss of a thousand samples is uncertain by. A difference that means
+    /// nothing would decide everything.
+    pub const LEAST: f64 = 0.02;
 
     /// `train` and `select` are what losses are measured on, `every` at least one epoch.
     pub fn new(inputs: TrainingInputs, every: u64, train: Batch, select: Batch) -> Self {
@@ -111,7 +113,7 @@ impl Strategy for GBlend {
             total = (total + (own * *weight)?)?;
         }
         parts.push(("solo_cross_entropy", alone));
-        Ok(StepLoss::new(total, parts, &scores))
+        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
@@ -142,7 +144,7 @@ mod tests {
         // [training, selection] losses of two modalities and of both together.
         let before = [[2.0, 2.0], [2.0, 2.0], [1.0, 1.5]];
         let now = [[1.0, 1.5], [0.5, 1.8], [0.5, 1.0]];
-        // ΔG = 0.5, 0.2, 0.5; ΔO = 0.5, 1.3, 0 (counts as 1e-3).
+        // ΔG = 0.5, 0.2, 0.5; ΔO = 0.5, 1.3, 0 (counts as LEAST).
         let ratios = [0.5 / 0.25, 0.2 / 1.69, 0.5 / GBlend::LEAST.powi(2)];
         let total: f64 = ratios.iter().sum();
         for (weight, ratio) in blend(&before, &now).unwrap().iter().zip(ratios) {

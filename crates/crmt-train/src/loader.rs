@@ -16,7 +16,7 @@ pub(crate) fn in_order<T: Send, E>(
     if threads == 0 {
         return range.into_iter().try_for_each(|i| take(make(i)));
     }
-    let make = &make;
+    let (make, threads) = (&make, threads.min((range.end - range.start) as usize));
     std::thread::scope(|scope| {
         let made: Vec<_> = (0..threads)
             .map(|thread| {

@@ -1,6 +1,9 @@
 //! MSEFM (Tian & Xu 2021, "Can audio-visual integration strengthen robustness under multimodal attacks?"): features of
 //! different modalities are to be dissimilar, and are read through a memory. The memory is the encoders' own last layer
 //! (`model.memory`); this is the loss. Does not know encoders.
+//!
+//! Published: the memory is a fixed dictionary in which features are coded sparsely, and half of the feature passes by it. Here
+//! its vectors are learned with everything else and read by attention, and nothing passes by.
 use crate::{Draws, Error, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
 use candle_core::{D, Tensor};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
@@ -49,7 +52,7 @@ impl Strategy for Msefm {
             parts.push(("similarity", scalar(&similarity)?));
             total = (total + (similarity * self.lambda)?)?;
         }
-        Ok(StepLoss::new(total, parts, &scores))
+        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 }
 

@@ -93,7 +93,7 @@ impl Strategy for OgmGe {
         let parts =
             vec![("cross_entropy", scalar(&total)?), ("least_modulation", factors.iter().copied().fold(1.0, f64::min))];
         let modulation = Some(Modulation { factors, noise: self.noise });
-        Ok(StepLoss { modulation, ..StepLoss::new(total, parts, &scores) })
+        Ok(StepLoss { modulation, ..StepLoss::new(total, parts, &scores).of(&self.inputs) })
     }
 }
 

@@ -52,7 +52,7 @@ impl Pmr {
         Self { inputs, settings, sample, prototypes: None }
     }
 
-    /// Mean features of each class of the sample, `[classes, dim_m]`; zeros for a class that it lacks.
+    /// Mean features of each class of the sample, `[classes, dim_m]`.
     fn measure(&self, model: &dyn Trainable) -> Result<PerModality<Tensor>> {
         let mut sums: Option<PerModality<Tensor>> = None;
         let mut counts = vec![0f64; self.settings.classes];
@@ -70,7 +70,10 @@ impl Pmr {
         let Some(sums) = sums else {
             return Err(Error::Strategy("pmr: there is no sample to measure prototypes on".into()));
         };
-        let counts: Vec<f64> = counts.iter().map(|n| n.max(1.0)).collect();
+        if let Some(class) = counts.iter().position(|n| *n == 0.0) {
+            let n = self.sample.len();
+            return Err(Error::Strategy(format!("pmr: class {class} is not among the {n} samples: take more of them")));
+        }
         Ok(sums.try_map(|sum| {
             let counts = Tensor::from_slice(&counts, (counts.len(), 1), sum.device())?.to_dtype(sum.dtype())?;
             sum.broadcast_div(&counts)
@@ -136,7 +139,7 @@ impl Strategy for Pmr {
             }
         }
         let parts = vec![("cross_entropy", scalar(&cross_entropy)?), ("prototypical", pulled)];
-        Ok(StepLoss::new(total, parts, &scores))
+        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

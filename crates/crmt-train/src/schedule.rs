@@ -24,6 +24,9 @@ pub enum Schedule {
     },
 }
 
+/// Fractions of a phase are not exact: 0.3 / 0.1 is a little less than 3.
+const ROUNDING: f64 = 1e-9;
+
 /// The learning rate over a phase.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
@@ -54,7 +57,7 @@ impl Schedule {
         let progress = step as f64 / steps.max(1) as f64;
         match self {
             Self::Constant => 1.0,
-            Self::Step { every, factor } => factor.powf((progress / every).floor()),
+            Self::Step { every, factor } => factor.powf((progress / every + ROUNDING).floor()),
             Self::Cosine => 0.5 * (1.0 + (PI * progress).cos()),
             Self::OneCycle { warmup } => {
                 const START: f64 = 1.0 / 25.0;
@@ -63,7 +66,7 @@ impl Schedule {
                 let last = steps.saturating_sub(1).max(1) as f64;
                 let peak = warmup * steps as f64 - 1.0;
                 let step = step as f64;
-                if step <= peak {
+                if peak > 0.0 && step <= peak {
                     anneal(START, 1.0, step / peak)
                 } else {
                     anneal(1.0, END, (step - peak) / (last - peak))
@@ -102,6 +105,19 @@ mod tests {
         let rate = Rate { peak: 2.0, schedule: Schedule::Constant, warmup: 0.25 };
         assert_eq!((0..6).map(|i| rate.at(i, 16)).collect::<Vec<_>>(), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
         assert_eq!(Rate::constant(0.1).at(0, 16), 0.1);
+    }
+
+    #[test]
+    fn every_factor_is_a_fraction_of_the_peak() {
+        for warmup in [0.01, 0.05, 0.1, 0.15, 0.25, 0.5, 0.99] {
+            let s = Schedule::OneCycle { warmup };
+            for steps in 1..60 {
+                let all: Vec<f64> = (0..steps).map(|i| s.factor(i, steps)).collect();
+                assert!(all.iter().all(|f| (0.0..=1.0).contains(f)), "{warmup} of {steps}: {all:?}");
+            }
+        }
+        let thirds = Schedule::Step { every: 10. / 100., factor: 0.1 };
+        assert!((thirds.factor(30, 100) - 1e-3).abs() < 1e-12, "the third drop comes at 30 of 100");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Position {
     pub batch: u64,
     /// Finished batches of the phase.
     pub step: u64,
+    /// Steps of the optimizer.
+    pub updates: u64,
     /// What the unfinished epoch's report will be made of.
     pub means: Means,
     /// The best epoch so far, the later one on a tie.

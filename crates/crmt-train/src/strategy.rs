@@ -1,6 +1,6 @@
 //! How a batch becomes a loss.
 //! Does not know the loop around it.
-use crate::{Modulation, Result};
+use crate::{Modulation, Result, TrainingInputs};
 use candle_core::{D, Tensor};
 use candle_nn::ops::softmax;
 use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
@@ -12,8 +12,9 @@ pub struct StepLoss {
     pub total: Tensor,
     /// Named scalars for the record, e.g. `cross_entropy`.
     pub parts: Vec<(&'static str, f64)>,
-    /// The scores that the loss was computed of, for the record; tracking nothing.
-    pub unimodal: PerModality<Tensor>,
+    /// The scores that the loss was computed of, for the record, where the batch's labels are those of the scores;
+    /// tracking nothing.
+    pub unimodal: Option<PerModality<Tensor>>,
     /// What becomes of the encoders' gradients before the step; `None`: they are followed as they are.
     pub modulation: Option<Modulation>,
 }
@@ -21,7 +22,12 @@ pub struct StepLoss {
 impl StepLoss {
     /// A loss of these scores, made of `parts`, whose gradient is followed as it is.
     pub fn new(total: Tensor, parts: Vec<(&'static str, f64)>, scores: &AdditiveScores) -> Self {
-        Self { total, parts, unimodal: scores.unimodal.map(Tensor::detach), modulation: None }
+        Self { total, parts, unimodal: Some(scores.unimodal.map(Tensor::detach)), modulation: None }
+    }
+
+    /// The same, evaluated on these inputs: mixed ones have no single label, so their scores are not recorded.
+    pub fn of(self, inputs: &TrainingInputs) -> Self {
+        if matches!(inputs, TrainingInputs::Mixup { .. }) { Self { unimodal: None, ..self } } else { self }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The one loop under every strategy: going on equals never having stopped, threads change nothing, rules do what they
 //! say, and a strategy with weight zero is the one it extends, bit for bit.
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Domain, Modality, PerModality, Streams, Trainable};
-use crmt_encoders::EncoderConfig;
+use crmt_attacks::{Budget, Pgd};
+use crmt_core::{Batch, Domain, Encoder, Modality, PerModality, Streams, Trainable};
+use crmt_encoders::{Block, Chain};
 use crmt_fusion::{BuildError, HeadConfig, Learner, ModelConfig, Rows};
-use crmt_kernels::{Adam, AdamW, Parameter};
+use crmt_kernels::{Adam, AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    Batches, Crmt, EpochReport, Error, GBlend, ModalityDropout, Msefm, Observer, OgmGe, Phase, Pmr, PmrSettings, Rate,
-    Result, Rules, Schedule, Selected, Source, State, Strategy, TrainingInputs, fit,
+    Batches, Certified, Crmt, EpochReport, Error, GBlend, ModalityDropout, Msefm, Observer, OgmGe, Phase, Pmr,
+    PmrSettings, Rate, Reach, Result, Rules, Schedule, Selected, Source, State, Strategy, TrainingInputs, fit,
 };
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -64,12 +65,23 @@ fn modalities(n: usize) -> PerModality<Modality> {
 }
 
 fn learner(n: usize) -> Learner {
+    built(n, false)
+}
+
+/// `normed`: with batch normalisation, whose running statistics no optimizer knows.
+fn built(n: usize, normed: bool) -> Learner {
     let head = HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight: 1.0 };
-    let encoder = EncoderConfig::Mlp { width: 8, depth: 1, features: 6 };
-    let build = |_: usize, modality: &Modality, vb: candle_nn::VarBuilder| {
-        encoder
-            .build(&modality.shape, vb)
-            .map_err(|e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) })
+    let build = |m: usize, modality: &Modality, vb: candle_nn::VarBuilder| {
+        let chain = || -> candle_core::Result<Chain> {
+            let mut blocks = vec![Block::linear(&vb.pp("fc1"), DIMS[m], 8)?];
+            if normed {
+                blocks.push(Block::batch_norm(&vb.pp("bn1"), 8)?);
+            }
+            blocks.extend([Block::Relu, Block::linear(&vb.pp("fc"), 8, 6)?]);
+            Ok(Chain::new(blocks, 6))
+        };
+        let failed = |e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) };
+        Ok(Box::new(chain().map_err(failed)?) as Box<dyn Encoder>)
     };
     let config = ModelConfig { head, classes: CLASSES };
     Learner::new(&config, &modalities(n), &build, Streams::new(2), &Device::Cpu).expect("a model")
@@ -119,8 +131,16 @@ fn run(
     from: Option<&State>,
     kept: &mut Kept,
 ) -> Result<Vec<Vec<f32>>> {
-    let model = learner(n);
-    let mut optimizer = adam(&model);
+    let model = built(n, true);
+    // Both kinds of optimizer, each with a state of its own.
+    let mut optimizer: Box<dyn Optimizer> = match rules.accumulate {
+        1 => Box::new(adam(&model)),
+        _ => {
+            let learned = model.variables().into_iter().filter(|v| v.learned);
+            let parameters = learned.map(|v| Parameter::new(v.name, &v.var));
+            Box::new(Sgd { momentum: 0.9, ..Sgd::default() }.over(parameters)?)
+        }
+    };
     let mut phase = Phase {
         name: "toy",
         strategy,
@@ -130,7 +150,7 @@ fn run(
         streams: Streams::new(9),
         rules,
     };
-    fit(&model, &mut optimizer, &mut phase, from, kept)?;
+    fit(&model, optimizer.as_mut(), &mut phase, from, kept)?;
     Ok(bits(&model))
 }
 
@@ -152,11 +172,26 @@ fn strategies(n: usize) -> Vec<(&'static str, Box<dyn Strategy>)> {
     let sample = |purpose| toy.batch(purpose, 0).expect("a batch");
     let baselines =
         PerModality::from_fn(n, |m| Tensor::zeros(DIMS[m], candle_core::DType::F32, &Device::Cpu).expect("zeros"));
-    let dropout = ModalityDropout { probability: 0.5, baselines };
+    let dropout = || ModalityDropout { probability: 0.5, baselines: baselines.clone() };
+    let attack = Pgd::training(Budget::Joint(0.3), 2, 0.5);
+    let certified = Certified {
+        eps: 0.2,
+        reach: Reach::Joint,
+        kappa: 2.0,
+        lambda: 0.1,
+        ramp: 0.5,
+        steps: EPOCHS * STEPS,
+        units: PerModality::from_fn(n, |_| 1.0),
+        dropout: dropout(),
+    };
+    let sigmas = PerModality::from_fn(n, |_| 0.2);
     vec![
+        ("at", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Adversarial(Box::new(attack)) })),
+        ("noise", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Noise { sigmas } })),
+        ("certified", Box::new(certified)),
         ("crmt", Box::new(Crmt { rho: 2.0, inputs: clean() })),
         ("mixup", Box::new(Crmt { rho: 2.0, inputs: TrainingInputs::Mixup { alpha: 1.0 } })),
-        ("dropout", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Dropout(dropout) })),
+        ("dropout", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Dropout(dropout()) })),
         ("ogm-ge", Box::new(OgmGe { inputs: clean(), alpha: 0.5, noise: true })),
         ("g-blend", Box::new(GBlend::new(clean(), 2, sample("blend"), sample("select")))),
         ("pmr", Box::new(pmr(n, 1.0, 0.1))),
@@ -177,7 +212,7 @@ fn going_on_equals_never_having_stopped() -> Result<()> {
                 // After each epoch, and after each step but an epoch's last (its end follows at once).
                 let within = if rules.accumulate == 2 { 2 } else { 4 };
                 assert_eq!(kept.states.len() as u64, EPOCHS * (1 + within), "{name}, {label}");
-                for (i, state) in kept.states.iter().enumerate().step_by(3) {
+                for (i, state) in kept.states.iter().enumerate().step_by(2) {
                     let mut fresh = strategies(n).into_iter().find(|s| s.0 == name).expect("the same list").1;
                     // What was reported before belongs to the scores' count.
                     let reports = kept.reports[..state.position.epoch as usize].to_vec();

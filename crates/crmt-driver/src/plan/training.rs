@@ -326,7 +326,15 @@ impl TrainPlan {
     }
 }
 
+/// More threads than this wait for each other.
+const MOST_LOADERS: usize = 1024;
+
 impl Plan {
+    fn is_lipschitz(&self) -> bool {
+        let model = &self.model;
+        model.memory == 0 && model.encoder == "lipschitz" && model.encoders.values().all(|e| e == "lipschitz")
+    }
+
     /// What can't be of the settings here, one line each.
     pub(super) fn training_faults(&self) -> Vec<String> {
         let (train, adversary) = (&self.train, &self.adversary);
@@ -399,9 +407,18 @@ impl Plan {
         check((0.0..1.0).contains(&train.linear_warmup), "train.linear_warmup must be at least 0 and less than 1");
         check(train.accumulate > 0, "train.accumulate must be at least 1");
         check((0.0..1.0).contains(&train.average), "train.average must be at least 0 and less than 1");
-        check(not_negative(train.checkpoint_seconds), "train.checkpoint_seconds must not be negative");
+        check(
+            not_negative(train.checkpoint_seconds),
+            "train.checkpoint_seconds must be a finite number that is not negative",
+        );
+        check(train.loaders <= MOST_LOADERS, "train.loaders must be at most 1024");
         check(train.keep_checkpoints > 0, "train.keep_checkpoints must be at least 1");
         check((0.0..=1.0).contains(&train.modality_dropout), "train.modality_dropout must be in 0..=1");
+        check(
+            !certified || self.is_lipschitz(),
+            "train.objective = \"certified\" needs 1-Lipschitz encoders: set model.encoder = \"lipschitz\" (for every \
+             modality) and model.memory = 0",
+        );
         check(
             !certified || train.inputs == "clean",
             "train.objective = \"certified\" needs train.inputs = \"clean\": it has a dropout of its own \
@@ -418,6 +435,10 @@ impl Plan {
         check(
             adversary.rule == "exact" || adversary.threat == "joint",
             "adversary.rule = \"as-released\" has a joint budget: set adversary.threat = \"joint\"",
+        );
+        check(
+            adversary.budgets.is_empty() || adversary.threat != "joint",
+            "adversary.budgets are of single modalities: set adversary.threat to \"each\" or the name of one",
         );
         check(adversary.budgets.values().all(|b| not_negative(*b)), "adversary.budgets must not be negative");
         check(
