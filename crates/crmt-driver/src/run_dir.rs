@@ -178,14 +178,18 @@ mod tests {
     #[test]
     fn an_existing_run_is_kept_unless_told_otherwise() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let run = RunDir::create(dir.path(), false)?;
+        let mut run = RunDir::create(dir.path(), false)?;
         run.write(SUMMARY, b"{}")?;
         run.write("notes.txt", b"mine")?;
         let refused = RunDir::create(dir.path(), false).unwrap_err().to_string();
         assert!(refused.contains("--overwrite"), "{refused}");
         assert_eq!(run.read(SUMMARY)?, "{}");
-        let again = RunDir::create(dir.path(), true)?;
+        let busy = RunDir::create(dir.path(), true).unwrap_err().to_string();
+        assert!(busy.contains("another process"), "{busy}");
+        run.unlock()?;
+        let mut again = RunDir::create(dir.path(), true)?;
         again.write(METRICS, b"")?;
+        again.unlock()?;
         RunDir::create(dir.path(), false).expect("a run that never finished may be started again");
         assert!(!again.file(SUMMARY).exists());
         assert_eq!(again.read("notes.txt")?, "mine");
