@@ -34,7 +34,7 @@ pub struct Args {
     /// Runs at a time [default: half the cores]
     #[arg(long, short, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Under the file's [full] settings, in a folder of their own
+    /// Under the settings of the file's section `[full]`, in a folder of their own
     #[arg(long)]
     full: bool,
     /// Show what would run, and run nothing
