@@ -29,7 +29,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  crmt-driver                                        the tour (under three minutes)
+  crmt-driver                                        the tour (three to four minutes)
   crmt-driver train --data prepared/digits --method crmt-jt
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from

@@ -28,8 +28,8 @@ const SETTINGS: &[&str] =
 pub fn run(json: bool, voice: &Voice) -> Result<Verdict> {
     voice.say(
         "The tour: audio-visual digits, drawn and synthesised here. First joint training (JT), then CRMT, then\n\
-         certified CRMT on the same data. Each is attacked on all modalities together and on each alone. Under three\n\
-         minutes on two cores.",
+         certified CRMT on the same data. Each is attacked on all modalities together and on each alone. Three to\n\
+         four minutes on two cores.",
     );
     let root = Path::new("runs/tour");
     for (method, own) in METHODS {
