@@ -102,13 +102,7 @@ impl Checkpoints {
 
     /// Removes all of a run's.
     pub fn remove(run: &RunDir) -> Result<()> {
-        let dir = run.file(run_dir::CHECKPOINTS);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("can't remove {}", dir.display()))
-            }
-            _ => Ok(()),
-        }
+        run.remove_all(run_dir::CHECKPOINTS)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, fs, io::ErrorKind, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// All that a part depends on, as text by name. A part of anything else is of no use.
 pub type Origin = BTreeMap<String, String>;
@@ -50,13 +50,7 @@ impl Parts {
 
     /// Removes the parts in the directory `name` of a run, whatever their origin.
     pub fn remove(run: &RunDir, name: &str) -> Result<()> {
-        let dir = run.file(name);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("can't remove {}", dir.display()))
-            }
-            _ => Ok(()),
-        }
+        run.remove_all(name)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use std::{
     fs::{self, File, TryLockError},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -151,6 +152,17 @@ impl RunDir {
             fs::remove_file(&file).with_context(|| format!("can't remove {}", file.display()))?;
         }
         Ok(())
+    }
+
+    /// Removes a folder and what is in it, if it is there.
+    pub fn remove_all(&self, name: &str) -> Result<()> {
+        let dir = self.file(name);
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("can't remove {}", dir.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A file's text.
