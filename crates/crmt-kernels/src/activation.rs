@@ -8,6 +8,7 @@ use rayon::prelude::*;
 /// `max(x, 0)` elementwise, any shape. The derivative at 0 is 0 (candle's own `relu` has 1 there);
 /// NaN stays NaN.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    on_cuda!(x => crate::cuda::relu(x));
     x.contiguous()?.apply_op1(Relu)
 }
 
@@ -27,6 +28,7 @@ pub fn max_min(x: &Tensor) -> Result<Tensor> {
             x.dims()
         )
     }
+    on_cuda!(x => crate::cuda::max_min(x));
     x.contiguous()?.apply_op1(MaxMin)
 }
 

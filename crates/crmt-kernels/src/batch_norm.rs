@@ -61,12 +61,13 @@ pub fn batch_norm_train(
             b * plane
         )
     }
+    on_cuda!(x => crate::cuda::batch_norm(x, gamma, beta, running, Some(momentum), eps));
     let moments = Arc::new(OnceLock::new());
     let op = BatchNorm { eps, fixed: false, moments: moments.clone() };
     let y = x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?;
     match moments.get() {
         Some(moments) => running.update(moments, momentum)?,
-        None => bail!("batch_norm_train: not implemented on CUDA yet"),
+        None => bail!("internal: batch_norm_train left no moments"),
     }
     Ok(y)
 }
@@ -76,6 +77,7 @@ pub fn batch_norm_train(
 /// of values per channel.
 pub fn batch_norm_eval(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: &RunningStats, eps: f64) -> Result<Tensor> {
     check("batch_norm_eval", x, gamma, beta, running)?;
+    on_cuda!(x => crate::cuda::batch_norm(x, gamma, beta, running, None, eps));
     let op = BatchNorm { eps, fixed: true, moments: Arc::new(OnceLock::from(Moments::running(running)?)) };
     x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
 }
@@ -199,7 +201,7 @@ impl CustomOp3 for BatchNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(moments) = self.moments.get() else {
-            bail!("batch_norm: the gradient is not implemented on CUDA yet")
+            bail!("internal: batch_norm left no moments")
         };
         let dims = as_planes(x.dims());
         let grad = grad.contiguous()?;

@@ -64,6 +64,7 @@ fn autocorrelation(kernel: &Tensor) -> Result<Tensor> {
 
 /// `Σ |x|` over all but the first `keep` dimensions. The derivative of `|x|` at 0 is 0.
 fn abs_sums(x: &Tensor, keep: usize) -> Result<Tensor> {
+    on_cuda!(x => crate::cuda::abs_sums(x, keep));
     x.contiguous()?.apply_op1(AbsSums { keep })
 }
 

@@ -9,7 +9,8 @@
 //! A gradient is computed only for arguments that track one ([`candle_core::Tensor::track_op`]), so
 //! attacking a frozen model does not pay for weight gradients.
 //!
-//! On a CUDA device the operations return candle's "no cuda implementation" error for now.
+//! With the feature `cuda` they run on CUDA devices as well ([`Compute`], [`Precision`]); with `cudnn` too, convolutions are
+//! cuDNN's. Sums have a fixed order there too, but another one than on a CPU.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};
@@ -27,9 +28,22 @@
 //! # Ok(())
 //! # }
 //! ```
+/// Returns `$call` if `$x` is on a CUDA device, which only a build with the feature `cuda` knows.
+macro_rules! on_cuda {
+    ($x:expr => $call:expr) => {
+        #[cfg(feature = "cuda")]
+        if $x.device().is_cuda() {
+            return $call;
+        }
+    };
+}
+
 mod activation;
 mod batch_norm;
 mod conv;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod gauge;
 mod gram;
 mod many;
@@ -38,6 +52,7 @@ mod optim;
 mod orthonormal;
 mod polar;
 mod pool;
+mod precision;
 mod real;
 mod rearrange;
 mod rows;
@@ -47,6 +62,7 @@ mod stack;
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
 pub use conv::{Algorithms, conv_transpose2d, conv2d, conv2d_relu, residual_conv2d};
+pub use device::{Compute, Unavailable, is_out_of_memory};
 pub use gauge::gauged;
 pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use net::{KernelCache, NetworkLayer, image_network};
@@ -54,5 +70,6 @@ pub use optim::{Adam, AdamW, Clipped, Optimizer, Parameter, Sgd, SgdState, clip_
 pub use orthonormal::orthonormal_rows;
 pub use polar::{polar_linear, polar_rows};
 pub use pool::max_pool2d;
+pub use precision::Precision;
 pub use rearrange::{space_to_depth, zero_pad2d};
 pub use stack::{ImageLayer, image_stack};

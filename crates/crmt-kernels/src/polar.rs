@@ -46,6 +46,7 @@ pub fn polar_rows(v: &Tensor) -> Result<Tensor> {
     if r > c {
         bail!("polar_rows: {r} rows can't be orthonormal in {c} dimensions; pass the transpose for orthonormal columns")
     }
+    on_cuda!(v => crate::cuda::polar_rows(v));
     let v = v.contiguous()?;
     let fixed = v.detach();
     let vs = Read::new(&fixed);
@@ -80,6 +81,7 @@ pub fn polar_linear(x: &Tensor, v: &Tensor) -> Result<Tensor> {
         bail!("polar_linear: {:?} needs a matrix [rows, {c}] with at most {c} rows, got {:?}", x.dims(), v.dims())
     }
     same_kind("polar_linear", &[("x", x), ("the matrix", v)])?;
+    on_cuda!(x => crate::cuda::polar_linear(x, v));
     let (x, v) = (x.contiguous()?, v.contiguous()?);
     let op = {
         let (xs, vs) = (Read::new(&x), Read::new(&v));

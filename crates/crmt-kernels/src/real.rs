@@ -191,7 +191,7 @@ impl<'a> Read<'a> {
     pub(crate) fn elements<T: Real>(&self) -> Result<&[T]> {
         match &*self.0 {
             Storage::Cpu(storage) => elements(storage, self.1),
-            _ => bail!("this gradient is not implemented on CUDA yet"),
+            _ => bail!("internal: a tensor of another device reached a CPU kernel"),
         }
     }
 }

@@ -18,6 +18,7 @@ pub fn space_to_depth(x: &Tensor, block: usize) -> Result<Tensor> {
     if block == 0 || h % block != 0 || w % block != 0 {
         bail!("space_to_depth: blocks of {block} do not divide an image of {h}×{w}; pad it first")
     }
+    on_cuda!(x => crate::cuda::space_to_depth(x, block));
     x.contiguous()?.apply_op1(SpaceToDepth { block, inverse: false })
 }
 
@@ -33,6 +34,7 @@ pub fn zero_pad2d(x: &Tensor, padding: [usize; 4]) -> Result<Tensor> {
     if padding == [0; 4] {
         return Ok(x.clone());
     }
+    on_cuda!(x => crate::cuda::zero_pad2d(x, padding));
     x.contiguous()?.apply_op1(Pad { padding, crop: false })
 }
 

@@ -36,6 +36,7 @@ pub fn conv_transpose2d(x: &Tensor, kernel: &Tensor, stride: usize, padding: usi
     };
     let geometry = Geometry::new(&[b, ci, h, w], kernel.dims(), stride, padding)?;
     same_kind("conv_transpose2d", &[("x", x), ("kernel", kernel)])?;
+    on_cuda!(x => crate::cuda::conv_transpose2d(x, kernel, geometry));
     x.contiguous()?.apply_op2(&kernel.contiguous()?, ConvTranspose2d { geometry })
 }
 
@@ -90,6 +91,7 @@ pub fn residual_conv2d(x: &Tensor, kernel: &Tensor, bias: &Tensor, scale: &Tenso
         }
     }
     same_kind("residual_conv2d", &[("x", x), ("kernel", kernel), ("bias", bias), ("scale", scale)])?;
+    on_cuda!(x => crate::cuda::residual_conv2d(x, kernel, bias, scale));
     let keep = [x, kernel, bias, scale].iter().any(|t| t.track_op());
     let op = ResidualConv2d { geometry, keep, hidden: OnceLock::new() };
     x.contiguous()?.apply_op3(&kernel.contiguous()?, &Tensor::stack(&[bias, scale], 0)?, op)

@@ -5,7 +5,7 @@
 //! Knows layers one after another and residual branches, and nothing of the networks they make up.
 mod cache;
 mod norm;
-mod plan;
+pub(crate) mod plan;
 mod run;
 
 use crate::RunningStats;
@@ -80,6 +80,7 @@ pub enum NetworkLayer {
 /// Shapes, types or devices that do not fit, named by layer.
 pub fn image_network(x: &Tensor, layers: &[NetworkLayer], algorithms: Algorithms) -> Result<Tensor> {
     let plan = plan(x, layers, algorithms)?;
+    on_cuda!(x => crate::cuda::run(&plan, x));
     let parameters = plan.parameters.clone();
     let parameters: Vec<&Tensor> = parameters.iter().collect();
     let keep = x.track_op() || parameters.iter().any(|p| p.track_op());

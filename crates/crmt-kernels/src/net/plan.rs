@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, bail};
 
 /// `result = relu(operation(input) + add)`, the last two only where asked for.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     pub operation: Operation,
     /// Number of a value: 0 is the network's input, `i + 1` the result of step `i`.
     pub input: usize,
@@ -21,7 +21,7 @@ pub(super) struct Step {
 }
 
 #[derive(Debug)]
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Convolution {
         conv: Convolution,
         /// Numbers of parameters.
@@ -43,7 +43,7 @@ pub(super) enum Operation {
 }
 
 #[derive(Debug)]
-pub(super) struct Normalisation {
+pub(crate) struct Normalisation {
     /// Numbers of parameters.
     pub gamma: usize,
     pub beta: usize,
@@ -56,7 +56,7 @@ pub(super) struct Normalisation {
 type Sample = [usize; 3];
 
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     pub batch: usize,
     pub steps: Vec<Step>,
     /// Of each value.

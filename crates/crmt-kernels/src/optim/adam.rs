@@ -57,8 +57,38 @@ struct Moments {
     steps: i64,
 }
 
+#[cfg(feature = "cuda")]
+impl Adam {
+    fn step_on_cuda(&mut self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
+        let AdamW { beta1, beta2, eps, weight_decay, decoupled } = self.config;
+        let mut updates = vec![];
+        for (p, moments) in self.parameters.iter().zip(&mut self.moments) {
+            let Some(gradient) = gradients.get(&p.var) else { continue };
+            moments.steps += 1;
+            let correction = |beta: f64| 1. - beta.powf(moments.steps as f64);
+            let decay = weight_decay * p.decay;
+            let (shrink, decay) = if decoupled { (1. - lr * decay, 0.) } else { (1., decay) };
+            updates.push(crate::cuda::Update {
+                parameter: &p.var,
+                gradient: gradient.contiguous()?,
+                first: Some(&moments.first),
+                second: Some(&moments.second),
+                decay,
+                shrink,
+                rate: lr / correction(beta1),
+                root: correction(beta2).sqrt(),
+            });
+        }
+        crate::cuda::update(&updates, crate::cuda::Rule::Adam { scale, beta1, beta2, eps })
+    }
+}
+
 impl Optimizer for Adam {
     fn step_scaled(&mut self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if super::on_cuda(&self.parameters) {
+            return self.step_on_cuda(gradients, lr, scale);
+        }
         let AdamW { beta1, beta2, eps, weight_decay, decoupled } = self.config;
         for (p, moments) in self.parameters.iter().zip(&mut self.moments) {
             let Some(g) = gradients.get(&p.var) else { continue };

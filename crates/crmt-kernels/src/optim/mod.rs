@@ -56,6 +56,12 @@ pub trait Optimizer: Send {
     fn restore(&mut self, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<()>;
 }
 
+/// Whether the parameters are on a CUDA device.
+#[cfg(feature = "cuda")]
+fn on_cuda(parameters: &[Parameter]) -> bool {
+    parameters.first().is_some_and(|p| p.var.device().is_cuda())
+}
+
 /// Parameters must be distinct, named apart and able to step.
 fn check(parameters: &[Parameter]) -> Result<()> {
     for (i, p) in parameters.iter().enumerate() {

@@ -40,8 +40,35 @@ pub struct SgdState {
     momentum: Vec<Tensor>,
 }
 
+#[cfg(feature = "cuda")]
+impl SgdState {
+    fn step_on_cuda(&self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
+        let Sgd { momentum, weight_decay, nesterov } = self.config;
+        let mut updates = vec![];
+        for (i, p) in self.parameters.iter().enumerate() {
+            let Some(gradient) = gradients.get(&p.var) else { continue };
+            updates.push(crate::cuda::Update {
+                parameter: &p.var,
+                gradient: gradient.contiguous()?,
+                first: self.momentum.get(i),
+                second: None,
+                decay: weight_decay * p.decay,
+                shrink: 1.,
+                rate: lr,
+                root: 1.,
+            });
+        }
+        let momentum = (!self.momentum.is_empty()).then_some(momentum);
+        crate::cuda::update(&updates, crate::cuda::Rule::Sgd { lr, scale, momentum, nesterov })
+    }
+}
+
 impl Optimizer for SgdState {
     fn step_scaled(&mut self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if super::on_cuda(&self.parameters) {
+            return self.step_on_cuda(gradients, lr, scale);
+        }
         for (i, p) in self.parameters.iter().enumerate() {
             let Some(g) = gradients.get(&p.var) else { continue };
             let g = g.contiguous()?;

@@ -69,6 +69,7 @@ pub fn image_stack(x: &Tensor, layers: &[ImageLayer]) -> Result<Tensor> {
     for parameter in &parameters {
         same_kind("image_stack", &[("x", x), ("a parameter", parameter)])?;
     }
+    on_cuda!(x => crate::cuda::stack(x, layers));
     let flat = parameters.iter().map(|p| p.flatten_all()).collect::<Result<Vec<_>>>()?;
     let parameters = match flat.is_empty() {
         true => Tensor::zeros(0, x.dtype(), x.device())?,
