@@ -1,7 +1,7 @@
 //! A batch: what the loader hands to training, attacks and certificates.
 //! Does not know where samples come from.
 use crate::{Error, PerModality, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 /// Labelled samples seen together.
 #[derive(Debug, Clone)]
@@ -44,6 +44,12 @@ impl Batch {
             inputs: self.inputs.try_map(|x| x.narrow(0, start, len))?,
             labels: self.labels.narrow(0, start, len)?,
         })
+    }
+
+    /// The same on another device.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let inputs = self.inputs.try_map(|x| x.to_device(device))?;
+        Ok(Self { inputs, labels: self.labels.to_device(device)? })
     }
 
     /// Inputs in another floating-point type; labels stay.

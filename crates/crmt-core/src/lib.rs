@@ -37,6 +37,7 @@ mod missing;
 mod modality;
 mod random;
 mod trainable;
+mod upload;
 
 pub use batch::Batch;
 pub use classifier::{AdditiveClassifier, AdditiveScores, Classifier};
@@ -47,3 +48,4 @@ pub use missing::Missing;
 pub use modality::{Domain, Modality, PerModality};
 pub use random::Streams;
 pub use trainable::{Integration, Trainable, Variable};
+pub use upload::Upload;

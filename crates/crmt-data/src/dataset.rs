@@ -5,7 +5,7 @@ use crate::{
     PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings,
 };
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Modality, PerModality, Streams};
+use crmt_core::{Batch, Modality, PerModality, Streams, Upload};
 
 /// Three splits of labelled multi-modal samples.
 ///
@@ -111,6 +111,24 @@ impl DataSet {
     /// The description it was made with.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The same data set, whose batches and baselines are on `device`.
+    ///
+    /// # Errors
+    /// The device has no memory or no stream left.
+    pub fn on(mut self, device: &Device) -> crmt_core::Result<Self> {
+        let upload = Upload::to(device)?;
+        for split in [&mut self.train, &mut self.select, &mut self.report] {
+            *split = split.through(&upload);
+        }
+        self.baselines = self.baselines.try_map(|baseline| baseline.to_device(device))?;
+        Ok(self)
+    }
+
+    /// Where its batches are.
+    pub fn device(&self) -> &Device {
+        self.train.device()
     }
 
     /// One pass over (a random part of) the training split in random order, drawn from the

@@ -2,7 +2,7 @@
 //! Does not know files, only what they would be called.
 use crate::{Array, Manifest, ModalitySpec};
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Domain, PerModality};
+use crmt_core::{Batch, Domain, PerModality, Upload};
 use std::ops::Range;
 
 /// How the rows of the modalities' arrays form labelled samples.
@@ -38,12 +38,21 @@ pub struct Samples {
 }
 
 /// Samples for one purpose: training, selection or the report. Made by [`DataSet::new`](crate::DataSet::new).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Split {
     arrays: PerModality<Array>,
     pairing: Pairing,
     /// Rows of each class in each modality; empty unless paired by class.
     pools: Vec<Vec<Vec<usize>>>,
+    /// To where batches go.
+    upload: Upload,
+}
+
+/// The same samples, wherever their batches go.
+impl PartialEq for Split {
+    fn eq(&self, other: &Self) -> bool {
+        self.arrays == other.arrays && self.pairing == other.pairing
+    }
 }
 
 /// What a split is for; displays as the first part of its file names.
@@ -238,7 +247,7 @@ impl Split {
             Pairing::Class { .. } if purpose != Purpose::Train => return Err(SplitError::RandomPairing { purpose }),
             Pairing::Class { labels } => pools(manifest, &arrays, labels)?,
         };
-        Ok(Self { arrays, pairing, pools })
+        Ok(Self { arrays, pairing, pools, upload: Upload::default() })
     }
 
     /// Number of samples; rows of the first modality when paired by class.
@@ -260,12 +269,17 @@ impl Split {
         &self.arrays
     }
 
+    /// Where its batches are.
+    pub(crate) fn device(&self) -> &Device {
+        self.upload.device()
+    }
+
     /// How samples are put together.
     pub fn pairing(&self) -> &Pairing {
         &self.pairing
     }
 
-    /// Samples `range` in order, as `f32` tensors on the CPU.
+    /// Samples `range` in order, as `f32` tensors on the data set's device.
     ///
     /// # Errors
     /// [`BatchError::Range`] when there are fewer samples; [`BatchError::NotFixed`] when paired by class.
@@ -289,7 +303,12 @@ impl Split {
     /// The same samples with another array of modality `m`, which has as many rows.
     pub(crate) fn with_array(&self, m: usize, array: &Array) -> Self {
         let arrays = PerModality::from_fn(self.arrays.len(), |i| if i == m { array } else { &self.arrays[i] }.clone());
-        Self { arrays, pairing: self.pairing.clone(), pools: self.pools.clone() }
+        Self { arrays, ..self.clone() }
+    }
+
+    /// The same samples, whose batches go elsewhere.
+    pub(crate) fn through(&self, upload: &Upload) -> Self {
+        Self { upload: upload.clone(), ..self.clone() }
     }
 
     /// For each partner that [`gather`](Self::gather) asks for, in that order, the rows it may be drawn from.
@@ -322,9 +341,9 @@ impl Split {
             }
             augment(m, &mut values);
             let shape = [&[samples.len()], array.shape()].concat();
-            Tensor::from_vec(values, shape, &Device::Cpu)
+            self.upload.tensor(values, shape)
         })?;
-        Ok(Batch::new(inputs, Tensor::from_vec(labels, samples.len(), &Device::Cpu)?)?)
+        Ok(Batch::new(inputs, Tensor::from_vec(labels, samples.len(), self.upload.device())?)?)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Does not know attacks or certificates; the latter are always about what the data set declares.
 use crate::{people::Voice, threat::DECLARED, training::EVAL_BATCH};
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use crmt_attacks::{accuracy as fraction, learn_baselines};
 use crmt_core::{Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
@@ -29,7 +29,7 @@ pub fn baselines(
     let mean = || {
         data.modalities.try_enumerate(|m, modality| {
             let mean = data.train.arrays()[m].mean().into_iter().map(|v| v as f32).collect();
-            Tensor::from_vec(mean, modality.shape.as_slice(), &Device::Cpu)
+            Tensor::from_vec(mean, modality.shape.as_slice(), data.device())
         })
     };
     match kind {
@@ -37,7 +37,7 @@ pub fn baselines(
             if !modality.domain.contains(0.0) {
                 bail!("evaluate.baseline = \"zeros\": 0 is outside the range of modality `{}`", modality.name);
             }
-            Ok(Tensor::zeros(modality.shape.as_slice(), candle_core::DType::F32, &Device::Cpu)?)
+            Ok(Tensor::zeros(modality.shape.as_slice(), candle_core::DType::F32, data.device())?)
         }),
         MEAN => Ok(mean()?),
         LEARNED => {

@@ -10,7 +10,7 @@ use crate::{
     training::EVAL_BATCH,
 };
 use anyhow::Result;
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
 };
@@ -39,14 +39,14 @@ pub struct Limits {
     shapley: PerModality<f64>,
 }
 
-/// Computes them in f64. Proved ones for every threat; estimates for the usual ones.
+/// Computes them in f64 on the CPU. Proved ones for every threat; estimates for the usual ones.
 pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants()?;
     let absent = absent(&bounds.model, data)?;
     let bar = voice.stage("radii", data.report.len() as u64);
     let mut all = OfBatch::default();
     for batch in data.report.batches(EVAL_BATCH) {
-        let batch = batch?.to_dtype(DType::F64)?;
+        let batch = batch?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         let scores = bounds.model.scores(&batch.inputs)?;
         let labels = batch.labels.to_vec1::<u32>()?;
         all.extend(match &constants {
@@ -65,7 +65,7 @@ pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
 
 /// What each modality contributes to the logits where it is at its baseline, each `[1, classes]`.
 pub fn absent(model: &Model, data: &DataSet) -> Result<PerModality<Tensor>> {
-    let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_dtype(DType::F64))?;
+    let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64))?;
     Ok(model.scores(&baselines)?.contributions()?)
 }
 

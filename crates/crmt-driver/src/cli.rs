@@ -4,6 +4,7 @@ use crate::{
     methods::METHODS,
 };
 use clap::{Args, Parser, Subcommand};
+use crmt_kernels::{Compute, Precision};
 use std::path::PathBuf;
 
 /// Train multi-modal classifiers, attack them, certify them, and report what is true.
@@ -16,6 +17,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
+    /// Where tensors live: cpu, cuda (the first GPU) or cuda:N, which need a build with the features cuda and cudnn.
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<Compute>,
     /// Print one JSON document on stdout; people's text goes to stderr.
     #[arg(long, global = true)]
     pub json: bool,
@@ -85,9 +89,9 @@ pub struct TrainArgs {
     /// Seed of everything random.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// `cpu`; `cuda` needs a build with that feature.
-    #[arg(long)]
-    pub device: Option<String>,
+    /// Convolutions and products on CUDA while training: tf32 [default], f32 or bf16; everything is measured in f32.
+    #[arg(long, value_name = "P")]
+    pub precision: Option<Precision>,
     /// Print the resolved settings with their origins, and stop.
     #[arg(long)]
     pub explain: bool,
@@ -96,7 +100,7 @@ pub struct TrainArgs {
     pub overwrite: bool,
     /// Go on with a run that was stopped, under its own settings: the result has the same bits as if it had not been.
     #[arg(long, value_name = "RUN")]
-    #[arg(conflicts_with_all = ["data", "method", "config", "set", "out", "seed", "device", "explain", "overwrite"])]
+    #[arg(conflicts_with_all = ["data", "method", "config", "set", "out", "seed", "precision", "explain", "overwrite"])]
     pub resume: Option<PathBuf>,
 }
 

@@ -20,6 +20,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use crmt_data::DataSet;
+use crmt_kernels::Compute;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -27,21 +28,21 @@ use std::path::{Path, PathBuf};
 pub fn run(cli: Cli) -> Result<Verdict> {
     let voice = Voice::new(cli.quiet);
     match cli.command {
-        None => tour::run(cli.json, &voice),
-        Some(Command::Train(args)) => train(&args, cli.json, &voice),
-        Some(Command::Evaluate(args)) => evaluate(&args, cli.json, &voice),
-        Some(Command::Certify(args)) => certify(&args, cli.json, &voice),
-        Some(Command::Diagnose(args)) => diagnose(&args, cli.json, &voice),
+        None => tour::run(cli.device, cli.json, &voice),
+        Some(Command::Train(args)) => train(&args, cli.device, cli.json, &voice),
+        Some(Command::Evaluate(args)) => evaluate(&args, cli.device, cli.json, &voice),
+        Some(Command::Certify(args)) => certify(&args, cli.device, cli.json, &voice),
+        Some(Command::Diagnose(args)) => diagnose(&args, cli.device, cli.json, &voice),
         Some(Command::Report(args)) => write_report(&args, cli.json, &voice),
     }
 }
 
-fn train(args: &TrainArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+fn train(args: &TrainArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(out) = &args.resume {
-        let run = resume(out, voice)?;
+        let run = resume(out, device, voice)?;
         return tell(&[&run.summary], json, voice, &out.join(run_dir::REPORT));
     }
-    let resolved = resolve(args)?;
+    let resolved = resolve(args, device)?;
     let plan = &resolved.plan;
     if args.explain {
         if json {
@@ -64,11 +65,14 @@ pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice
 }
 
 /// The rest of a run that was stopped.
-fn resume(out: &Path, voice: &Voice) -> Result<Run> {
+fn resume(out: &Path, device: Option<Compute>, voice: &Voice) -> Result<Run> {
     let dir = RunDir::resume(out)?;
     let mut settings = Settings::default();
     settings.read_file(&dir.file(run_dir::CONFIG))?;
     let plan = settings.resolve()?.plan;
+    if let Some(device) = device.filter(|device| device.to_string() != plan.device) {
+        bail!("--device {device}: the run was begun on {}, where alone its bits go on", plan.device);
+    }
     let data = open_data(&plan)?;
     introduce(&plan, &data, voice);
     measured(Run::resume(dir, &plan, data, voice)?, voice)
@@ -95,10 +99,10 @@ fn measured(mut run: Run, voice: &Voice) -> Result<Run> {
     Ok(run)
 }
 
-fn evaluate(args: &EvaluateArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     // A name that says no format is refused before hours of work.
     args.save_predictions.as_deref().map(Format::of).transpose()?;
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), &args.set)?;
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), device, &args.set)?;
     let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
     if args.attacks() {
         attack_settings(args, &mut run.plan_mut().evaluate);
@@ -135,8 +139,8 @@ fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
     args.baseline.iter().for_each(|baseline| settings.baseline.clone_from(baseline));
 }
 
-fn certify(args: &CertifyArgs, json: bool, voice: &Voice) -> Result<Verdict> {
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), &[])?;
+fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
+    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), device, &[])?;
     if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
         bail!("--eps {bad}: budgets are positive numbers");
     }
@@ -216,13 +220,13 @@ fn audit(run: &Run, bounds: &Bounds) -> Result<()> {
     Ok(())
 }
 
-fn diagnose(args: &DiagnoseArgs, json: bool, voice: &Voice) -> Result<Verdict> {
+fn diagnose(args: &DiagnoseArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     // All are known to be runs before any of them is worked on.
     let dirs = args.runs.iter().map(|path| RunDir::open(path)).collect::<Result<Vec<_>>>()?;
     let mut records = vec![];
     for dir in dirs {
         voice.say(format!("{}:", dir.path().display()));
-        let mut run = Run::open(dir.clone(), args.data.as_deref(), &[])?;
+        let mut run = Run::open(dir.clone(), args.data.as_deref(), device, &[])?;
         run.diagnose(voice)?;
         run.finish()?;
         records.push(read_record(&dir)?);
@@ -300,7 +304,7 @@ fn verdict(runs: &[&Summary]) -> Result<Verdict> {
     Ok(Verdict::Fine)
 }
 
-fn resolve(args: &TrainArgs) -> Result<Resolved> {
+fn resolve(args: &TrainArgs, device: Option<Compute>) -> Result<Resolved> {
     let mut settings = Settings::default();
     if let Some(path) = &args.config {
         settings.read_file(path)?;
@@ -310,12 +314,13 @@ fn resolve(args: &TrainArgs) -> Result<Resolved> {
     }
     let mut flag = |key: &str, value: Option<toml::Value>| {
         if let Some(value) = value {
-            settings.set(key, value, format!("--{key}"));
+            settings.set(key, value, format!("--{}", key.rsplit('.').next().unwrap_or(key)));
         }
     };
     flag("data", args.data.clone().map(Into::into));
     flag("method", args.method.clone().map(Into::into));
-    flag("device", args.device.clone().map(Into::into));
+    flag("device", device.map(|device| device.to_string().into()));
+    flag("train.precision", args.precision.map(|precision| precision.to_string().into()));
     let seed = args.seed.map(i64::try_from).transpose().context("--seed: at most 9223372036854775807")?;
     flag("seed", seed.map(Into::into));
     settings.resolve()

@@ -10,7 +10,7 @@ use crate::{
     training::EVAL_BATCH,
 };
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Tensor};
+use candle_core::{Device, DType, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Pgd, Restart, Start, Victim, run_within, run_within_each};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
@@ -152,7 +152,7 @@ fn claims<'a, E: Grade>(
     let names = subject.names();
     let wanted = threats(subject, plan, E::EVIDENCE)?;
     let labels = batch.labels.to_vec1::<u32>()?;
-    let scores = bounds.model.scores(&batch.to_dtype(DType::F64)?.inputs)?;
+    let scores = bounds.model.scores(&batch.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.inputs)?;
     let logits = scores.logits()?;
     let absent = certification::absent(&bounds.model, data)?;
     let contributions = Contributions::new(&scores.contributions()?, Some(&absent))?;
@@ -348,7 +348,6 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 mod tests {
     use super::*;
     use crate::{checkpoint::Architecture, lipschitz::Kind, plan::Plan, run::open_data};
-    use candle_core::Device;
     use crmt_core::Trainable;
     use std::collections::BTreeMap;
 

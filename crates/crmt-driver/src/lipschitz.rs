@@ -141,7 +141,7 @@ fn estimate(
     voice: &Voice,
 ) -> Result<PerModality<Vec<f64>>> {
     // An estimate gains nothing from f64, and f32 is twice as fast.
-    let model = architecture.model(weights, DType::F32, &Device::Cpu)?;
+    let model = architecture.model(weights, DType::F32, data.device())?;
     let sample = data.train_sample(&streams, plan.certify.samples)?;
     let bar = voice.stage("gradient norms", sample.len() as u64);
     let mut all: Option<GradientNorms> = None;

@@ -29,10 +29,12 @@ use crate::{
     watch::Keeper,
 };
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use crmt_certify::WeightsHash;
 use crmt_core::{PerModality, Streams};
 use crmt_data::{DataSet, SyntheticOptions};
+use crmt_fusion::Model;
+use crmt_kernels::Compute;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -60,14 +62,9 @@ pub struct Run {
     attacked: bool,
 }
 
-/// Opens the data set that a plan names.
+/// Opens the device and the data set that a plan names.
 pub fn open_data(plan: &Plan) -> Result<DataSet> {
-    if plan.device != "cpu" {
-        bail!(
-            "device = \"{}\": this build computes on the CPU only; leave --device out, or say --device cpu",
-            plan.device
-        );
-    }
+    let device = plan.compute()?.open()?;
     let s = &plan.synthetic;
     let data = match plan.data.as_str() {
         "synthetic" => crmt_data::synthetic(&SyntheticOptions {
@@ -80,10 +77,11 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
         })?,
         path => DataSet::open(path)?,
     };
-    if plan.modalities.is_empty() {
-        return Ok(data);
-    }
-    data.subset(&plan.modalities).context("modalities")
+    let data = match plan.modalities.is_empty() {
+        true => data,
+        false => data.subset(&plan.modalities).context("modalities")?,
+    };
+    Ok(data.on(&device)?)
 }
 
 impl Run {
@@ -144,9 +142,9 @@ impl Run {
         })
     }
 
-    /// Reads a finished run. `data` wins over the data set that the run was trained on, `assignments` (`key=value`) over
-    /// its settings of what is measured.
-    pub fn open(dir: RunDir, data: Option<&str>, assignments: &[String]) -> Result<Self> {
+    /// Reads a finished run. `data` wins over the data set that the run was trained on, `device` over where, `assignments`
+    /// (`key=value`) over its settings of what is measured.
+    pub fn open(dir: RunDir, data: Option<&str>, device: Option<Compute>, assignments: &[String]) -> Result<Self> {
         // As if typed: a setting that is younger than the run has its default.
         let mut settings = Settings::default();
         settings.read_file(&dir.file(run_dir::CONFIG))?;
@@ -162,6 +160,9 @@ impl Run {
         }
         if let Some(data) = data {
             plan.data = data.to_owned();
+        }
+        if let Some(device) = device {
+            plan.device = device.to_string();
         }
         let checkpoint = checkpoint::load(&dir.file(run_dir::MODEL))?;
         let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
@@ -242,9 +243,14 @@ impl Run {
         Streams::new(self.plan.seed)
     }
 
+    /// To measure with: frozen, in `f32`, on the data's device.
+    fn model(&self) -> Result<Model> {
+        self.architecture.model(&self.weights, DType::F32, self.data.device())
+    }
+
     /// Accuracy without an attacker.
     pub fn measure(&mut self) -> Result<()> {
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         let clean = evaluation::clean(&model, &self.data)?;
         self.summary.accuracy = clean.accuracy;
         self.summary.confusion = clean.confusion;
@@ -271,7 +277,7 @@ impl Run {
     /// Attacks on the first report samples; the nearest adversarials go to `keep`.
     pub fn attack(&mut self, keep: Option<&Path>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         let plan = &self.plan.evaluate;
         attack::check(plan, &self.data)?;
         // A file that can't be written is noticed before hours of work.
@@ -306,7 +312,7 @@ impl Run {
     /// Accuracy on corrupted report samples.
     pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.attack_streams(), voice)?;
         self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
@@ -320,7 +326,7 @@ impl Run {
             self.certify(&bounds, voice)?;
         }
         let start = Instant::now();
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         let subject = diagnosis::Subject { model: &model, data: &self.data, summary: &self.summary, rows: &self.rows };
         self.diagnosis = Some(diagnosis::diagnose(&subject, voice)?);
         self.summary.stages.insert("diagnose".to_owned(), start.elapsed().as_secs_f64());
@@ -331,14 +337,14 @@ impl Run {
     pub fn save_predictions(&self, file: &Path) -> Result<()> {
         let format = predictions::Format::of(file)?;
         writable("--save-predictions", file)?;
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         write_file(file, &predictions::to_bytes(&model, &self.data, &self.summary, format)?)
     }
 
     /// Attacks on the certificates of the first report samples. What is known of kinds that `plan` leaves out stays.
     pub fn falsify(&mut self, bounds: &Bounds, plan: &FalsifyPlan, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let model = self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?;
+        let model = self.model()?;
         let hash = WeightsHash::new(&*self.summary.weights);
         let streams = self.streams();
         let subject = Subject { bounds, model: &model, hash: &hash, data: &self.data, streams };
@@ -353,7 +359,7 @@ impl Run {
     /// Certificates of the smoothed network on the first report samples; `attacked`, if asked for.
     pub fn smooth(&mut self, attacked: bool, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let (plan, model) = (&self.plan.smooth, self.architecture.model(&self.weights, DType::F32, &Device::Cpu)?);
+        let (plan, model) = (&self.plan.smooth, self.model()?);
         let subject = smoothing::Subject {
             model: &model,
             weights: &self.summary.weights,

@@ -10,6 +10,7 @@ use crate::{
     settings::Settings,
 };
 use anyhow::Result;
+use crmt_kernels::Compute;
 use std::path::Path;
 
 /// What is trained, with what beyond [`SETTINGS`].
@@ -25,7 +26,7 @@ const SETTINGS: &[&str] =
     &["data=synthetic", "train.epochs=6", "train.samples=5000", "evaluate.samples=100", "certify.samples=500"];
 
 /// Trains, attacks and reports every method under `runs/tour`.
-pub fn run(json: bool, voice: &Voice) -> Result<Verdict> {
+pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     voice.say(
         "The tour: audio-visual digits, drawn and synthesised here. First joint training (JT), then CRMT, then\n\
          certified CRMT on the same data. Each is attacked on all modalities together and on each alone. Three to\n\
@@ -36,6 +37,7 @@ pub fn run(json: bool, voice: &Voice) -> Result<Verdict> {
         let mut settings = Settings::default();
         SETTINGS.iter().chain(own).try_for_each(|s| settings.read_assignment(s))?;
         settings.set("method", method.into(), "the tour".into());
+        device.iter().for_each(|device| settings.set("device", device.to_string().into(), "--device".into()));
         train_and_measure(&settings.resolve()?.plan, &root.join(method), true, voice)?;
     }
     let records = METHODS.map(|(method, _)| RunDir::open(&root.join(method)).and_then(|dir| read_record(&dir)));

@@ -14,11 +14,11 @@ use crate::{
     watch::{Keeper, Log},
 };
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use crmt_core::{Batch, Streams, Trainable};
 use crmt_data::{DataSet, Epoch, EpochPlan};
 use crmt_fusion::Learner;
-use crmt_kernels::{AdamW, Optimizer, Parameter, Sgd};
+use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd};
 use crmt_train::{Batches, Phase, Rate, Rules, Source, State};
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     }
     let architecture =
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
-    let learner = architecture.learner(Streams::new(plan.seed), &Device::Cpu)?;
+    let learner = architecture.learner(Streams::new(plan.seed), data.device())?;
     Epochs::new(data, Streams::new(plan.seed), plan)?;
     attack::check(&plan.evaluate, data)?;
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
@@ -108,8 +108,10 @@ pub fn train<'a>(
         rules: rules(&plan.train),
     };
     let criterion = Criterion::of(plan);
-    let measure = |_: &dyn Trainable| select(plan, data, learner.model(), criterion);
-    log.phase(&learner, optimizer.as_mut(), &mut phase, (true, resumed.state.as_ref()), measure)?;
+    // Only training itself is computed less exactly, and only if asked for.
+    let measure = |_: &dyn Trainable| Precision::F32.within(|| select(plan, data, learner.model(), criterion));
+    let from = (true, resumed.state.as_ref());
+    plan.train.precision()?.within(|| log.phase(&learner, optimizer.as_mut(), &mut phase, from, measure))?;
 
     if plan.step2.enabled
         && let Some(warning) =

@@ -11,6 +11,7 @@ use crate::{baselines::BASELINES, methods::METHODS, threat::DECLARED};
 use anyhow::{Result, bail};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{HeadConfig, Rows};
+use crmt_kernels::Compute;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,7 +27,7 @@ pub struct Plan {
     pub method: String,
     /// Everything random derives from it.
     pub seed: u64,
-    /// `cpu`.
+    /// `cpu`, `cuda` or `cuda:N`.
     pub device: String,
     /// The built-in data set; unused with others.
     pub synthetic: SyntheticPlan,
@@ -277,6 +278,11 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Where tensors live.
+    pub fn compute(&self) -> Result<Compute> {
+        self.device.parse().map_err(anyhow::Error::msg)
+    }
+
     /// Checks everything that can be checked without the data. Returns every fault, one line each.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = vec![];
@@ -299,13 +305,14 @@ impl Plan {
         for (key, sigma) in deviations("smooth.sigma", self.smooth.sigma, "smooth.sigmas", &self.smooth.sigmas) {
             faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));
         }
+        faults.extend(self.compute().err().map(|e| format!("device: {e}")));
+        faults.extend(self.train.precision().err().map(|e| format!("train.precision: {e}")));
         let mut check = |holds: bool, fault: &str| {
             if !holds {
                 faults.push(fault.to_owned());
             }
         };
         let positive = |x: f64| x.is_finite() && x > 0.0;
-        check(self.device == "cpu" || self.device.starts_with("cuda"), "device: expected cpu or cuda");
         check(self.model.features > 0, "model.features must be at least 1");
         check(self.certify.samples > 0, "certify.samples must be at least 1");
         check(

@@ -1,6 +1,7 @@
 //! The part of a plan that says how a model is trained: settings, defaults, and what can't be.
 //! Does not know where a value came from.
 use super::{Plan, deviations};
+use crmt_kernels::Precision;
 use crmt_train::Schedule;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct TrainPlan {
     pub patience: u64,
     /// Threads that load batches ahead; 0: they are loaded between steps. Changes no result.
     pub loaders: usize,
+    /// Of convolutions and products while training on CUDA: `tf32`, `f32` or `bf16`. Everything is measured in f32.
+    pub precision: String,
     /// Seconds between checkpoints within an epoch; 0: after every step. There is one after every epoch, too.
     pub checkpoint_seconds: f64,
     /// How many checkpoints are kept while training runs.
@@ -224,6 +227,7 @@ impl Default for TrainPlan {
             average: 0.0,
             patience: 0,
             loaders: 1,
+            precision: "tf32".into(),
             checkpoint_seconds: 60.0,
             keep_checkpoints: 2,
             objective: "cross-entropy".into(),
@@ -306,6 +310,11 @@ impl Default for StepTwoPlan {
 }
 
 impl TrainPlan {
+    /// Of convolutions and products on CUDA.
+    pub fn precision(&self) -> anyhow::Result<Precision> {
+        self.precision.parse().map_err(anyhow::Error::msg)
+    }
+
     /// The schedule.
     pub fn schedule(&self) -> Schedule {
         match self.schedule.as_str() {
