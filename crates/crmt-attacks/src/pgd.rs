@@ -135,6 +135,15 @@ impl Pgd {
                 active.problem(problem).random_start(&self.budget, &purpose, if self.linf() { 1. } else { 0.7 })?
             }
         };
+        if let (true, Steps::Constant(relative)) = (self.to_the_end && self.momentum == 0., self.schedule) {
+            // Every step is the same, and nobody looks in between.
+            let x = crmt_core::repeat(x, self.steps, |x| -> Result<_> {
+                let (gradients, _) = active.problem(problem).gradients(&self.budget, x, loss)?;
+                active.problem(problem).step(&self.budget, x, &gradients, relative)
+            })?;
+            best.record(active.rows.into_iter(), x, false);
+            return Ok(());
+        }
         let mut velocity: Option<PerModality<Option<Tensor>>> = None;
         for k in 0..self.steps {
             let (mut gradients, logits) = active.problem(problem).gradients(&self.budget, &x, loss)?;

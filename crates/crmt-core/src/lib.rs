@@ -36,6 +36,7 @@ mod gradient;
 mod missing;
 mod modality;
 mod random;
+mod replay;
 mod trainable;
 mod upload;
 
@@ -47,5 +48,6 @@ pub use gradient::input_gradients;
 pub use missing::Missing;
 pub use modality::{Domain, Modality, PerModality};
 pub use random::Streams;
+pub use replay::repeat;
 pub use trainable::{Integration, Trainable, Variable};
 pub use upload::Upload;

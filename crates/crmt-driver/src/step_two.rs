@@ -9,7 +9,7 @@ use crate::{
     watch::Log,
 };
 use anyhow::{Context, Result};
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};
 use crmt_certify::RivalRule;
 use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Fusion, Missing, Streams, Trainable};
@@ -140,13 +140,13 @@ impl StepTwo<'_> {
     fn worst_missing(&self, select: &Batch) -> Result<f64> {
         let model = self.learner.model();
         let absent = model.scores(&self.data.baselines.try_map(|b| b.unsqueeze(0))?)?;
-        let weights = absent.weights.try_map(|a| a.to_dtype(DType::F64))?;
-        let bias = absent.bias.to_dtype(DType::F64)?;
+        let weights = absent.weights.try_map(exact)?;
+        let bias = exact(&absent.bias)?;
         let mut worst = 1.0f64;
         for gone in Missing::each(select.inputs.len()) {
             let unimodal = select.inputs.zip(&absent.unimodal, "baselines")?.try_enumerate(|m, (own, absent)| {
                 if gone.contains(m) {
-                    absent.to_dtype(DType::F64)?.broadcast_as(own.shape())
+                    exact(absent)?.broadcast_as(own.shape())
                 } else {
                     Ok((*own).clone())
                 }
@@ -215,6 +215,11 @@ impl StepTwo<'_> {
     }
 }
 
+/// As cached scores are: f64, on the CPU.
+fn exact(t: &Tensor) -> candle_core::Result<Tensor> {
+    t.to_device(&Device::Cpu)?.to_dtype(DType::F64)
+}
+
 fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
     let scores = model.fixed().scores(&batch.inputs)?;
     Ok(RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1()?)
@@ -224,9 +229,9 @@ fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Res
 /// integration weights; the encoders are those of `bounds`.
 fn certified(settings: &StepTwoPlan, bounds: &Bounds, learner: &Learner, select: &Batch) -> Result<f64> {
     let head = learner.model().head();
-    let weights = head.weights()?.try_map(|a| a.to_dtype(DType::F64))?;
-    let constants = bounds.constants_with(&head.rows()?.try_map(|w| w.to_dtype(DType::F64))?, &weights)?;
-    let bias: Tensor = head.bias().to_dtype(DType::F64)?;
+    let weights = head.weights()?.try_map(exact)?;
+    let constants = bounds.constants_with(&head.rows()?.try_map(exact)?, &weights)?;
+    let bias = exact(head.bias())?;
     let logits = AdditiveScores { unimodal: select.inputs.clone(), weights, bias }.logits()?;
     let labels = select.labels.to_vec1::<u32>()?;
     let radii = match &constants {

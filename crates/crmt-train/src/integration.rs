@@ -46,7 +46,8 @@ impl IntegrationModel {
             let raw = |a: &f64| if gone { NOTHING } else { inverse_softplus((a / scale).max(1e-3)) };
             Var::from_vec(a.iter().map(raw).collect::<Vec<_>>(), a.len(), &Device::Cpu)
         })?;
-        let bias = Var::from_tensor(&(head.bias.to_dtype(DType::F64)? / scale)?.detach())?;
+        let bias = head.bias.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let bias = Var::from_tensor(&(bias / scale)?.detach())?;
         let fixed = Frozen {
             modalities: modalities.clone(),
             raw: raw.map(|v| v.as_detached_tensor()),
@@ -199,7 +200,7 @@ pub struct CachedScores {
 }
 
 impl CachedScores {
-    /// Scores (f64) of every sample of `batches`, served `batch` at a time.
+    /// Scores (f64, on the CPU) of every sample of `batches`, served `batch` at a time.
     pub fn new(
         model: &dyn AdditiveClassifier,
         batches: impl Iterator<Item = Result<Batch>>,
@@ -209,8 +210,8 @@ impl CachedScores {
         let (mut parts, mut labels) = (vec![], vec![]);
         for samples in batches {
             let samples = samples?;
-            parts.push(model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_dtype(DType::F64))?);
-            labels.push(samples.labels);
+            parts.push(model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_device(&Device::Cpu)?.to_dtype(DType::F64))?);
+            labels.push(samples.labels.to_device(&Device::Cpu)?);
         }
         let Some(first) = parts.first() else {
             return Err(candle_core::Error::Msg("no samples to compute scores of".into()).into());

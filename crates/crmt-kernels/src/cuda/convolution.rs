@@ -3,7 +3,7 @@
 //!
 //! By cuDNN where the program has it and it serves the shape, else as products of matrices of patches. Knows nothing of
 //! layers.
-use super::launch::{Element, Made, Operand, device, each, fresh, launch, on_images};
+use super::launch::{Made, Operand, device, each, fresh, launch, on_images};
 use super::node::node;
 use crate::conv::geometry::Geometry;
 use candle_core::{Result, Tensor};
