@@ -13,7 +13,8 @@ PREFIX = re.compile(r"(?:cu|nvrtc)")
 bindings, error, *objects = sys.argv[1:]
 defined = set()
 for line in subprocess.run(["nm", "--defined-only", *objects], capture_output=True, text=True, check=True).stdout.splitlines() if objects else []:
-    defined.add(line.split()[-1])
+    if line.strip() and not line.endswith(":"):
+        defined.add(line.split()[-1])
 functions = {name: result or "" for name, result in FUNCTION.findall(open(bindings).read()) if PREFIX.match(name)}
 
 print("#include <stdio.h>")
