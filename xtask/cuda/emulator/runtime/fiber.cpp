@@ -53,6 +53,7 @@ cuda_emulator_switch_stack:
 .globl cuda_emulator_start_fiber
 .hidden cuda_emulator_start_fiber
 cuda_emulator_start_fiber:
+    andq $-16, %rsp
     movq %r12, %rdi
     call *%r13
     hlt
