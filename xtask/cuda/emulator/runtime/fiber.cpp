@@ -63,8 +63,9 @@ extern "C" void cuda_emulator_start_fiber();
 Fiber::Fiber(Body body, void* argument) : body(body), argument(argument), stack(new_stack()) {
     // The first switch pops these: r15, r14, r13 (what to call), r12 (its argument), rbx, rbp, the return address.
     auto top = reinterpret_cast<uintptr_t>(stack) + stack_bytes;
-    auto frame = reinterpret_cast<uintptr_t*>(top) - 8;
-    frame[0] = frame[1] = frame[4] = frame[5] = frame[7] = 0;
+    // Above them two words, so that the stack pointer is a multiple of 16 where the calling convention wants it.
+    auto frame = reinterpret_cast<uintptr_t*>(top) - 9;
+    frame[0] = frame[1] = frame[4] = frame[5] = frame[7] = frame[8] = 0;
     frame[2] = reinterpret_cast<uintptr_t>(&Fiber::enter);
     frame[3] = reinterpret_cast<uintptr_t>(this);
     frame[6] = reinterpret_cast<uintptr_t>(&cuda_emulator_start_fiber);
