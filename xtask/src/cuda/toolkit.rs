@@ -106,6 +106,9 @@ fn state(folder: &Path, stamp: &str) -> Result<State> {
 }
 
 fn need_tools() -> Result<()> {
+    stubs::need_compiler()?;
+    let advice = "install a C++ compiler, which NVIDIA's calls (Debian, Ubuntu: apt-get install g++)";
+    tools::need("g++", &["--version"], advice)?;
     tools::need("python3", &["--version"], "install Python 3 (Debian, Ubuntu: apt-get install python3 python3-pip)")?;
     let advice = "install pip, which fetches NVIDIA's compiler (Debian, Ubuntu: apt-get install python3-pip)";
     tools::need("python3", &["-m", "pip", "--version"], advice)
