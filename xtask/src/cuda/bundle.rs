@@ -96,7 +96,7 @@ fn fits(parts: &[Part]) -> Result<u64> {
     if bytes > LARGEST {
         let sizes: Vec<String> =
             parts.iter().map(|part| format!("{} {}", part.name, megabytes(part.content.len() as u64))).collect();
-        let advice = "is the program stripped, and built for one card only?";
+        let advice = "was it built by another command in the same --target-dir? nvcc packs its kernels only when it compiles them";
         let (sizes, all) = (sizes.join(", "), megabytes(bytes));
         return Err(Failed(format!("{all} ({sizes}) are more than {}: {advice}", megabytes(LARGEST))).into());
     }
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(fits(&[part("a", 3), part("b", LARGEST as usize - 3)]).expect("exactly as much"), LARGEST);
         let error = fits(&[part("a", 4), part("b", LARGEST as usize - 3)]).expect_err("a byte too many");
         assert!(error.is::<Failed>(), "{error:?}");
-        assert!(error.to_string().contains("(a 0.0 MB, b 60.0 MB) are more than 60.0 MB: is the program"), "{error}");
+        assert!(error.to_string().contains("(a 0.0 MB, b 60.0 MB) are more than 60.0 MB: was it built"), "{error}");
     }
 
     #[test]

@@ -15,6 +15,9 @@ use std::process::Command;
 /// Removes symbols that only debuggers read.
 const STRIP: &str = "strip";
 
+/// Packs the machine code of candle's quantised kernels, which is half of a program and seldom called, to a third.
+const PACK: &str = "-compress-mode=size";
+
 /// The features of a CUDA build.
 pub const FEATURES: [&str; 2] = ["--features", "cuda,cudnn"];
 
@@ -84,6 +87,8 @@ impl Cuda {
             command.env_remove(other);
         }
         command.env("CUDA_HOME", &self.home).env("CUDA_COMPUTE_CAP", self.compute_cap.to_string());
+        let flags = env::var("NVCC_APPEND_FLAGS").unwrap_or_default();
+        command.env("NVCC_APPEND_FLAGS", format!("{flags} {PACK}").trim_start());
         command.env("PATH", searched([self.home.join("bin")], "PATH")?);
         command.env("LIBRARY_PATH", searched(toolkit::libraries(&self.home), "LIBRARY_PATH")?);
         Ok(command)
@@ -156,6 +161,7 @@ mod tests {
         begins("CUDA_HOME", "/opt/cuda");
         begins("CUDA_COMPUTE_CAP", "86");
         begins("PATH", "/opt/cuda/bin:");
+        assert!(variable("NVCC_APPEND_FLAGS").flatten().is_some_and(|flags| flags.to_string_lossy().ends_with(PACK)));
         begins("LIBRARY_PATH", "/opt/cuda/lib/stubs:/opt/cuda/lib64");
         assert_eq!((variable("CUDA_PATH"), variable("NVCC")), (Some(None), Some(None)));
         assert!(tools::line(&command).starts_with("cargo build --release --target-dir /opt/target"));
