@@ -8,6 +8,8 @@ mod plot;
 mod scaling;
 mod verdict;
 
+pub use case::AV;
+
 use anyhow::{Context, Result};
 use clap::ArgGroup;
 use clap::builder::PossibleValuesParser;

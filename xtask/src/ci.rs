@@ -1,9 +1,9 @@
 //! `cargo xtask ci`: every check a change must pass, cheapest first, each step timed. Knows which
 //! commands to run and in what order, not what they check.
+use crate::tools::execute;
 use crate::{tidy, workspace};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -124,32 +124,4 @@ fn cargo(arguments: &[&str]) -> Result<()> {
     let mut command = workspace::cargo();
     command.args(arguments);
     execute(command)
-}
-
-/// Runs `command` in front of the user.
-fn execute(mut command: Command) -> Result<()> {
-    let program = PathBuf::from(command.get_program());
-    let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let arguments = command.get_args().map(|argument| argument.to_string_lossy().into_owned());
-    let line = [name].into_iter().chain(arguments).collect::<Vec<_>>().join(" ");
-    println!("$ {line}");
-    let status = command.status().with_context(|| format!("starting {line}"))?;
-    if !status.success() {
-        bail!("{line}: {status}");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::process::Stdio;
-
-    #[test]
-    fn a_failing_command_is_named() {
-        let mut command = workspace::cargo();
-        command.args(["--no-such-flag"]).stderr(Stdio::null());
-        let error = execute(command).expect_err("cargo has no such flag").to_string();
-        assert!(error.starts_with("cargo --no-such-flag: "), "{error}");
-    }
 }

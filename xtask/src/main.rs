@@ -2,10 +2,12 @@
 //! Knows no model: results are made by running the driver as a program.
 mod bench;
 mod ci;
+mod cuda;
 mod prepare;
 mod say;
 mod sweep;
 mod tidy;
+mod tools;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +27,10 @@ enum Task {
     Bench(bench::Args),
     /// Run every check a change must pass, cheapest first
     Ci(ci::Args),
+    /// Prove that the CUDA build compiles and links, on a machine without CUDA
+    CudaCheck(cuda::CheckArgs),
+    /// Make a folder that times CRMT against PyTorch on a GPU machine without Rust
+    GpuBench(cuda::BundleArgs),
     /// Prepare a data set from its original files
     Prepare(prepare::Args),
     /// Train a grid of models and print the table of their results
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
     let outcome = match task {
         Task::Bench(args) => bench::run(&args),
         Task::Ci(args) => ci::run(&args),
+        Task::CudaCheck(args) => cuda::check(&args),
+        Task::GpuBench(args) => cuda::bundle(&args),
         Task::Prepare(args) => prepare::run(args),
         Task::Sweep(args) => sweep::run(&args),
         Task::Tidy => tidy::run(),
