@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     let out = std::path::absolute(&args.out).with_context(|| args.out.display().to_string())?;
     vacant(&out)?;
     let cuda = Cuda::prepare(&args.settings)?;
-    let program = cuda.build(&["--package", "crmt-train", "--example", AV], AV)?;
+    let program = cuda.build(AV)?;
     let text = |path: &str| {
         let path = workspace::root().join(path);
         fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))

@@ -1,6 +1,6 @@
 //! `cargo xtask cuda-check`: that the CUDA build compiles, links and asks for nothing strange, and that the other build has
 //! no trace of it; with `--emulator`, that its kernels compute. Needs no GPU, driver or CUDA, hence judges no speed.
-use super::program::{Cuda, FEATURES, Settings};
+use super::program::{Cuda, FEATURES, PACKAGES, Settings};
 use crate::say::say;
 use crate::{Failed, tools, workspace};
 use anyhow::{Context, Result, bail};
@@ -38,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     plain()?;
     let emulator = if args.emulator { Some(Emulator::find()?) } else { None };
     let cuda = Cuda::prepare(&args.settings)?;
-    cuda.build(&["--package", DRIVER, "--bins"], DRIVER)?;
+    cuda.build(DRIVER)?;
     if let Some(emulator) = emulator {
         emulator.test(&cuda)?;
     }
@@ -101,7 +101,7 @@ impl Emulator {
         fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
         tools::execute(self.make(&out, &cuda.home))?;
         let mut command = cuda.cargo("test")?;
-        command.args(["--package", "crmt-kernels", "--test", "devices"]).args(FEATURES);
+        command.args(PACKAGES).args(FEATURES).args(["--test", "devices"]);
         command.env("LD_LIBRARY_PATH", &out).env("CRMT_REQUIRE_CUDA", "1");
         tools::execute(command)
     }

@@ -21,6 +21,13 @@ const PACK: &str = "-compress-mode=size";
 /// The features of a CUDA build.
 pub const FEATURES: [&str; 2] = ["--features", "cuda,cudnn"];
 
+/// Always built together: another choice of packages would be another choice of features, and candle's kernels, which take
+/// most of the time, would be compiled once more.
+pub const PACKAGES: [&str; 6] = ["--package", "crmt-driver", "--package", "crmt-kernels", "--package", "crmt-train"];
+
+/// What is built of them.
+const TARGETS: [&str; 6] = ["--bin", "crmt-driver", "--example", "av_bench", "--test", "devices"];
+
 /// What a CUDA build can be told.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
@@ -94,13 +101,13 @@ impl Cuda {
         Ok(command)
     }
 
-    /// Builds the program `name` as `arguments` say, takes its symbols away and looks what it needs.
+    /// Builds every program, and of the program `name` takes the symbols away and looks what it needs.
     ///
     /// # Errors
     /// If cargo fails, or makes no such program, or it needs what it shouldn't.
-    pub fn build(&self, arguments: &[&str], name: &str) -> Result<Program> {
+    pub fn build(&self, name: &str) -> Result<Program> {
         let mut command = self.cargo("build")?;
-        command.args(arguments).args(FEATURES);
+        command.args(PACKAGES).args(FEATURES).args(TARGETS);
         println!("$ {}", tools::line(&command));
         let built = workspace::programs(command)?;
         let built = built.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));

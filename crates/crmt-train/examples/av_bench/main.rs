@@ -1,15 +1,19 @@
 //! Times the product's heavy work through the public crates, the same as `xtask/peers/torch_av.py` under the same
-//! flags, and prints one JSON line in its form; `--work roofline` times the machine instead. Inputs are random.
+//! flags, and prints one JSON line in its form; `--work roofline` times the machine instead, `--check` holds the device
+//! against the CPU. Inputs are random.
 //! Knows neither the other program nor targets: `cargo xtask bench` does.
 //!
 //! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=1 cargo run --release -p crmt-train --example av_bench -- --work step-crmt`
+mod check;
 mod count;
 mod peak;
 mod roofline;
 mod subject;
 mod work;
 
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
+use crmt_kernels::{Compute, Precision};
 use serde_json::{Map, Value, json};
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -49,7 +53,7 @@ enum Architecture {
 }
 
 /// Times heavy work of this workspace and prints one JSON line.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 struct Options {
     #[arg(long, value_enum, default_value = "step-crmt")]
     work: Work,
@@ -83,6 +87,15 @@ struct Options {
     /// Channels of the cnn's first convolution
     #[arg(long, default_value = "32")]
     width: NonZeroUsize,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Compute,
+    /// Of convolutions and products on CUDA: f32, tf32 or bf16
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
+    /// Hold every operation, an attack and a few training steps on the device against the CPU, instead of timing
+    #[arg(long)]
+    check: bool,
 }
 
 fn height_and_width(text: &str) -> Result<(usize, usize), String> {
@@ -91,10 +104,12 @@ fn height_and_width(text: &str) -> Result<(usize, usize), String> {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(line) => {
+    let options = Options::parse();
+    let answer = if options.check { check::run(&options) } else { run(&options).map(|line| (line, true)) };
+    match answer {
+        Ok((line, passed)) => {
             println!("{line}");
-            ExitCode::SUCCESS
+            if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("error: {error}");
@@ -104,19 +119,24 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<Value, Box<dyn Error>> {
+    let device = options.device.open()?;
+    options.precision.set();
     let mut line = Map::new();
     line.insert("peer".into(), "crmt".into());
     line.insert("work".into(), name(options.work).into());
     line.insert("threads".into(), rayon::current_num_threads().into());
+    line.insert("device".into(), options.device.to_string().into());
+    line.insert("precision".into(), options.precision.to_string().into());
     line.insert("iters".into(), options.iters.get().into());
-    let measured = if options.work == Work::Roofline { roofline::measure(options)? } else { timed(options)? };
+    let measured =
+        if options.work == Work::Roofline { roofline::measure(options, &device)? } else { timed(options, &device)? };
     line.extend(measured);
     line.insert("peak_bytes".into(), json!(peak::bytes()));
     Ok(line.into())
 }
 
-fn timed(options: &Options) -> Result<Map<String, Value>, Box<dyn Error>> {
-    let subject = subject::Subject::new(options)?;
+fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<dyn Error>> {
+    let subject = subject::Subject::new(options, device)?;
     let mut times = work::milliseconds(options, &subject)?;
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;

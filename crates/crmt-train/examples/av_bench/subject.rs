@@ -5,6 +5,8 @@ use candle_nn::VarBuilder;
 use crmt_core::{Batch, Domain, Encoder, Modality, PerModality, Streams};
 use crmt_encoders::{Block, Chain, EncoderConfig};
 use crmt_fusion::{BuildError, HeadConfig, Learner, Model, ModelConfig, Rows};
+use rand::Rng;
+use rand_distr::StandardNormal;
 use std::error::Error;
 
 /// Random weights, random inputs.
@@ -16,7 +18,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn new(options: &Options) -> Result<Self, Box<dyn Error>> {
+    pub fn new(options: &Options, device: &Device) -> Result<Self, Box<dyn Error>> {
         let modalities = PerModality::from_fn(options.modalities.get(), |m| {
             Modality::new(format!("m{m}"), &shape(options, m), Domain::Unbounded)
         });
@@ -26,11 +28,17 @@ impl Subject {
         };
         let config = ModelConfig { head, classes: options.classes.get() };
         let encoder = |_: usize, modality: &Modality, vb: VarBuilder| encoder(options, modality, &vb);
-        let learner = Learner::new(&config, &modalities, &encoder, Streams::new(0), &Device::Cpu)?;
+        let learner = Learner::new(&config, &modalities, &encoder, Streams::new(0), device)?;
         let batch = options.batch.get();
-        let random = |m: &Modality| Tensor::randn(0f32, 1., [&[batch], &m.shape[..]].concat(), &Device::Cpu);
+        // Drawn on the host: the same on every device.
+        let mut rng = Streams::new(0).stream("inputs", 0);
+        let random = |m: &Modality| {
+            let shape = [&[batch], &m.shape[..]].concat();
+            let values: Vec<f32> = (0..shape.iter().product()).map(|_| rng.sample(StandardNormal)).collect();
+            Tensor::from_vec(values, shape, device)
+        };
         let classes = options.classes.get();
-        let labels = Tensor::from_iter((0..batch).map(|i| (i % classes) as u32), &Device::Cpu)?;
+        let labels = Tensor::from_iter((0..batch).map(|i| (i % classes) as u32), device)?;
         Ok(Self { learner, batch: Batch::new(modalities.try_map(random)?, labels)? })
     }
 

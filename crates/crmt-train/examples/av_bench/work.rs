@@ -1,6 +1,7 @@
 //! The work, each kind as its users call it, and how long every repetition takes. Does not know the model's insides.
 use crate::subject::Subject;
 use crate::{Options, Work};
+use candle_core::Device;
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, perturb};
 use crmt_certify::LipschitzRule;
 use crmt_core::{Batch, Classifier, Streams, Trainable};
@@ -12,7 +13,7 @@ use std::time::Instant;
 /// Weight of the margin term.
 const RHO: f64 = 2.;
 /// Radius of the attack that is timed alone.
-const EPSILON: f64 = 0.5;
+pub const EPSILON: f64 = 0.5;
 /// Radius and steps of the attack inside a training step.
 const TRAINING_EPSILON: f64 = 0.1;
 const TRAINING_STEPS: usize = 5;
@@ -25,29 +26,31 @@ pub fn milliseconds(options: &Options, subject: &Subject) -> Result<Vec<f64>, Bo
         Work::Pgd => {
             let attack = pgd(EPSILON, options.steps.get());
             let (goal, draws) = (Goal::Avoid(subject.batch.labels.clone()), Draws::new(Streams::new(1), 0));
-            repeated(options, || perturb(&attack, model, inputs, &goal, &draws))
+            repeated(options, subject, || perturb(&attack, model, inputs, &goal, &draws))
         }
-        Work::Lipschitz => repeated(options, || LipschitzRule::MaxGradient.gradient_norms(model, inputs)),
-        Work::Forward => repeated(options, || model.logits(inputs)),
+        Work::Lipschitz => repeated(options, subject, || LipschitzRule::MaxGradient.gradient_norms(model, inputs)),
+        Work::Forward => repeated(options, subject, || model.logits(inputs)),
         Work::Roofline => Err("the roofline is measured without a model".into()),
     }
 }
 
 fn repeated<T, E: Error + 'static>(
     options: &Options,
+    subject: &Subject,
     mut once: impl FnMut() -> Result<T, E>,
 ) -> Result<Vec<f64>, Box<dyn Error>> {
     let mut times = vec![];
     for _ in 0..options.warmup + options.iters.get() {
         let start = Instant::now();
         once()?;
+        subject.batch.labels.device().synchronize()?;
         times.push(elapsed(start));
     }
     Ok(times.split_off(options.warmup))
 }
 
 /// The one training loop itself, on the same batch over and over.
-fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+pub fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
     let inputs = match options.work {
         Work::StepAt => TrainingInputs::Adversarial(Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS))),
         _ => TrainingInputs::Clean,
@@ -66,7 +69,7 @@ fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Er
         streams: Streams::new(1),
         rules: Rules::default(),
     };
-    let mut clock = Clock { times: vec![], start: Instant::now() };
+    let mut clock = Clock { times: vec![], start: Instant::now(), device: subject.batch.labels.device().clone() };
     fit(&subject.learner, &mut sgd, &mut phase, None, &mut clock)?;
     Ok(clock.times.split_off(options.warmup))
 }
@@ -75,6 +78,7 @@ fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Er
 struct Clock {
     times: Vec<f64>,
     start: Instant,
+    device: Device,
 }
 
 impl Observer<crmt_train::Error> for Clock {
@@ -83,6 +87,7 @@ impl Observer<crmt_train::Error> for Clock {
     }
 
     fn step(&mut self) -> crmt_train::Result<()> {
+        self.device.synchronize()?;
         self.times.push(elapsed(self.start));
         self.start = Instant::now();
         Ok(())
@@ -90,7 +95,7 @@ impl Observer<crmt_train::Error> for Clock {
 }
 
 /// From the clean input, all steps of one length.
-fn pgd(epsilon: f64, steps: usize) -> Pgd {
+pub fn pgd(epsilon: f64, steps: usize) -> Pgd {
     Pgd {
         budget: Budget::Joint(epsilon),
         steps,

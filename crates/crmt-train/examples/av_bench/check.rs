@@ -1,0 +1,122 @@
+//! Whether a device computes what the CPU does: every operation, and the network, an attack and training as a whole.
+//! Knows no timing.
+#[path = "../../../crmt-kernels/tests/devices/cases.rs"]
+mod cases;
+
+use crate::subject::Subject;
+use crate::work::{EPSILON, pgd, training};
+use crate::{Architecture, Options, Work};
+use candle_core::{DType, Device, Tensor};
+use crmt_attacks::{Draws, Goal, perturb};
+use crmt_core::{Classifier, PerModality, Streams, Trainable, input_gradients};
+use crmt_kernels::Precision;
+use serde_json::{Value, json};
+use std::error::Error;
+use std::num::NonZeroUsize;
+
+/// Of logits, gradients, adversarials and weights, relative to the largest of them: sums of thousands of terms in another
+/// order.
+const F32: f64 = 1e-4;
+/// Factors of 10 bits.
+const TF32: f64 = 1e-2;
+/// What `f64` leaves of an operation's tolerance in `f32`.
+const F64: f64 = 1e-6;
+
+/// Every check as JSON, and whether all passed.
+pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
+    let device = options.device.open()?;
+    let mut checks = vec![];
+    for (dtype, name, share) in [(DType::F32, "f32", 1.), (DType::F64, "f64", F64)] {
+        for case in cases::CASES {
+            let place = cases::Place { device: device.clone(), dtype };
+            let tolerance = case.tolerance * share;
+            checks.push(judged(format!("{} in {name}", case.name), cases::error(case, &place).map_err(Into::into), tolerance));
+        }
+    }
+    checks.push(judged("a repeated step is recorded once".into(), recorded(&device), 0.));
+    for model in [Architecture::Cnn, Architecture::Resnet18] {
+        let small = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        let options = Options {
+            model,
+            batch: small(8),
+            frames: small(1),
+            image: small(32),
+            spectrogram: (32, 32),
+            width: small(8),
+            iters: small(6),
+            warmup: 0,
+            work: Work::StepCrmt,
+            ..options.clone()
+        };
+        let expected = Precision::F32.within(|| whole(&options, &Device::Cpu))?;
+        for (precision, tolerance) in [(Precision::F32, F32), (Precision::Tf32, TF32)] {
+            let got = precision.within(|| whole(&options, &device));
+            for (i, (what, expected)) in expected.iter().enumerate() {
+                let error = match &got {
+                    Ok(got) => difference(&got[i].1, expected),
+                    Err(why) => Err(why.to_string().into()),
+                };
+                checks.push(judged(format!("{what} of {} in {precision}", crate::name(model)), error, tolerance));
+            }
+        }
+    }
+    let passed = checks.iter().all(|check| check["passed"] == true);
+    Ok((json!({ "device": options.device.to_string(), "checks": checks }), passed))
+}
+
+/// How many times more or less than it should the host ran a step that was to be repeated: on a GPU once, and once to record
+/// it.
+fn recorded(device: &Device) -> Result<f64, Box<dyn Error>> {
+    const STEPS: usize = 10;
+    let mut calls = 0usize;
+    let x = PerModality::from([Tensor::ones(3, DType::F32, device)?]);
+    let y = crmt_core::repeat(x, STEPS, |x| {
+        calls += 1;
+        Ok::<_, crmt_core::Error>(x.try_map(|x| x * 2.)?)
+    })?;
+    if y[0].to_vec1::<f32>()? != [(1u32 << STEPS) as f32; 3] {
+        return Err("the steps do not follow each other".into());
+    }
+    let expected = if device.is_cpu() { STEPS } else { 2 };
+    Ok(calls.abs_diff(expected) as f64)
+}
+
+fn judged(name: String, error: Result<f64, Box<dyn Error>>, tolerance: f64) -> Value {
+    match error {
+        Ok(error) => json!({ "name": name, "passed": error <= tolerance, "error": error, "tolerance": tolerance }),
+        Err(why) => json!({ "name": name, "passed": false, "error": why.to_string(), "tolerance": tolerance }),
+    }
+}
+
+/// What a user sees of a network: logits, gradients of its inputs, adversarials, and its weights after some steps.
+fn whole(options: &Options, device: &Device) -> Result<Vec<(&'static str, Vec<Tensor>)>, Box<dyn Error>> {
+    let subject = Subject::new(options, device)?;
+    let inputs = &subject.batch.inputs;
+    let logits = subject.fixed().logits(inputs)?;
+    let scalar = |x: &PerModality<Tensor>| Ok((subject.fixed().logits(x)?.sqr()?.sum_all()?, ()));
+    let (gradients, ()) = input_gradients(inputs, scalar)?;
+    let goal = Goal::Avoid(subject.batch.labels.clone());
+    let adversarials = perturb(&pgd(EPSILON, 10), subject.fixed(), inputs, &goal, &Draws::new(Streams::new(1), 0))?;
+    let steps = adversarials.zip(inputs, "inputs")?.try_map(|(x, clean)| *x - *clean)?;
+    training(options, &subject)?;
+    let weights = subject.learner.variables().into_iter().map(|v| v.var.as_detached_tensor());
+    Ok(vec![
+        ("logits", vec![logits]),
+        ("input gradients", gradients.iter().cloned().collect()),
+        ("steps of PGD", steps.iter().cloned().collect()),
+        ("weights after six steps of CRMT", weights.collect()),
+    ])
+}
+
+/// The largest difference, relative to the largest element of the tensor that it is in.
+fn difference(got: &[Tensor], expected: &[Tensor]) -> Result<f64, Box<dyn Error>> {
+    let mut worst = 0f64;
+    for (got, expected) in got.iter().zip(expected) {
+        let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+        let (got, expected) = (values(got)?, values(expected)?);
+        let size = expected.iter().fold(1e-3f64, |size, v| size.max(v.abs()));
+        let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / size);
+        worst = apart.fold(worst, |worst, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) });
+    }
+    Ok(worst)
+}
