@@ -25,24 +25,30 @@ inline ptrdiff_t plane_offset(const cudnnTensorStruct& t, int n, int c) {
     return ptrdiff_t(n) * t.strides[0] + ptrdiff_t(c) * t.strides[1];
 }
 
-// Which elements of the three planes meet: offsets within a plane of x, of w and of y.
-struct Meeting {
+// Elements of the three planes that meet, along the last space dimension: `count` times, x and y going on by a step
+// each, with one element of the filter. Offsets within a plane.
+struct Run {
     ptrdiff_t x, w, y;
+    int count;
 };
 
-std::vector<Meeting> meetings(const Convolution& convolution);
+struct Runs {
+    std::vector<Run> of_plane;
+    ptrdiff_t x_step, y_step;
+};
 
-// Calls visit(offset in x, offset in w, offset in y) for every product of the convolution.
+Runs runs_of(const Convolution& convolution);
+
+// Calls visit(run) for all runs of the convolution, with offsets in the whole tensors.
 template <class Visit>
-void for_each_product(const Convolution& c, Visit visit) {
-    const auto in_plane = meetings(c);
+void for_each_run(const Convolution& c, const Runs& runs, Visit visit) {
     const int per_group_in = c.w.dims[1], per_group_out = c.w.dims[0] / c.how.groups;
     for (int n = 0; n < c.x.dims[0]; ++n)
         for (int out = 0; out < c.w.dims[0]; ++out)
             for (int in = 0; in < per_group_in; ++in) {
                 ptrdiff_t x = plane_offset(c.x, n, out / per_group_out * per_group_in + in);
                 ptrdiff_t w = plane_offset(c.w, out, in), y = plane_offset(c.y, n, out);
-                for (const Meeting& meeting : in_plane) visit(x + meeting.x, w + meeting.w, y + meeting.y);
+                for (const Run& run : runs.of_plane) visit(Run{x + run.x, w + run.w, y + run.y, run.count});
             }
 }
 

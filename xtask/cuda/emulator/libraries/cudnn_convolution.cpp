@@ -61,21 +61,50 @@ const cudnnTensorStruct& result_of(const Call& call) {
 }
 
 template <class T>
+std::vector<double> as_doubles(const void* data, const cudnnTensorStruct& tensor) {
+    auto values = static_cast<const T*>(data);
+    std::vector<double> doubles(extent(tensor));
+    for (size_t i = 0; i < doubles.size(); ++i) doubles[i] = to_double(values[i]);
+    return doubles;
+}
+
+// sums[i] += values[i] * factor, for arrays with steps
+void add_multiple(double* sums, ptrdiff_t sum_step, const double* values, ptrdiff_t value_step, double factor, int count) {
+    if (sum_step == 1 && value_step == 1)
+        for (int i = 0; i < count; ++i) sums[i] += values[i] * factor;
+    else
+        for (int i = 0; i < count; ++i) sums[i * sum_step] += values[i * value_step] * factor;
+}
+
+// Sums in double, whatever the type.
+template <class T>
 void compute(const Call& call) {
-    auto x = static_cast<const T*>(call.x), w = static_cast<const T*>(call.w), y = static_cast<const T*>(call.y);
+    const Convolution& c = call.convolution;
+    const Runs runs = runs_of(c);
     const auto& result = result_of(call);
     std::vector<double> sums(extent(result));
-    for_each_product(call.convolution, [&](ptrdiff_t at_x, ptrdiff_t at_w, ptrdiff_t at_y) {
-        switch (call.direction) {
-            case Direction::forward: sums[at_y] += to_double(x[at_x]) * to_double(w[at_w]); break;
-            case Direction::backward_data: sums[at_x] += to_double(y[at_y]) * to_double(w[at_w]); break;
-            case Direction::backward_filter: sums[at_w] += to_double(y[at_y]) * to_double(x[at_x]); break;
-        }
-    });
-    auto out = const_cast<T*>(call.direction == Direction::forward ? y : call.direction == Direction::backward_data ? x : w);
+    void* out;
+    if (call.direction == Direction::forward) {
+        auto x = as_doubles<T>(call.x, c.x), w = as_doubles<T>(call.w, c.w);
+        for_each_run(c, runs, [&](const Run& run) { add_multiple(&sums[run.y], runs.y_step, &x[run.x], runs.x_step, w[run.w], run.count); });
+        out = const_cast<void*>(call.y);
+    } else if (call.direction == Direction::backward_data) {
+        auto y = as_doubles<T>(call.y, c.y), w = as_doubles<T>(call.w, c.w);
+        for_each_run(c, runs, [&](const Run& run) { add_multiple(&sums[run.x], runs.x_step, &y[run.y], runs.y_step, w[run.w], run.count); });
+        out = const_cast<void*>(call.x);
+    } else {
+        auto x = as_doubles<T>(call.x, c.x), y = as_doubles<T>(call.y, c.y);
+        for_each_run(c, runs, [&](const Run& run) {
+            double sum = 0;
+            for (int i = 0; i < run.count; ++i) sum += x[run.x + i * runs.x_step] * y[run.y + i * runs.y_step];
+            sums[run.w] += sum;
+        });
+        out = const_cast<void*>(call.w);
+    }
+    auto written = static_cast<T*>(out);
     for_each_element(result, [&](ptrdiff_t at) {
-        double old = call.beta == 0 ? 0 : call.beta * to_double(out[at]);
-        out[at] = from_double<T>(call.alpha * sums[at] + old);
+        double old = call.beta == 0 ? 0 : call.beta * to_double(written[at]);
+        written[at] = from_double<T>(call.alpha * sums[at] + old);
     });
 }
 
