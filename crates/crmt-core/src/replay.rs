@@ -78,7 +78,9 @@ mod cuda {
             Ok(x.iter().zip(&next).try_for_each(into).map_err(Error::from)?)
         });
         // All that the step made is gone by now: what a recording takes it must give back.
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags(0)).w().map_err(Error::from);
+        let end = || stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        // An error from before comes first, and leaves the recording going.
+        let graph = end().or_else(|_| end()).w().map_err(Error::from);
         recorded?;
         graph?.ok_or_else(|| Error::from(candle_core::Error::Msg("nothing was recorded".into())).into())
     }

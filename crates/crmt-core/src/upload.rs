@@ -1,7 +1,10 @@
 //! Values of the host become tensors of a device.
 //!
 //! Does not know what the values mean.
-#![cfg_attr(feature = "cuda", expect(unsafe_code, reason = "memory of a device, and of the host that a device can read"))]
+#![cfg_attr(
+    feature = "cuda",
+    expect(unsafe_code, reason = "memory of a device, and of the host that a device can read")
+)]
 
 use crate::Result;
 use candle_core::{Device, Shape, Tensor};

@@ -10,7 +10,7 @@ use crate::{
     training::EVAL_BATCH,
 };
 use anyhow::{Context, Result, bail};
-use candle_core::{Device, DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Pgd, Restart, Start, Victim, run_within, run_within_each};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,

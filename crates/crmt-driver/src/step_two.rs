@@ -145,11 +145,7 @@ impl StepTwo<'_> {
         let mut worst = 1.0f64;
         for gone in Missing::each(select.inputs.len()) {
             let unimodal = select.inputs.zip(&absent.unimodal, "baselines")?.try_enumerate(|m, (own, absent)| {
-                if gone.contains(m) {
-                    exact(absent)?.broadcast_as(own.shape())
-                } else {
-                    Ok((*own).clone())
-                }
+                if gone.contains(m) { exact(absent)?.broadcast_as(own.shape()) } else { Ok((*own).clone()) }
             })?;
             let scores = AdditiveScores { unimodal, weights: weights.clone(), bias: bias.clone() };
             worst = worst.min(crmt_attacks::accuracy(&scores.logits()?, &select.labels)?);

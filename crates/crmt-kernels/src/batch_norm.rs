@@ -200,9 +200,7 @@ impl CustomOp3 for BatchNorm {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(moments) = self.moments.get() else {
-            bail!("internal: batch_norm left no moments")
-        };
+        let Some(moments) = self.moments.get() else { bail!("internal: batch_norm left no moments") };
         let dims = as_planes(x.dims());
         let grad = grad.contiguous()?;
         let (xs, gammas, gs) = (Read::new(x), Read::new(gamma), Read::new(&grad));

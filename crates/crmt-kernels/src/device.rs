@@ -102,7 +102,10 @@ mod tests {
     #[test]
     fn without_cuda_the_advice_is_to_build_with_it() {
         let why = Compute::Cuda(1).open().unwrap_err().to_string();
-        assert!(why.starts_with("device cuda:1: ") && why.contains("--features cuda,cudnn") && !why.contains('\n'), "{why}");
+        assert!(
+            why.starts_with("device cuda:1: ") && why.contains("--features cuda,cudnn") && !why.contains('\n'),
+            "{why}"
+        );
     }
 
     #[test]

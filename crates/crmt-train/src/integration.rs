@@ -210,7 +210,9 @@ impl CachedScores {
         let (mut parts, mut labels) = (vec![], vec![]);
         for samples in batches {
             let samples = samples?;
-            parts.push(model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_device(&Device::Cpu)?.to_dtype(DType::F64))?);
+            parts.push(
+                model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_device(&Device::Cpu)?.to_dtype(DType::F64))?,
+            );
             labels.push(samples.labels.to_device(&Device::Cpu)?);
         }
         let Some(first) = parts.first() else {

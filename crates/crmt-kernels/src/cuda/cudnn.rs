@@ -141,19 +141,56 @@ impl Library {
         let [first, second] = operands.map(|address| address as *const c_void);
         let (one, zero) = (1f32, 0f32);
         let (one, zero) = ((&raw const one).cast::<c_void>(), (&raw const zero).cast::<c_void>());
-        let (handle, Descriptors { images: x, kernel: k, results: y, convolution: c }) = (self.handle.0, &plan.descriptors);
+        let (handle, Descriptors { images: x, kernel: k, results: y, convolution: c }) =
+            (self.handle.0, &plan.descriptors);
         // SAFETY: descriptors, operands and result are of the same geometry and type, the working memory is as long as the
         // algorithm asked for, and scales of f32 and bf16 convolutions are f32.
         unsafe {
             match plan.algorithm {
                 Algorithm::Forward(a) => result::convolution_forward(
-                    handle, one, x.0, first, k.0, second, c.0, a, memory, plan.memory, zero, y.0, to,
+                    handle,
+                    one,
+                    x.0,
+                    first,
+                    k.0,
+                    second,
+                    c.0,
+                    a,
+                    memory,
+                    plan.memory,
+                    zero,
+                    y.0,
+                    to,
                 ),
                 Algorithm::Images(a) => result::convolution_backward_data(
-                    handle, one, k.0, second, y.0, first, c.0, a, memory, plan.memory, zero, x.0, to,
+                    handle,
+                    one,
+                    k.0,
+                    second,
+                    y.0,
+                    first,
+                    c.0,
+                    a,
+                    memory,
+                    plan.memory,
+                    zero,
+                    x.0,
+                    to,
                 ),
                 Algorithm::Kernel(a) => result::convolution_backward_filter(
-                    handle, one, x.0, first, y.0, second, c.0, a, memory, plan.memory, zero, k.0, to,
+                    handle,
+                    one,
+                    x.0,
+                    first,
+                    y.0,
+                    second,
+                    c.0,
+                    a,
+                    memory,
+                    plan.memory,
+                    zero,
+                    k.0,
+                    to,
                 ),
             }
         }?;
@@ -189,7 +226,8 @@ struct Descriptors {
 
 /// cuDNN counts in 32 bits.
 fn int(length: usize) -> Result<i32> {
-    i32::try_from(length).map_err(|_| candle_core::Error::Msg(format!("a convolution of length {length} is too long for cuDNN")))
+    i32::try_from(length)
+        .map_err(|_| candle_core::Error::Msg(format!("a convolution of length {length} is too long for cuDNN")))
 }
 
 impl Descriptors {
@@ -259,10 +297,14 @@ impl Plan {
         let found = match key.pass {
             Pass::Forward => propose!(result::get_convolution_forward_algorithm, 8, handle.0, [x.0, k.0, c.0, y.0])
                 .map(|(a, memory, math)| (Algorithm::Forward(a), memory, math)),
-            Pass::Images => propose!(result::get_convolution_backward_data_algorithm, 6, handle.0, [k.0, y.0, c.0, x.0])
-                .map(|(a, memory, math)| (Algorithm::Images(a), memory, math)),
-            Pass::Kernel => propose!(result::get_convolution_backward_filter_algorithm, 7, handle.0, [x.0, y.0, c.0, k.0])
-                .map(|(a, memory, math)| (Algorithm::Kernel(a), memory, math)),
+            Pass::Images => {
+                propose!(result::get_convolution_backward_data_algorithm, 6, handle.0, [k.0, y.0, c.0, x.0])
+                    .map(|(a, memory, math)| (Algorithm::Images(a), memory, math))
+            }
+            Pass::Kernel => {
+                propose!(result::get_convolution_backward_filter_algorithm, 7, handle.0, [x.0, y.0, c.0, k.0])
+                    .map(|(a, memory, math)| (Algorithm::Kernel(a), memory, math))
+            }
         };
         let Some((algorithm, memory, math)) = found else { return Ok(None) };
         if key.rounded {

@@ -9,7 +9,12 @@ use std::sync::{Mutex, PoisonError};
 type Gradients<const N: usize> = Result<[Option<Tensor>; N]>;
 
 /// `made` as a function of `operands`. `backward` is kept with the graph.
-pub(super) fn node<const N: usize, B>(name: &'static str, operands: [&Tensor; N], made: Made, backward: B) -> Result<Tensor>
+pub(super) fn node<const N: usize, B>(
+    name: &'static str,
+    operands: [&Tensor; N],
+    made: Made,
+    backward: B,
+) -> Result<Tensor>
 where
     B: Fn(&Tensor, &Tensor) -> Gradients<N> + Send + Sync + 'static,
 {
@@ -82,13 +87,7 @@ impl<const N: usize, B: Fn(&Tensor, &Tensor) -> Gradients<N> + Send + Sync> Cust
         self.result()
     }
 
-    fn bwd(
-        &self,
-        _: &Tensor,
-        _: &Tensor,
-        y: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, _: &Tensor, _: &Tensor, y: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [a, b] = self.gradients(y, gradient)?;
         Ok((a, b))
     }

@@ -18,7 +18,9 @@ pub(crate) fn open(number: usize) -> Result<Device, String> {
     }
     let device = CudaDevice::new_with_stream(number).map_err(|error| match crate::is_out_of_memory(&error) {
         true => "all of its memory is taken, by other programs; nvidia-smi lists them".to_owned(),
-        false => format!("it can't be opened: {error}; see that nvidia-smi works, and docs/cuda.md for the libraries it takes"),
+        false => format!(
+            "it can't be opened: {error}; see that nvidia-smi works, and docs/cuda.md for the libraries it takes"
+        ),
     })?;
     // SAFETY: all work of this program on the device is on its one stream, in order, so nothing is freed or overwritten while
     // it is used.
@@ -50,9 +52,12 @@ fn explain(error: &DriverError) -> String {
     match error.0 {
         Code::CUDA_ERROR_NO_DEVICE => "the driver sees no NVIDIA GPU; use `--device cpu`".into(),
         Code::CUDA_ERROR_STUB_LIBRARY | Code::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH | Code::CUDA_ERROR_NOT_INITIALIZED => {
-            "there is no working NVIDIA driver (nvidia-smi should list the GPUs); install one, or use `--device cpu`".into()
+            "there is no working NVIDIA driver (nvidia-smi should list the GPUs); install one, or use `--device cpu`"
+                .into()
         }
-        Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION | Code::CUDA_ERROR_NO_BINARY_FOR_GPU | Code::CUDA_ERROR_INVALID_PTX => {
+        Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | Code::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | Code::CUDA_ERROR_INVALID_PTX => {
             "the driver is older than the CUDA toolkit that this program was built with, or the GPU than its \
              CUDA_COMPUTE_CAP; update the driver, or build again on this machine"
                 .into()
@@ -68,7 +73,9 @@ mod tests {
     #[test]
     fn each_reason_is_one_line_with_advice() {
         use sys::CUresult as Code;
-        for code in [Code::CUDA_ERROR_NO_DEVICE, Code::CUDA_ERROR_STUB_LIBRARY, Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION] {
+        for code in
+            [Code::CUDA_ERROR_NO_DEVICE, Code::CUDA_ERROR_STUB_LIBRARY, Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION]
+        {
             let why = explain(&DriverError(code));
             assert!(!why.contains('\n') && (why.contains("--device cpu") || why.contains("build again")), "{why}");
         }

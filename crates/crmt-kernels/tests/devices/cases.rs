@@ -253,7 +253,10 @@ fn residual_network(p: &Place, momentum: Option<f64>, tracked: bool) -> Result<V
         let kernel = leaf((p.tensor(seed, (out, channels, size, size))? * 0.5)?)?;
         let (gamma, beta) = (leaf(p.positive(seed + 1, out)?)?, leaf(p.tensor(seed + 2, out)?)?);
         let norm = NetworkLayer::BatchNorm { gamma, beta, running: p.stats(out)?, momentum, eps: 1e-5 };
-        Ok([NetworkLayer::Conv2d { kernel, bias: None, stride, padding: size / 2, cache: KernelCache::default() }, norm])
+        Ok([
+            NetworkLayer::Conv2d { kernel, bias: None, stride, padding: size / 2, cache: KernelCache::default() },
+            norm,
+        ])
     };
     let [stem, stem_norm] = conv(4, 2, 7, 2)?;
     let ([a, a_norm], [b, b_norm], [s, s_norm]) = (conv(6, 4, 3, 2)?, conv(6, 6, 3, 1)?, conv(6, 4, 1, 2)?);

@@ -13,7 +13,9 @@ fn check(device: &Device, dtype: DType, tolerance: impl Fn(f64) -> f64) {
         let place = Place { device: device.clone(), dtype };
         match error(case, &place) {
             Ok(error) if error <= tolerance(case.tolerance) => (),
-            Ok(error) => failed.push(format!("{}: off by {error:e}, more than {:e}", case.name, tolerance(case.tolerance))),
+            Ok(error) => {
+                failed.push(format!("{}: off by {error:e}, more than {:e}", case.name, tolerance(case.tolerance)))
+            }
             Err(why) => failed.push(format!("{}: {why}", case.name)),
         }
     }

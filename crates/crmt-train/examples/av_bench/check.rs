@@ -19,6 +19,10 @@ use std::num::NonZeroUsize;
 const F32: f64 = 1e-4;
 /// Factors of 10 bits.
 const TF32: f64 = 1e-2;
+/// A few roundings of an `f32`, relative.
+const NUDGE: f64 = 3e-7;
+/// How many times more than such a nudge of the inputs a device may change: it rounds in every layer.
+const SENSITIVE: f64 = 10.;
 /// What `f64` leaves of an operation's tolerance in `f32`.
 const F64: f64 = 1e-6;
 
@@ -30,7 +34,11 @@ pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
         for case in cases::CASES {
             let place = cases::Place { device: device.clone(), dtype };
             let tolerance = case.tolerance * share;
-            checks.push(judged(format!("{} in {name}", case.name), cases::error(case, &place).map_err(Into::into), tolerance));
+            checks.push(judged(
+                format!("{} in {name}", case.name),
+                cases::error(case, &place).map_err(Into::into),
+                tolerance,
+            ));
         }
     }
     checks.push(judged("a repeated step is recorded once".into(), recorded(&device), 0.));
@@ -48,10 +56,14 @@ pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
             work: Work::StepCrmt,
             ..options.clone()
         };
-        let expected = Precision::F32.within(|| whole(&options, &Device::Cpu))?;
+        let cpu = |nudge: f64| Precision::F32.within(|| whole(&options, &Device::Cpu, nudge));
+        let (expected, nudged) = (cpu(0.)?, cpu(NUDGE)?);
         for (precision, tolerance) in [(Precision::F32, F32), (Precision::Tf32, TF32)] {
-            let got = precision.within(|| whole(&options, &device));
+            let got = precision.within(|| whole(&options, &device, 0.));
             for (i, (what, expected)) in expected.iter().enumerate() {
+                // No two orders of summation can agree better than a network does with itself when its inputs are rounded
+                // another way.
+                let tolerance = tolerance.max(SENSITIVE * difference(&nudged[i].1, expected)?);
                 let error = match &got {
                     Ok(got) => difference(&got[i].1, expected),
                     Err(why) => Err(why.to_string().into()),
@@ -88,9 +100,11 @@ fn judged(name: String, error: Result<f64, Box<dyn Error>>, tolerance: f64) -> V
     }
 }
 
-/// What a user sees of a network: logits, gradients of its inputs, adversarials, and its weights after some steps.
-fn whole(options: &Options, device: &Device) -> Result<Vec<(&'static str, Vec<Tensor>)>, Box<dyn Error>> {
-    let subject = Subject::new(options, device)?;
+/// What a user sees of a network: logits, gradients of its inputs, adversarials, and how its weights move in training.
+fn whole(options: &Options, device: &Device, nudge: f64) -> Result<Vec<(&'static str, Vec<Tensor>)>, Box<dyn Error>> {
+    let mut subject = Subject::new(options, device)?;
+    let nudged = |x: &Tensor| x + ((x * 1e6)?.sin()? * nudge)?;
+    subject.batch.inputs = subject.batch.inputs.try_map(|x| if nudge > 0. { nudged(x) } else { Ok(x.clone()) })?;
     let inputs = &subject.batch.inputs;
     let logits = subject.fixed().logits(inputs)?;
     let scalar = |x: &PerModality<Tensor>| Ok((subject.fixed().logits(x)?.sqr()?.sum_all()?, ()));
@@ -98,14 +112,21 @@ fn whole(options: &Options, device: &Device) -> Result<Vec<(&'static str, Vec<Te
     let goal = Goal::Avoid(subject.batch.labels.clone());
     let adversarials = perturb(&pgd(EPSILON, 10), subject.fixed(), inputs, &goal, &Draws::new(Streams::new(1), 0))?;
     let steps = adversarials.zip(inputs, "inputs")?.try_map(|(x, clean)| *x - *clean)?;
-    training(options, &subject)?;
-    let weights = subject.learner.variables().into_iter().map(|v| v.var.as_detached_tensor());
-    Ok(vec![
+    let learned = || subject.learner.variables().into_iter().filter(|v| v.learned);
+    let before = learned().map(|v| v.var.as_detached_tensor().copy()).collect::<candle_core::Result<Vec<_>>>()?;
+    let mut all = vec![
         ("logits", vec![logits]),
         ("input gradients", gradients.iter().cloned().collect()),
         ("steps of PGD", steps.iter().cloned().collect()),
-        ("weights after six steps of CRMT", weights.collect()),
-    ])
+    ];
+    // Normalisation by the moments of few samples, layer upon layer, magnifies the rounding of its inputs a millionfold: how a
+    // ResNet's weights move says nothing here. Gradients through such a network are among the operations above.
+    if options.model == Architecture::Cnn {
+        training(options, &subject)?;
+        let moved = learned().zip(&before).map(|(v, before)| v.var.as_detached_tensor() - before);
+        all.push(("weights' way in training by CRMT", moved.collect::<candle_core::Result<_>>()?));
+    }
+    Ok(all)
 }
 
 /// The largest difference, relative to the largest element of the tensor that it is in.
@@ -114,7 +135,7 @@ fn difference(got: &[Tensor], expected: &[Tensor]) -> Result<f64, Box<dyn Error>
     for (got, expected) in got.iter().zip(expected) {
         let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
         let (got, expected) = (values(got)?, values(expected)?);
-        let size = expected.iter().fold(1e-3f64, |size, v| size.max(v.abs()));
+        let size = expected.iter().fold(1e-6f64, |size, v| size.max(v.abs()));
         let apart = got.iter().zip(&expected).map(|(a, b)| (a - b).abs() / size);
         worst = apart.fold(worst, |worst, d| if d.is_nan() { f64::INFINITY } else { worst.max(d) });
     }
