@@ -37,6 +37,7 @@ Examples:
   crmt-driver train --data prepared/digits --method crmt-jt
   crmt-driver train --method jt --set train.epochs=4 --set evaluate.eps=0.5,1,2
   crmt-driver train --method crmt-jt --explain       every setting, and where it comes from
+  crmt-driver train --method crmt-jt --device cuda   on a GPU (docs/cuda.md); every command takes --device
   crmt-driver train --resume runs/digits-jt-s0       go on with a run that was stopped
   crmt-driver evaluate runs/digits-jt-s0 --attack strong --eps 0.5,1.0 --samples 1000
   crmt-driver evaluate runs/digits-jt-s0 --corruption all

@@ -15,10 +15,10 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use crmt_core::{Batch, Streams, Trainable};
+use crmt_core::{Batch, Mode, Streams, Trainable};
 use crmt_data::{DataSet, Epoch, EpochPlan};
 use crmt_fusion::Learner;
-use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd};
+use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd, is_out_of_memory};
 use crmt_train::{Batches, Phase, Rate, Rules, Source, State};
 use std::collections::BTreeMap;
 
@@ -111,7 +111,8 @@ pub fn train<'a>(
     // Only training itself is computed less exactly, and only if asked for.
     let measure = |_: &dyn Trainable| Precision::F32.within(|| select(plan, data, learner.model(), criterion));
     let from = (true, resumed.state.as_ref());
-    plan.train.precision()?.within(|| log.phase(&learner, optimizer.as_mut(), &mut phase, from, measure))?;
+    let outcome = plan.train.precision()?.within(|| log.phase(&learner, optimizer.as_mut(), &mut phase, from, measure));
+    outcome.map_err(|error| out_of_memory(error, plan, data, &learner))?;
 
     if plan.step2.enabled
         && let Some(warning) =
@@ -121,6 +122,25 @@ pub fn train<'a>(
         warnings.push(warning);
     }
     Ok(Trained { weights: weights(&learner), architecture, warnings })
+}
+
+/// Where a device's memory was not enough, says which batch it is enough for, as found by trying.
+fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Learner) -> anyhow::Error {
+    if !error.chain().any(is_out_of_memory) {
+        return error;
+    }
+    let batch = plan.train.batch;
+    let step = |n: usize| -> Result<()> {
+        let batch = data.train_sample(&Streams::new(plan.seed), n)?;
+        learner.scores(&batch.inputs, Mode::Train)?.logits()?.sqr()?.sum_all()?.backward()?;
+        Ok(())
+    };
+    let fits = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());
+    let advice = match fits {
+        Some(n) => format!("a batch of {n} fits: --set train.batch={n} --set train.accumulate={}", batch.div_ceil(n)),
+        None => "not even one sample fits: use a smaller model or another device (nvidia-smi tells who uses this one)".into(),
+    };
+    error.context(format!("{} has no memory for train.batch = {batch}; {advice}", plan.device))
 }
 
 /// The first phase's name in records.

@@ -311,7 +311,12 @@ fn bad_input_gets_one_clear_message_and_leaves_nothing() -> Anyhow {
     refused(&mut train(here, "jt", "x", ["train.epoch=1"]), &["train.epoch", "did you mean `train.epochs`"]);
     refused(&mut train(here, "jtt", "x", []), &["method", "jtt", "crmt-jt"]);
     refused(&mut train(here, "jt", "x", ["data=nowhere"]), &["nowhere"]);
-    refused(&mut train(here, "jt", "x", ["device=cuda"]), &["cuda", "CPU"]);
+    #[cfg(not(feature = "cuda"))]
+    refused(&mut train(here, "jt", "x", ["device=cuda:1"]), &["cuda:1", "built without CUDA", "--features cuda,cudnn"]);
+    refused(&mut train(here, "jt", "x", ["device=gpu"]), &["device: unknown device 'gpu'", "cuda:N"]);
+    refused(driver(here).args(["evaluate", "r", "--device", "tpu"]), &["--device", "unknown device 'tpu'"]);
+    refused(driver(here).args(["train", "--precision", "fp8"]), &["--precision", "f32, tf32 or bf16"]);
+    refused(&mut train(here, "jt", "x", ["train.precision=fp8"]), &["train.precision", "f32, tf32 or bf16"]);
     refused(&mut train(here, "jt", "x", ["train.learning_rate=1e30", "train.clip=0"]), &["step-1", "learning rate"]);
     refused(driver(here).args(["train", "--config", "no.toml"]), &["no.toml"]);
     refused(driver(here).args(["evaluate", "no-run"]), &["no-run"]);
