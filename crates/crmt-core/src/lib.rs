@@ -38,7 +38,6 @@ mod modality;
 mod random;
 mod replay;
 mod trainable;
-mod upload;
 
 pub use batch::Batch;
 pub use classifier::{AdditiveClassifier, AdditiveScores, Classifier};
@@ -50,4 +49,3 @@ pub use modality::{Domain, Modality, PerModality};
 pub use random::Streams;
 pub use replay::repeat;
 pub use trainable::{Integration, Trainable, Variable};
-pub use upload::Upload;

@@ -2,10 +2,10 @@
 //! Does not know files, and neither models nor what a batch is used for.
 use crate::{
     Baseline, BatchError, Epoch, EpochPlan, Manifest, ManifestError, ModalitySpec, NamedBaseline, Pairing, PairingKind,
-    PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings,
+    PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings, Upload,
 };
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Modality, PerModality, Streams, Upload};
+use crmt_core::{Batch, Modality, PerModality, Streams};
 
 /// Three splits of labelled multi-modal samples.
 ///
@@ -113,16 +113,15 @@ impl DataSet {
         &self.manifest
     }
 
-    /// The same data set, whose batches and baselines are on `device`.
+    /// The same data set, whose batches and baselines are on another device.
     ///
     /// # Errors
-    /// The device has no memory or no stream left.
-    pub fn on(mut self, device: &Device) -> crmt_core::Result<Self> {
-        let upload = Upload::to(device)?;
+    /// The device has no memory left.
+    pub fn on(mut self, upload: &Upload) -> crmt_core::Result<Self> {
         for split in [&mut self.train, &mut self.select, &mut self.report] {
-            *split = split.through(&upload);
+            *split = split.through(upload);
         }
-        self.baselines = self.baselines.try_map(|baseline| baseline.to_device(device))?;
+        self.baselines = self.baselines.try_map(|baseline| baseline.to_device(upload.device()))?;
         Ok(self)
     }
 

@@ -27,6 +27,7 @@ mod split;
 mod subset;
 mod synthetic;
 mod table;
+mod upload;
 mod voice;
 mod wav;
 
@@ -49,4 +50,5 @@ pub use prepare::{OnProgress, PrepareError, Progress};
 pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
 pub use subset::SubsetError;
 pub use synthetic::{SyntheticError, SyntheticOptions, synthetic};
+pub use upload::Upload;
 pub use wav::decode_wav;

@@ -1,8 +1,8 @@
 //! One split: arrays per modality, labels, and how samples are put together.
 //! Does not know files, only what they would be called.
-use crate::{Array, Manifest, ModalitySpec};
+use crate::{Array, Manifest, ModalitySpec, Upload};
 use candle_core::{Device, Tensor};
-use crmt_core::{Batch, Domain, PerModality, Upload};
+use crmt_core::{Batch, Domain, PerModality};
 use std::ops::Range;
 
 /// How the rows of the modalities' arrays form labelled samples.

@@ -32,9 +32,9 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Tensor};
 use crmt_certify::WeightsHash;
 use crmt_core::{PerModality, Streams};
-use crmt_data::{DataSet, SyntheticOptions};
+use crmt_data::{DataSet, SyntheticOptions, Upload};
 use crmt_fusion::Model;
-use crmt_kernels::Compute;
+use crmt_kernels::{Compute, uploader};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -81,7 +81,7 @@ pub fn open_data(plan: &Plan) -> Result<DataSet> {
         true => data,
         false => data.subset(&plan.modalities).context("modalities")?,
     };
-    Ok(data.on(&device)?)
+    Ok(data.on(&Upload::new(&device, uploader(&device)?))?)
 }
 
 impl Run {

@@ -135,10 +135,12 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
         learner.scores(&batch.inputs, Mode::Train)?.logits()?.sqr()?.sum_all()?.backward()?;
         Ok(())
     };
-    let fits = std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());
+    let fits =
+        std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());
     let advice = match fits {
         Some(n) => format!("a batch of {n} fits: --set train.batch={n} --set train.accumulate={}", batch.div_ceil(n)),
-        None => "not even one sample fits: use a smaller model or another device (nvidia-smi tells who uses this one)".into(),
+        None => "not even one sample fits: use a smaller model or another device (nvidia-smi tells who uses this one)"
+            .into(),
     };
     error.context(format!("{} has no memory for train.batch = {batch}; {advice}", plan.device))
 }

@@ -58,6 +58,7 @@ mod rearrange;
 mod rows;
 mod simd;
 mod stack;
+mod upload;
 
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
@@ -73,3 +74,4 @@ pub use pool::max_pool2d;
 pub use precision::Precision;
 pub use rearrange::{space_to_depth, zero_pad2d};
 pub use stack::{ImageLayer, image_stack};
+pub use upload::uploader;

@@ -10,6 +10,8 @@ use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Draws, Goal, perturb};
 use crmt_core::{Classifier, PerModality, Streams, Trainable, input_gradients};
 use crmt_kernels::Precision;
+// The numbers of the table of cases.
+use rand_chacha as _;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -100,8 +102,11 @@ fn judged(name: String, error: Result<f64, Box<dyn Error>>, tolerance: f64) -> V
     }
 }
 
+/// Tensors by what they are.
+type Seen = (&'static str, Vec<Tensor>);
+
 /// What a user sees of a network: logits, gradients of its inputs, adversarials, and how its weights move in training.
-fn whole(options: &Options, device: &Device, nudge: f64) -> Result<Vec<(&'static str, Vec<Tensor>)>, Box<dyn Error>> {
+fn whole(options: &Options, device: &Device, nudge: f64) -> Result<Vec<Seen>, Box<dyn Error>> {
     let mut subject = Subject::new(options, device)?;
     let nudged = |x: &Tensor| x + ((x * 1e6)?.sin()? * nudge)?;
     subject.batch.inputs = subject.batch.inputs.try_map(|x| if nudge > 0. { nudged(x) } else { Ok(x.clone()) })?;

@@ -1,0 +1,42 @@
+//! Where batches go, and how they get there.
+//! Does not know any device.
+use candle_core::{Device, Result, Shape, Tensor};
+use std::fmt;
+use std::sync::Arc;
+
+/// A way to a device.
+#[derive(Clone)]
+pub struct Upload {
+    device: Device,
+    bring: Arc<Bring>,
+}
+
+type Bring = dyn Fn(Vec<f32>, Shape) -> Result<Tensor> + Send + Sync;
+
+impl Upload {
+    /// To `device`, by `bring`: values, row-major, and a shape become a tensor there. Any thread may call it.
+    pub fn new(device: &Device, bring: impl Fn(Vec<f32>, Shape) -> Result<Tensor> + Send + Sync + 'static) -> Self {
+        Self { device: device.clone(), bring: Arc::new(bring) }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub(crate) fn tensor(&self, values: Vec<f32>, shape: Vec<usize>) -> Result<Tensor> {
+        (self.bring)(values, shape.into())
+    }
+}
+
+impl Default for Upload {
+    /// To the CPU: nothing is copied.
+    fn default() -> Self {
+        Self::new(&Device::Cpu, |values, shape| Tensor::from_vec(values, shape, &Device::Cpu))
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Upload to {:?}", self.device.location())
+    }
+}
