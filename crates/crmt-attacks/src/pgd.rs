@@ -137,10 +137,13 @@ impl Pgd {
         };
         if let (true, Steps::Constant(relative)) = (self.to_the_end && self.momentum == 0., self.schedule) {
             // Every step is the same, and nobody looks in between.
+            let mut asked = 0;
             let x = crmt_core::repeat(x, self.steps, |x| -> Result<_> {
+                asked += 1;
                 let (gradients, _) = active.problem(problem).gradients(&self.budget, x, loss)?;
                 active.problem(problem).step(&self.budget, x, &gradients, relative)
             })?;
+            problem.computed(self.steps.saturating_sub(asked) * x[0].dim(0)?);
             best.record(active.rows.into_iter(), x, false);
             return Ok(());
         }

@@ -241,6 +241,11 @@ impl<'a> Problem<'a> {
         self.confine(budget, &self.ball(budget).step(x, gradients, relative)?)
     }
 
+    /// Counts gradients at `samples` points that were computed without being asked for here.
+    pub(crate) fn computed(&self, samples: usize) {
+        Counter::add(&self.counter.backwards, samples);
+    }
+
     /// As [`step`](Self::step), sample `i` by `relative[i]` radii.
     pub fn step_each(
         &self,

@@ -33,7 +33,8 @@ mod cuda {
     use candle_core::CudaDevice;
     use candle_core::Tensor;
     use candle_core::cuda_backend::WrapErr as _;
-    use candle_core::cuda_backend::cudarc::driver::{CudaGraph, sys};
+    use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, sys};
+    use std::sync::Arc;
 
     /// Recording costs about as much as a step.
     pub(super) const WORTH: usize = 3;
@@ -49,9 +50,15 @@ mod cuda {
         // Small constants that steps bring from the host are kept on the device, so that a recording needs no copies.
         let _constants = device.enable_cuda_graph_htod_cache();
         // The first step finds algorithms and takes memory, which a recording can't.
-        let x = step(&x)?.try_map(|x| Ok::<_, Error>(x.detach().contiguous()?.copy()?))?;
-        match record(device, &x, step) {
-            Ok(graph) => Ok(replay(device, &graph, steps - 1).map(|()| x)?),
+        let next = step(&x)?;
+        let x = next.try_map(|x| Ok::<_, Error>(x.detach().contiguous()?.copy()?))?;
+        // So must whatever the recording adds to it have run once: a recording can't load its code.
+        write(&x, &next).map_err(Error::from)?;
+        drop(next);
+        let graph = record(device, &x, step);
+        // Where the recording's memory is not to be had, `x` is as it was.
+        match graph.and_then(|graph| Ok(graph.launch().w().map(|()| graph).map_err(Error::from)?)) {
+            Ok(graph) => Ok(replay(device, &graph, steps - 2).map(|()| x)?),
             Err(_cannot_be_recorded) => (1..steps).try_fold(x, |x, _| step(&x)),
         }
     }
@@ -64,6 +71,22 @@ mod cuda {
         Ok(device.cuda_stream().synchronize().w()?)
     }
 
+    /// `x ← next`, in place.
+    fn write(x: &PerModality<Tensor>, next: &PerModality<Tensor>) -> candle_core::Result<()> {
+        x.iter().zip(next).try_for_each(|(x, next)| x.slice_set(&next.detach().contiguous()?, 0, 0))
+    }
+
+    /// A stream that records until this goes, whatever happens in between.
+    struct Recording<'a>(&'a Arc<CudaStream>);
+
+    impl Drop for Recording<'_> {
+        fn drop(&mut self) {
+            if !matches!(self.0.capture_status(), Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)) {
+                let _unfinished = self.0.end_capture(sys::CUgraphInstantiate_flags(0));
+            }
+        }
+    }
+
     /// One step from `x` into `x`, which does not run yet.
     fn record<E: From<Error>>(
         device: &CudaDevice,
@@ -73,10 +96,8 @@ mod cuda {
         let stream = device.cuda_stream();
         // Other threads, which load batches, go on as they like.
         stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w().map_err(Error::from)?;
-        let recorded = step(x).and_then(|next| {
-            let into = |(x, next): (&Tensor, &Tensor)| x.slice_set(&next.detach().contiguous()?, 0, 0);
-            Ok(x.iter().zip(&next).try_for_each(into).map_err(Error::from)?)
-        });
+        let _recording = Recording(&stream);
+        let recorded = step(x).and_then(|next| Ok(write(x, &next).map_err(Error::from)?));
         // All that the step made is gone by now: what a recording takes it must give back.
         let end = || stream.end_capture(sys::CUgraphInstantiate_flags(0));
         // An error from before comes first, and leaves the recording going.

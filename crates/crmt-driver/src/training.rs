@@ -124,7 +124,7 @@ pub fn train<'a>(
     Ok(Trained { weights: weights(&learner), architecture, warnings })
 }
 
-/// Where a device's memory was not enough, says which batch it is enough for, as found by trying.
+/// Where a device's memory was not enough, says for which batch it is enough to compute gradients, as found by trying.
 fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Learner) -> anyhow::Error {
     if !error.chain().any(is_out_of_memory) {
         return error;
@@ -132,8 +132,10 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
     let batch = plan.train.batch;
     let step = |n: usize| -> Result<()> {
         let batch = data.train_sample(&Streams::new(plan.seed), n)?;
-        learner.scores(&batch.inputs, Mode::Train)?.logits()?.sqr()?.sum_all()?.backward()?;
-        Ok(())
+        plan.train.precision()?.within(|| -> Result<()> {
+            learner.scores(&batch.inputs, Mode::Train)?.logits()?.sqr()?.sum_all()?.backward()?;
+            Ok(())
+        })
     };
     let fits =
         std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());

@@ -74,7 +74,8 @@ pub fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(e) = error {
         // candle keeps the driver's error as text and as a source that is not always linked.
-        if e.to_string().contains("OUT_OF_MEMORY") || format!("{e:?}").contains("OUT_OF_MEMORY") {
+        let told = format!("{e} {e:?}");
+        if ["OUT_OF_MEMORY", "ALLOC_FAILED", "ALLOCATION_FAILED"].iter().any(|code| told.contains(code)) {
             return true;
         }
         error = e.source();

@@ -51,15 +51,19 @@ fn copied(
         // SAFETY: both are written in full before anything reads them. The copy is over when the memory passes to the stream
         // that computes, which frees it after all its own work.
         unsafe {
-            let mut pinned = copies.context().alloc_pinned::<f32>(values.len())?;
+            let Ok(mut pinned) = copies.context().alloc_pinned::<f32>(values.len()) else { return Ok(None) };
             pinned.as_mut_slice()?.copy_from_slice(values);
             let mut there = copies.alloc::<f32>(values.len())?;
             copies.memcpy_htod(&pinned, &mut there)?;
             copies.synchronize()?;
-            Ok(device.cuda_stream().upgrade_device_ptr::<f32>(there.leak(), values.len()))
+            Ok(Some(device.cuda_stream().upgrade_device_ptr::<f32>(there.leak(), values.len())))
         }
     };
-    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(work().w()?, device.clone()));
+    let Some(slice) = work().w()? else {
+        // The system locks no more memory: the driver's own way does without.
+        return Tensor::from_slice(values, shape, &Device::Cuda(device.clone()));
+    };
+    let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, device.clone()));
     Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
 }
 

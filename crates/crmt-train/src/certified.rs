@@ -1,6 +1,6 @@
 //! Certified CRMT: the margin certificate inside the loss, for encoders that are 1-Lipschitz.
 //! Does not know how the encoders come by their constant.
-use crate::{Draws, ModalityDropout, Result, StepLoss, Strategy, margin_term, soft_cross_entropy, strategy::scalar};
+use crate::{Draws, ModalityDropout, Part, Result, StepLoss, Strategy, margin_term, soft_cross_entropy};
 use candle_core::Tensor;
 use candle_nn::encoding::one_hot;
 use crmt_core::{Batch, Mode, PerModality, Trainable};
@@ -79,11 +79,11 @@ impl Strategy for Certified {
         let reach = (self.pairs(&scores.weights)?.index_select(&batch.labels, 0)? * radius)?;
         let hardened = ((logits + reach)? * self.kappa)?;
         let mut total = soft_cross_entropy(&hardened, &targets)?.mean_all()?;
-        let mut parts = vec![("robust_cross_entropy", scalar(&total)?)];
+        let mut parts = vec![("robust_cross_entropy", Part::from(&total))];
         if self.lambda != 0.0 {
             let sharpened = scores.unimodal.try_map(|s| s * self.kappa)?;
             let margin = margin_term(&sharpened, &targets)?.mean_all()?;
-            parts.push(("margin", scalar(&margin)?));
+            parts.push(("margin", Part::from(&margin)));
             total = (total + (margin * self.lambda)?)?;
         }
         Ok(StepLoss::new(total, parts, &scores))

@@ -1,6 +1,6 @@
 //! The family JT, AT, Mixup and CRMT step 1: cross-entropy plus `rho` times the margin term.
 //! Does not know the second step, nor what becomes of a batch before.
-use crate::{Draws, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy, strategy::scalar};
+use crate::{Draws, Part, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy};
 use crmt_core::{Batch, Mode, Trainable};
 
 /// `mean CE(h(x), y) + rho · mean log(Σ_{m, k≠y} exp(s_k(m) − s_y(m)) + 1e-5)`.
@@ -20,10 +20,10 @@ impl Strategy for Crmt {
         let logits = scores.logits()?;
         let targets = targets(logits.dim(1)?)?;
         let mut total = soft_cross_entropy(&logits, &targets)?.mean_all()?;
-        let mut parts = vec![("cross_entropy", scalar(&total)?)];
+        let mut parts = vec![("cross_entropy", Part::from(&total))];
         if self.rho != 0.0 {
             let margin = margin_term(&scores.unimodal, &targets)?.mean_all()?;
-            parts.push(("margin", scalar(&margin)?));
+            parts.push(("margin", Part::from(&margin)));
             total = (total + (margin * self.rho)?)?;
         }
         Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))

@@ -1,11 +1,11 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
 use crate::{
-    Draws, Error, Position, Rate, Result, State, StepLoss, Strategy,
+    Draws, Error, Part, Position, Rate, Result, State, StepLoss, Strategy,
     loader::in_order,
     margin::unimodal_margins,
     state::{Average, BEST, MODEL, Means, OPTIMIZER, STRATEGY, Snapshot},
-    strategy::scalar,
+    strategy::numbers,
 };
 use candle_core::{Tensor, backprop::GradStore};
 use crmt_core::{Batch, Streams, Trainable};
@@ -247,21 +247,29 @@ impl<'a, 'p> Fit<'a, 'p> {
     fn batch(&mut self, batch: &Batch, gathered: &mut Gathered) -> Result<()> {
         let draws = Draws { streams: self.phase.streams, step: self.at.step };
         let loss = self.phase.strategy.loss(self.model, batch, &draws)?;
-        let value = scalar(&loss.total)?;
-        if !value.is_finite() {
-            let (phase, epoch, batch) = (self.phase.name.to_owned(), self.at.epoch + 1, self.at.batch + 1);
-            return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: value });
-        }
-        self.at.means.add(LOSS, value);
-        for (name, value) in &loss.parts {
-            self.at.means.add(format!("{PART}{name}"), *value);
-        }
-        let StepLoss { total, unimodal, modulation, .. } = loss;
-        for (modality, scores) in self.model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
-            let margin = scalar(&unimodal_margins(scores, &batch.labels)?.mean_all()?)?;
-            self.at.means.add(format!("{MARGIN}{}", modality.name), margin);
-        }
+        let StepLoss { total, parts, unimodal, modulation } = loss;
         let mut gradients = total.backward()?;
+        // All of the step is on its way to the device before anything is read.
+        let (mut names, mut scalars) = (vec![LOSS.to_owned()], vec![total.detach()]);
+        for (name, part) in parts {
+            match part {
+                Part::Number(number) => self.at.means.add(format!("{PART}{name}"), number),
+                Part::Scalar(scalar) => {
+                    names.push(format!("{PART}{name}"));
+                    scalars.push(scalar);
+                }
+            }
+        }
+        for (modality, scores) in self.model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
+            names.push(format!("{MARGIN}{}", modality.name));
+            scalars.push(unimodal_margins(scores, &batch.labels)?.mean_all()?);
+        }
+        let values = numbers(&scalars)?;
+        if !values[0].is_finite() {
+            let (phase, epoch, batch) = (self.phase.name.to_owned(), self.at.epoch + 1, self.at.batch + 1);
+            return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: values[0] });
+        }
+        names.into_iter().zip(values).for_each(|(name, value)| self.at.means.add(name, value));
         if let Some(modulation) = modulation {
             modulation.apply(&mut gradients, self.optimizer.parameters(), &self.owners, &draws)?;
         }

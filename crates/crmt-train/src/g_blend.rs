@@ -1,7 +1,7 @@
 //! G-Blend (Wang, Tran, Feiszli 2020, "What makes training multi-modal classification networks hard?"): losses of each
 //! modality alone and of all together, weighted by how well they generalise. Does not know where samples come from.
 use crate::{
-    Draws, Error, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
+    Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
     strategy::{scalar, solo_logits},
 };
 use candle_core::{Device, Tensor};
@@ -104,7 +104,7 @@ impl Strategy for GBlend {
         let Some((joint_weight, own_weights)) = self.weights.split_last() else {
             return Err(Error::Strategy("g-blend: an epoch must begin before its losses are weighted".into()));
         };
-        let mut parts = vec![("cross_entropy", scalar(&joint)?), ("joint_weight", *joint_weight)];
+        let mut parts = vec![("cross_entropy", Part::from(&joint)), ("joint_weight", Part::from(*joint_weight))];
         let mut total = (joint * *joint_weight)?;
         let mut alone = 0.0;
         for (logits, weight) in solo_logits(&scores)?.iter().zip(own_weights) {
@@ -112,7 +112,7 @@ impl Strategy for GBlend {
             alone += scalar(&own)? / own_weights.len() as f64;
             total = (total + (own * *weight)?)?;
         }
-        parts.push(("solo_cross_entropy", alone));
+        parts.push(("solo_cross_entropy", Part::from(alone)));
         Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 

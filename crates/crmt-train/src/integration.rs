@@ -4,7 +4,7 @@
 //! The step is a phase of the one loop over a small model whose inputs are cached scores, so
 //! encoders, directions and running statistics can't move. Does not know encoders, nor whether
 //! its constants are proved.
-use crate::{Batches, Draws, Result, Source, StepLoss, Strategy};
+use crate::{Batches, Draws, Part, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
 use crmt_certify::{RivalRule, objective, rival_ratio};
 use crmt_core::{
@@ -187,8 +187,7 @@ impl Strategy for RadiusHinge {
         let radii = rival_ratio(&scores.logits()?, &batch.labels, &tables, self.rival)?;
         let short = (radii.neg()? + self.target)?;
         let total = crmt_kernels::relu(&short)?.mean_all()?;
-        let radius = radii.mean_all()?.to_scalar::<f64>()?;
-        Ok(StepLoss::new(total, vec![("radius", radius)], &scores))
+        Ok(StepLoss::new(total, vec![("radius", Part::from(&radii.mean_all()?))], &scores))
     }
 }
 

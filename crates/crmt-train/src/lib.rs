@@ -32,4 +32,4 @@ pub use ogm_ge::{Modulation, OgmGe};
 pub use pmr::{Pmr, PmrSettings};
 pub use schedule::{Rate, Schedule};
 pub use state::{Means, Position, State};
-pub use strategy::{Draws, StepLoss, Strategy};
+pub use strategy::{Draws, Part, StepLoss, Strategy};

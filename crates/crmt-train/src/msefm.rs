@@ -4,7 +4,7 @@
 //!
 //! Published: the memory is a fixed dictionary in which features are coded sparsely, and half of the feature passes by it. Here
 //! its vectors are learned with everything else and read by attention, and nothing passes by.
-use crate::{Draws, Error, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
+use crate::{Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy};
 use candle_core::{D, Tensor};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
@@ -47,9 +47,9 @@ impl Strategy for Msefm {
         let scores = model.fuse(&features)?;
         let logits = scores.logits()?;
         let mut total = soft_cross_entropy(&logits, &targets(logits.dim(1)?)?)?.mean_all()?;
-        let mut parts = vec![("cross_entropy", scalar(&total)?)];
+        let mut parts = vec![("cross_entropy", Part::from(&total))];
         if let Some(similarity) = similarity(&features)? {
-            parts.push(("similarity", scalar(&similarity)?));
+            parts.push(("similarity", Part::from(&similarity)));
             total = (total + (similarity * self.lambda)?)?;
         }
         Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
@@ -59,6 +59,7 @@ impl Strategy for Msefm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategy::scalar;
     use candle_core::{Device, Var};
 
     #[test]

@@ -1,7 +1,7 @@
 //! OGM-GE (Peng et al. 2022, "Balanced multimodal learning via on-the-fly gradient modulation"): the encoder of whoever
 //! is ahead learns more slowly. Does not know the loop that follows the gradients.
 use crate::{
-    Draws, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
+    Draws, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
     strategy::{confidence, scalar},
 };
 use candle_core::{DType, Device, Tensor, backprop::GradStore};
@@ -90,8 +90,8 @@ impl Strategy for OgmGe {
         let targets = targets(logits.dim(1)?)?;
         let total = soft_cross_entropy(&logits, &targets)?.mean_all()?;
         let factors = self.factors(&confidence(&scores, &targets)?);
-        let parts =
-            vec![("cross_entropy", scalar(&total)?), ("least_modulation", factors.iter().copied().fold(1.0, f64::min))];
+        let least = factors.iter().copied().fold(1.0, f64::min);
+        let parts = vec![("cross_entropy", Part::from(&total)), ("least_modulation", Part::from(least))];
         let modulation = Some(Modulation { factors, noise: self.noise });
         Ok(StepLoss { modulation, ..StepLoss::new(total, parts, &scores).of(&self.inputs) })
     }

@@ -1,6 +1,6 @@
 //! PMR (Fan et al. 2023, "PMR: Prototypical modal rebalance for multimodal learning"): whoever lags is pulled towards
 //! the prototypes of its classes. Does not know where samples come from.
-use crate::{Draws, Error, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
+use crate::{Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
 use candle_core::{D, Tensor};
 use candle_nn::{
     encoding::one_hot,
@@ -138,7 +138,7 @@ impl Strategy for Pmr {
                 total = (total - (entropy * (mu * lead))?)?;
             }
         }
-        let parts = vec![("cross_entropy", scalar(&cross_entropy)?), ("prototypical", pulled)];
+        let parts = vec![("cross_entropy", Part::from(&cross_entropy)), ("prototypical", Part::from(pulled))];
         Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
     }
 

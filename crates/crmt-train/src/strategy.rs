@@ -10,8 +10,8 @@ use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
 pub struct StepLoss {
     /// Scalar; its gradient updates the model.
     pub total: Tensor,
-    /// Named scalars for the record, e.g. `cross_entropy`.
-    pub parts: Vec<(&'static str, f64)>,
+    /// Named numbers for the record, e.g. `cross_entropy`.
+    pub parts: Vec<(&'static str, Part)>,
     /// The scores that the loss was computed of, for the record, where the batch's labels are those of the scores;
     /// tracking nothing.
     pub unimodal: Option<PerModality<Tensor>>,
@@ -19,9 +19,30 @@ pub struct StepLoss {
     pub modulation: Option<Modulation>,
 }
 
+/// A number for the record.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Known already.
+    Number(f64),
+    /// A scalar that may still be computed; it is read with all others once the step's work has been handed to the device.
+    Scalar(Tensor),
+}
+
+impl From<f64> for Part {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&Tensor> for Part {
+    fn from(scalar: &Tensor) -> Self {
+        Self::Scalar(scalar.detach())
+    }
+}
+
 impl StepLoss {
     /// A loss of these scores, made of `parts`, whose gradient is followed as it is.
-    pub fn new(total: Tensor, parts: Vec<(&'static str, f64)>, scores: &AdditiveScores) -> Self {
+    pub fn new(total: Tensor, parts: Vec<(&'static str, Part)>, scores: &AdditiveScores) -> Self {
         Self { total, parts, unimodal: Some(scores.unimodal.map(Tensor::detach)), modulation: None }
     }
 
@@ -61,7 +82,13 @@ pub trait Strategy {
     }
 }
 
-/// For the record.
+/// The values of scalars, with one look at the device.
+pub(crate) fn numbers(scalars: &[Tensor]) -> candle_core::Result<Vec<f64>> {
+    let all = scalars.iter().map(|scalar| scalar.to_dtype(candle_core::DType::F64)?.reshape(1));
+    Tensor::cat(&all.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_vec1()
+}
+
+/// The value of a scalar that decides what is computed next.
 pub(crate) fn scalar(x: &Tensor) -> candle_core::Result<f64> {
     x.to_dtype(candle_core::DType::F64)?.to_scalar()
 }

@@ -103,7 +103,7 @@ fn patches(x: &Tensor, g: &Geometry) -> Result<Tensor> {
     })
 }
 
-/// A product's elements as a result of another shape, without a copy of them where candle lets go of them.
+/// A product's elements, in memory of their own, as a result of another shape.
 fn taken(product: Tensor, shape: (usize, usize, usize, usize)) -> Result<Made> {
     let device = device(&product)?;
     let operand = Operand::new(&product);

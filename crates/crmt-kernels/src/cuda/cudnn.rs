@@ -288,30 +288,59 @@ macro_rules! propose {
 impl Plan {
     /// `None` if cuDNN has no algorithm for it.
     fn new<T: CudnnDataType>(handle: &Handle, key: &Key, g: &Geometry) -> Result<Option<Self>> {
-        let math = match key.rounded {
-            true => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
-            false => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        let math = match (key.dtype, key.rounded) {
+            (DType::BF16, _) => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+            (_, true) => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            (_, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         };
         let descriptors = Descriptors::new::<T>(g, math)?;
         let Descriptors { images: x, kernel: k, results: y, convolution: c } = &descriptors;
         let found = match key.pass {
-            Pass::Forward => propose!(result::get_convolution_forward_algorithm, 8, handle.0, [x.0, k.0, c.0, y.0])
+            Pass::Forward => propose!(result::get_convolution_forward_algorithm, 16, handle.0, [x.0, k.0, c.0, y.0])
                 .map(|(a, memory, math)| (Algorithm::Forward(a), memory, math)),
             Pass::Images => {
-                propose!(result::get_convolution_backward_data_algorithm, 6, handle.0, [k.0, y.0, c.0, x.0])
+                propose!(result::get_convolution_backward_data_algorithm, 16, handle.0, [k.0, y.0, c.0, x.0])
                     .map(|(a, memory, math)| (Algorithm::Images(a), memory, math))
             }
             Pass::Kernel => {
-                propose!(result::get_convolution_backward_filter_algorithm, 7, handle.0, [x.0, y.0, c.0, k.0])
+                propose!(result::get_convolution_backward_filter_algorithm, 16, handle.0, [x.0, y.0, c.0, k.0])
                     .map(|(a, memory, math)| (Algorithm::Kernel(a), memory, math))
             }
         };
-        let Some((algorithm, memory, math)) = found else { return Ok(None) };
+        let usual = || Self::usual(handle, key.pass, &descriptors).map(|(algorithm, memory)| (algorithm, memory, math));
+        let Some((algorithm, memory, math)) = found.or_else(usual) else { return Ok(None) };
         if key.rounded {
             // SAFETY: alive, and of the proposal.
             unsafe { result::set_convolution_math_type(c.0, math) }?;
         }
         Ok(Some(Self { descriptors, algorithm, memory }))
+    }
+
+    /// The algorithm of a fixed order that serves most shapes, and its working memory, if it serves this one: cuDNN need not have
+    /// proposed it.
+    fn usual(handle: &Handle, pass: Pass, descriptors: &Descriptors) -> Option<(Algorithm, usize)> {
+        use sys::cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1 as IMAGES;
+        use sys::cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1 as KERNEL;
+        use sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM as FORWARD;
+        let (handle, Descriptors { images: x, kernel: k, results: y, convolution: c }) = (handle.0, descriptors);
+        // SAFETY: all are alive.
+        let (algorithm, memory) = unsafe {
+            match pass {
+                Pass::Forward => (
+                    Algorithm::Forward(FORWARD),
+                    result::get_convolution_forward_workspace_size(handle, x.0, k.0, c.0, y.0, FORWARD),
+                ),
+                Pass::Images => (
+                    Algorithm::Images(IMAGES),
+                    result::get_convolution_backward_data_workspace_size(handle, k.0, y.0, c.0, x.0, IMAGES),
+                ),
+                Pass::Kernel => (
+                    Algorithm::Kernel(KERNEL),
+                    result::get_convolution_backward_filter_workspace_size(handle, x.0, y.0, c.0, k.0, KERNEL),
+                ),
+            }
+        };
+        Some((algorithm, memory.ok().filter(|memory| *memory <= MOST_MEMORY)?))
     }
 }
 

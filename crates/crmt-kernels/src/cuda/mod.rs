@@ -86,8 +86,8 @@ pub(crate) fn abs_sums(x: &Tensor, keep: usize) -> Result<Tensor> {
 /// thousandth of the largest.
 const STEPS: usize = 24;
 
-/// [`crate::polar_rows`], in full precision whatever is set. A matrix without full row rank, or one that is not finite, gives
-/// NaN instead of an error, and the gradient is that of the iteration.
+/// [`crate::polar_rows`], in full precision whatever is set; its gradient, that of the iteration, is in the precision that is set
+/// when it is asked for. A matrix without full row rank, or one that is not finite, gives NaN instead of an error.
 pub(crate) fn polar_rows(v: &Tensor) -> Result<Tensor> {
     Precision::F32.within(|| orthonormal_rows(v, STEPS))
 }
