@@ -90,7 +90,7 @@ pub struct TrainArgs {
     /// Seed of everything random.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Convolutions and products on CUDA while training: tf32 [default], f32 or bf16; everything is measured in f32.
+    /// Convolutions and products on CUDA while training: tf32, f32 or bf16 [default: tf32]; all is measured in f32.
     #[arg(long, value_name = "P")]
     pub precision: Option<Precision>,
     /// Print the resolved settings with their origins, and stop.
