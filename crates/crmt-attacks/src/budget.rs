@@ -152,13 +152,9 @@ impl Ball<'_> {
             let free = split.map(|s| s.as_ref().map(|s| s.0.clone()));
             let cut = split.map(|s| s.as_ref().map(|s| s.1.clone()));
             let next = self.shrunk(&free, Some(&cut))?;
-            let mut grown = if blind { f64::INFINITY } else { 0. };
-            for (next, shrink) in next.iter().flatten().zip(shrinks.iter().flatten()).filter(|_| !blind) {
-                let more = (next - shrink)?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-                grown = grown.max(more);
-            }
+            let over = !blind && growth(&shrinks, &next)? <= GROWN;
             shrinks = next;
-            if grown <= GROWN {
+            if over {
                 break;
             }
         }
@@ -346,6 +342,13 @@ const UNDERFLOW: f64 = 1e-17;
 /// Whether reading a number of this tensor holds up the device that it is on.
 fn waits(x: &Tensor) -> bool {
     !x.device().is_cpu()
+}
+
+/// By how much the sample that grew most has grown; at least 0.
+fn growth(before: &PerModality<Option<Tensor>>, after: &PerModality<Option<Tensor>>) -> Result<f64> {
+    let pairs = after.iter().flatten().zip(before.iter().flatten());
+    let each = pairs.map(|(a, b)| (a - b)?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>());
+    Ok(each.collect::<candle_core::Result<Vec<_>>>()?.into_iter().fold(0., f64::max))
 }
 
 /// The smallest of all lengths; infinite for none.
