@@ -47,5 +47,5 @@ pub use gradient::input_gradients;
 pub use missing::Missing;
 pub use modality::{Domain, Modality, PerModality};
 pub use random::Streams;
-pub use replay::repeat;
+pub use replay::{Replay, repeat};
 pub use trainable::{Integration, Trainable, Variable};

@@ -128,7 +128,7 @@ fn essence(plan: &Plan) -> Plan {
     let defaults = Plan::default();
     let mut plan = plan.clone();
     (plan.train.loaders, plan.train.checkpoint_seconds) = (0, 0.0);
-    plan.train.keep_checkpoints = defaults.train.keep_checkpoints;
+    (plan.train.replay, plan.train.keep_checkpoints) = (defaults.train.replay, defaults.train.keep_checkpoints);
     (plan.certify, plan.evaluate) = (defaults.certify, defaults.evaluate);
     (plan.falsify, plan.smooth) = (defaults.falsify, defaults.smooth);
     plan

@@ -157,6 +157,7 @@ fn rules(train: &TrainPlan) -> Rules {
         average: (train.average > 0.0).then_some(train.average),
         patience: (train.patience > 0).then_some(train.patience),
         loaders: train.loaders,
+        replay: train.replay,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Certified CRMT: the margin certificate inside the loss, for encoders that are 1-Lipschitz.
 //! Does not know how the encoders come by their constant.
-use crate::{Draws, ModalityDropout, Part, Result, StepLoss, Strategy, margin_term, soft_cross_entropy};
+use crate::{
+    Draws, Error, ModalityDropout, Part, Prepared, Result, StepLoss, Strategy, margin_term, soft_cross_entropy,
+};
 use candle_core::Tensor;
-use candle_nn::encoding::one_hot;
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
 /// `mean CE(κ·(h_j + w·ε·ℓ_yj·[j ≠ y]), y) + λ · mean log(Σ_{m, k≠y} exp(κ(s_k(m) − s_y(m))) + 1e-5)`.
@@ -69,14 +70,21 @@ impl Certified {
 }
 
 impl Strategy for Certified {
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let scores = model.scores(&self.dropout.apply(&batch.inputs, draws)?, Mode::Train)?;
-        let logits = scores.logits()?;
-        let targets = one_hot(batch.labels.clone(), logits.dim(1)?, 1f64, 0f64)?.to_dtype(logits.dtype())?;
+    fn prepare(&self, _: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
         let progress = draws.step as f64 / (self.ramp * self.steps as f64).max(1.0);
-        let radius = self.eps * progress.min(1.0);
+        let inputs = self.dropout.apply(&batch.inputs, draws)?;
+        Prepared { inputs, ..Prepared::clean(batch) }.scheduled(self.eps * progress.min(1.0))
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let Some(radius) = &prepared.schedule else {
+            return Err(Error::Strategy("certified training needs the radius of the step".into()));
+        };
+        let scores = model.scores(&prepared.inputs, Mode::Train)?;
+        let logits = scores.logits()?;
+        let targets = prepared.targets(logits.dim(1)?)?;
         // Rows of the true classes: `[batch, classes]`.
-        let reach = (self.pairs(&scores.weights)?.index_select(&batch.labels, 0)? * radius)?;
+        let reach = self.pairs(&scores.weights)?.index_select(&prepared.labels, 0)?.broadcast_mul(radius)?;
         let hardened = ((logits + reach)? * self.kappa)?;
         let mut total = soft_cross_entropy(&hardened, &targets)?.mean_all()?;
         let mut parts = vec![("robust_cross_entropy", Part::from(&total))];
@@ -86,7 +94,7 @@ impl Strategy for Certified {
             parts.push(("margin", Part::from(&margin)));
             total = (total + (margin * self.lambda)?)?;
         }
-        Ok(StepLoss::new(total, parts, &scores))
+        Ok(StepLoss::new(total, parts, prepared, &scores))
     }
 }
 

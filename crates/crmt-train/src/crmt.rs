@@ -1,6 +1,6 @@
 //! The family JT, AT, Mixup and CRMT step 1: cross-entropy plus `rho` times the margin term.
 //! Does not know the second step, nor what becomes of a batch before.
-use crate::{Draws, Part, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy};
+use crate::{Draws, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy};
 use crmt_core::{Batch, Mode, Trainable};
 
 /// `mean CE(h(x), y) + rho · mean log(Σ_{m, k≠y} exp(s_k(m) − s_y(m)) + 1e-5)`.
@@ -14,11 +14,14 @@ pub struct Crmt {
 }
 
 impl Strategy for Crmt {
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
-        let scores = model.scores(&inputs, Mode::Train)?;
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        self.inputs.prepare(model, batch, draws)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let scores = model.scores(&prepared.inputs, Mode::Train)?;
         let logits = scores.logits()?;
-        let targets = targets(logits.dim(1)?)?;
+        let targets = prepared.targets(logits.dim(1)?)?;
         let mut total = soft_cross_entropy(&logits, &targets)?.mean_all()?;
         let mut parts = vec![("cross_entropy", Part::from(&total))];
         if self.rho != 0.0 {
@@ -26,6 +29,6 @@ impl Strategy for Crmt {
             parts.push(("margin", Part::from(&margin)));
             total = (total + (margin * self.rho)?)?;
         }
-        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
+        Ok(StepLoss::new(total, parts, prepared, &scores))
     }
 }

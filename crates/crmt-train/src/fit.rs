@@ -1,15 +1,15 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
 use crate::{
-    Draws, Error, Part, Position, Rate, Result, State, StepLoss, Strategy,
+    Draws, Error, Modulation, Part, Position, Prepared, Rate, Result, State, StepLoss, Strategy,
     loader::in_order,
     margin::unimodal_margins,
     state::{Average, BEST, MODEL, Means, OPTIMIZER, STRATEGY, Snapshot},
-    strategy::numbers,
+    strategy::together,
 };
-use candle_core::{Tensor, backprop::GradStore};
-use crmt_core::{Batch, Streams, Trainable};
-use crmt_kernels::{Clipped, Optimizer, clip_grad_norm};
+use candle_core::{Device, Tensor, backprop::GradStore};
+use crmt_core::{Batch, Replay, Streams, Trainable};
+use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -60,11 +60,13 @@ pub struct Rules {
     pub patience: Option<u64>,
     /// Threads that make batches ahead; 0: they are made between steps. Changes no result.
     pub loaders: usize,
+    /// On a GPU, records loss and gradients once an epoch and replays them. Changes no result.
+    pub replay: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { clip: f64::INFINITY, accumulate: 1, average: None, patience: None, loaders: 0 }
+        Self { clip: f64::INFINITY, accumulate: 1, average: None, patience: None, loaders: 0, replay: true }
     }
 }
 
@@ -156,6 +158,9 @@ struct Fit<'a, 'p> {
     average: Option<Average>,
     /// Of each of the optimizer's parameters, whose it is: an index of the modalities, or of none.
     owners: Vec<Option<usize>>,
+    /// Of this epoch: a strategy's loss may be another in the next.
+    replay: Replay,
+    told: Told,
 }
 
 impl<'a, 'p> Fit<'a, 'p> {
@@ -180,7 +185,17 @@ impl<'a, 'p> Fit<'a, 'p> {
         let owner = |name: &str| prefixes.iter().position(|prefix| name.starts_with(prefix.as_str()));
         let owners = optimizer.parameters().iter().map(|p| owner(&p.name)).collect();
         let at = from.map(|state| state.position.clone()).unwrap_or_default();
-        Ok(Self { model, optimizer, phase, at, best, average, owners })
+        Ok(Self {
+            model,
+            optimizer,
+            phase,
+            at,
+            best,
+            average,
+            owners,
+            replay: Replay::default(),
+            told: Told::default(),
+        })
     }
 
     fn is_patient_enough(&self) -> bool {
@@ -196,6 +211,7 @@ impl<'a, 'p> Fit<'a, 'p> {
         if self.at.batch == 0 {
             self.phase.strategy.begin_epoch(self.model, self.at.epoch)?;
         }
+        self.replay = if rules.replay { Replay::default() } else { Replay::off() };
         let mut gathered = Gathered::default();
         in_order(
             self.at.batch..source.steps(),
@@ -246,34 +262,38 @@ impl<'a, 'p> Fit<'a, 'p> {
     /// Gathers the gradient of a batch.
     fn batch(&mut self, batch: &Batch, gathered: &mut Gathered) -> Result<()> {
         let draws = Draws { streams: self.phase.streams, step: self.at.step };
-        let loss = self.phase.strategy.loss(self.model, batch, &draws)?;
-        let StepLoss { total, parts, unimodal, modulation } = loss;
-        let mut gradients = total.backward()?;
+        let (model, strategy, parameters) = (self.model, &*self.phase.strategy, self.optimizer.parameters());
+        let prepared = strategy.prepare(model, batch, &draws)?;
+        let told = &mut self.told;
+        let compute = |tensors| {
+            let (now, outputs) = evaluate(model, strategy, parameters, &prepared.with(tensors))?;
+            *told = now;
+            Ok::<_, Error>(outputs)
+        };
+        let mut outputs = self.replay.run(prepared.tensors(), compute)?;
+        let gradients = outputs.split_off(1);
         // All of the step is on its way to the device before anything is read.
-        let (mut names, mut scalars) = (vec![LOSS.to_owned()], vec![total.detach()]);
-        for (name, part) in parts {
-            match part {
-                Part::Number(number) => self.at.means.add(format!("{PART}{name}"), number),
-                Part::Scalar(scalar) => {
-                    names.push(format!("{PART}{name}"));
-                    scalars.push(scalar);
-                }
-            }
-        }
-        for (modality, scores) in self.model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
-            names.push(format!("{MARGIN}{}", modality.name));
-            scalars.push(unimodal_margins(scores, &batch.labels)?.mean_all()?);
-        }
-        let values = numbers(&scalars)?;
+        let values = outputs[0].to_vec1::<f64>()?;
         if !values[0].is_finite() {
             let (phase, epoch, batch) = (self.phase.name.to_owned(), self.at.epoch + 1, self.at.batch + 1);
             return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: values[0] });
         }
-        names.into_iter().zip(values).for_each(|(name, value)| self.at.means.add(name, value));
-        if let Some(modulation) = modulation {
-            modulation.apply(&mut gradients, self.optimizer.parameters(), &self.owners, &draws)?;
+        let Told { scalars, numbers, modulation, followed } = &self.told;
+        let scalars = scalars.iter().zip(values);
+        scalars
+            .chain(numbers.iter().map(|(name, number)| (name, *number)))
+            .for_each(|(name, value)| self.at.means.add(name.clone(), value));
+        // Stores come from candle alone.
+        let mut store = Tensor::new(0f32, &Device::Cpu)?.backward()?;
+        for (i, gradient) in followed.iter().zip(gradients) {
+            // What is still needed after the next batch must not be overwritten by it.
+            let kept = if self.phase.rules.accumulate > 1 { gradient.copy()? } else { gradient };
+            store.insert(&parameters[*i].var, kept);
         }
-        gathered.add(gradients)?;
+        if let Some(modulation) = modulation {
+            modulation.apply(&mut store, parameters, &self.owners, &draws)?;
+        }
+        gathered.add(store)?;
         (self.at.batch, self.at.step) = (self.at.batch + 1, self.at.step + 1);
         Ok(())
     }
@@ -311,6 +331,52 @@ impl<'a, 'p> Fit<'a, 'p> {
         tensors.extend(named(STRATEGY, self.phase.strategy.state()?));
         Ok(State { position: self.at.clone(), tensors })
     }
+}
+
+/// What a step's outputs are.
+#[derive(Default)]
+struct Told {
+    /// Names of the values that the first output holds.
+    scalars: Vec<String>,
+    /// What is known without looking at the device.
+    numbers: Vec<(String, f64)>,
+    modulation: Option<Modulation>,
+    /// The parameters whose gradients the other outputs are.
+    followed: Vec<usize>,
+}
+
+/// The loss and the numbers for the record, `[n]` in `f64`; then the gradients.
+fn evaluate(
+    model: &dyn Trainable,
+    strategy: &dyn Strategy,
+    parameters: &[Parameter],
+    prepared: &Prepared,
+) -> Result<(Told, Vec<Tensor>)> {
+    let StepLoss { total, parts, unimodal, modulation } = strategy.loss(model, prepared)?;
+    let gradients = total.backward()?;
+    let mut told = Told { scalars: vec![LOSS.to_owned()], modulation, ..Told::default() };
+    let mut scalars = vec![total.detach()];
+    for (name, part) in parts {
+        match part {
+            Part::Number(number) => told.numbers.push((format!("{PART}{name}"), number)),
+            Part::Scalar(scalar) => {
+                told.scalars.push(format!("{PART}{name}"));
+                scalars.push(scalar);
+            }
+        }
+    }
+    for (modality, scores) in model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
+        told.scalars.push(format!("{MARGIN}{}", modality.name));
+        scalars.push(unimodal_margins(scores, &prepared.labels)?.mean_all()?);
+    }
+    let mut outputs = vec![together(&scalars)?];
+    for (i, parameter) in parameters.iter().enumerate() {
+        if let Some(gradient) = gradients.get(&parameter.var) {
+            told.followed.push(i);
+            outputs.push(gradient.clone());
+        }
+    }
+    Ok((told, outputs))
 }
 
 const LOSS: &str = "loss";

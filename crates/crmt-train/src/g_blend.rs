@@ -1,11 +1,12 @@
 //! G-Blend (Wang, Tran, Feiszli 2020, "What makes training multi-modal classification networks hard?"): losses of each
 //! modality alone and of all together, weighted by how well they generalise. Does not know where samples come from.
 use crate::{
-    Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
+    Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs,
+    prepared::one_hot,
+    soft_cross_entropy,
     strategy::{scalar, solo_logits},
 };
 use candle_core::{Device, Tensor};
-use candle_nn::encoding::one_hot;
 use crmt_core::{Batch, Mode, Trainable};
 
 /// `Σ_m w_m CE(solo logits of m) + w_joint CE(h)`, with weights that add up to 1.
@@ -56,7 +57,7 @@ impl GBlend {
             let part = batch.narrow(start, CHUNK.min(batch.len() - start))?;
             let scores = model.fixed().scores(&part.inputs)?;
             let logits = scores.logits()?;
-            let targets = one_hot(part.labels, logits.dim(1)?, 1f64, 0f64)?.to_dtype(logits.dtype())?;
+            let targets = one_hot(&part.labels, logits.dim(1)?, logits.dtype())?;
             let all = solo_logits(&scores)?.into_iter().chain([logits]);
             sums.resize(scores.unimodal.len() + 1, 0.0);
             for (sum, logits) in sums.iter_mut().zip(all) {
@@ -95,25 +96,29 @@ impl Strategy for GBlend {
         Ok(())
     }
 
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
-        let scores = model.scores(&inputs, Mode::Train)?;
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        self.inputs.prepare(model, batch, draws)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let scores = model.scores(&prepared.inputs, Mode::Train)?;
         let logits = scores.logits()?;
-        let targets = targets(logits.dim(1)?)?;
+        let targets = prepared.targets(logits.dim(1)?)?;
         let joint = soft_cross_entropy(&logits, &targets)?.mean_all()?;
         let Some((joint_weight, own_weights)) = self.weights.split_last() else {
             return Err(Error::Strategy("g-blend: an epoch must begin before its losses are weighted".into()));
         };
         let mut parts = vec![("cross_entropy", Part::from(&joint)), ("joint_weight", Part::from(*joint_weight))];
         let mut total = (joint * *joint_weight)?;
-        let mut alone = 0.0;
+        let mut alone: Option<Tensor> = None;
         for (logits, weight) in solo_logits(&scores)?.iter().zip(own_weights) {
             let own = soft_cross_entropy(logits, &targets)?.mean_all()?;
-            alone += scalar(&own)? / own_weights.len() as f64;
+            let share = (own.detach() / own_weights.len() as f64)?;
+            alone = Some(alone.map_or(Ok(share.clone()), |alone| alone + share)?);
             total = (total + (own * *weight)?)?;
         }
-        parts.push(("solo_cross_entropy", Part::from(alone)));
-        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
+        parts.extend(alone.map(|alone| ("solo_cross_entropy", Part::Scalar(alone))));
+        Ok(StepLoss::new(total, parts, prepared, &scores))
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

@@ -1,8 +1,7 @@
 //! What a batch becomes before the loss: itself, adversarial, mixed, noisy, or with modalities missing.
 //! Does not know the loss, nor how attacks search.
-use crate::{Draws, Result};
+use crate::{Draws, Mixed, Prepared, Result};
 use candle_core::{Device, Tensor};
-use candle_nn::encoding::one_hot;
 use crmt_attacks::{Attack, Goal};
 use crmt_core::{Batch, Missing, Modality, PerModality, Trainable};
 use rand::{Rng, seq::SliceRandom};
@@ -49,29 +48,16 @@ impl ModalityDropout {
     }
 }
 
-/// Soft targets `[batch, classes]`, once the number of classes is known.
-pub(crate) type Targets = Box<dyn Fn(usize) -> candle_core::Result<Tensor>>;
-
 impl TrainingInputs {
-    pub(crate) fn prepare(
-        &self,
-        model: &dyn Trainable,
-        batch: &Batch,
-        draws: &Draws,
-    ) -> Result<(PerModality<Tensor>, Targets)> {
-        let labels = batch.labels.clone();
-        let dtype = batch.inputs[0].dtype();
-        let hard: Targets = {
-            let labels = labels.clone();
-            Box::new(move |classes| one_hot(labels.clone(), classes, 1f64, 0f64)?.to_dtype(dtype))
-        };
-        match self {
-            Self::Clean => Ok((batch.inputs.clone(), hard)),
+    pub(crate) fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        let clean = Prepared::clean(batch);
+        Ok(match self {
+            Self::Clean => clean,
             Self::Adversarial(attack) => {
-                let goal = Goal::Avoid(labels);
+                let goal = Goal::Avoid(batch.labels.clone());
                 let draws = crmt_attacks::Draws::new(draws.streams, draws.step << 32);
                 let inputs = crmt_attacks::perturb(attack.as_ref(), &model.fixed(), &batch.inputs, &goal, &draws)?;
-                Ok((inputs, hard))
+                Prepared { inputs, ..clean }
             }
             Self::Mixup { alpha } => {
                 let mut rng = draws.streams.stream("mixup", draws.step);
@@ -79,14 +65,20 @@ impl TrainingInputs {
                 let lambda: f64 = rng.sample(beta);
                 let mut order: Vec<u32> = (0..batch.len() as u32).collect();
                 order.shuffle(&mut rng);
-                let order = Tensor::new(order, labels.device())?;
-                let mix = move |x: &Tensor| (x * lambda)? + (x.index_select(&order, 0)? * (1.0 - lambda))?;
-                let inputs = batch.inputs.try_map(&mix)?;
-                Ok((inputs, Box::new(move |classes| mix(&hard(classes)?))))
+                let order = Tensor::new(order, batch.labels.device())?;
+                let share = |share: f64| Tensor::new(share, batch.labels.device())?.to_dtype(batch.inputs[0].dtype());
+                let mixed = Mixed {
+                    labels: batch.labels.index_select(&order, 0)?,
+                    shares: [share(lambda)?, share(1.0 - lambda)?],
+                };
+                let inputs = batch.inputs.try_map(|x| mixed.mix(x, &x.index_select(&order, 0)?))?;
+                Prepared { inputs, mixed: Some(mixed), ..clean }
             }
-            Self::Dropout(dropout) => Ok((dropout.apply(&batch.inputs, draws)?, hard)),
-            Self::Noise { sigmas } => Ok((noisy(model.fixed().modalities(), &batch.inputs, sigmas, draws)?, hard)),
-        }
+            Self::Dropout(dropout) => Prepared { inputs: dropout.apply(&batch.inputs, draws)?, ..clean },
+            Self::Noise { sigmas } => {
+                Prepared { inputs: noisy(model.fixed().modalities(), &batch.inputs, sigmas, draws)?, ..clean }
+            }
+        })
     }
 }
 

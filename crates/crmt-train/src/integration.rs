@@ -4,7 +4,7 @@
 //! The step is a phase of the one loop over a small model whose inputs are cached scores, so
 //! encoders, directions and running statistics can't move. Does not know encoders, nor whether
 //! its constants are proved.
-use crate::{Batches, Draws, Part, Result, Source, StepLoss, Strategy};
+use crate::{Batches, Draws, Part, Prepared, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
 use crmt_certify::{RivalRule, objective, rival_ratio};
 use crmt_core::{
@@ -181,13 +181,17 @@ impl RadiusHinge {
 }
 
 impl Strategy for RadiusHinge {
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<StepLoss> {
-        let scores = model.scores(&batch.inputs, Mode::Eval)?;
+    fn prepare(&self, _: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<Prepared> {
+        Ok(Prepared::clean(batch))
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let scores = model.scores(&prepared.inputs, Mode::Eval)?;
         let tables = self.tables.at(&scores.weights)?;
-        let radii = rival_ratio(&scores.logits()?, &batch.labels, &tables, self.rival)?;
+        let radii = rival_ratio(&scores.logits()?, &prepared.labels, &tables, self.rival)?;
         let short = (radii.neg()? + self.target)?;
         let total = crmt_kernels::relu(&short)?.mean_all()?;
-        Ok(StepLoss::new(total, vec![("radius", Part::from(&radii.mean_all()?))], &scores))
+        Ok(StepLoss::new(total, vec![("radius", Part::from(&radii.mean_all()?))], prepared, &scores))
     }
 }
 
@@ -311,7 +315,7 @@ mod tests {
         };
         let scores = model.raw.try_map(|_| Tensor::new(&[[0.9f64, 0.2], [0.1, 0.4]], &Device::Cpu))?;
         let batch = Batch { inputs: scores, labels: Tensor::new(&[0u32, 1], &Device::Cpu)? };
-        let loss = hinge.loss(&model, &batch, &Draws { streams: Streams::new(0), step: 0 })?;
+        let loss = hinge.loss(&model, &Prepared::clean(&batch))?;
         let gradients = loss.total.backward()?;
         let slope = |m: usize| gradients.get(&model.raw[m]).expect("tracked").to_vec1::<f64>();
         assert_eq!(slope(1)?, [0.0, 0.0]);

@@ -15,6 +15,7 @@ mod margin;
 mod msefm;
 mod ogm_ge;
 mod pmr;
+mod prepared;
 mod schedule;
 mod state;
 mod strategy;
@@ -30,6 +31,7 @@ pub use margin::{MARGIN_FLOOR, margin_term, soft_cross_entropy, unimodal_margins
 pub use msefm::Msefm;
 pub use ogm_ge::{Modulation, OgmGe};
 pub use pmr::{Pmr, PmrSettings};
+pub use prepared::{Mixed, Prepared};
 pub use schedule::{Rate, Schedule};
 pub use state::{Means, Position, State};
 pub use strategy::{Draws, Part, StepLoss, Strategy};

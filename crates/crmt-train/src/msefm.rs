@@ -4,7 +4,7 @@
 //!
 //! Published: the memory is a fixed dictionary in which features are coded sparsely, and half of the feature passes by it. Here
 //! its vectors are learned with everything else and read by attention, and nothing passes by.
-use crate::{Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy};
+use crate::{Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy};
 use candle_core::{D, Tensor};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
@@ -41,18 +41,21 @@ fn similarity(features: &PerModality<Tensor>) -> Result<Option<Tensor>> {
 }
 
 impl Strategy for Msefm {
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
-        let features = model.features(&inputs, Mode::Train)?;
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        self.inputs.prepare(model, batch, draws)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let features = model.features(&prepared.inputs, Mode::Train)?;
         let scores = model.fuse(&features)?;
         let logits = scores.logits()?;
-        let mut total = soft_cross_entropy(&logits, &targets(logits.dim(1)?)?)?.mean_all()?;
+        let mut total = soft_cross_entropy(&logits, &prepared.targets(logits.dim(1)?)?)?.mean_all()?;
         let mut parts = vec![("cross_entropy", Part::from(&total))];
         if let Some(similarity) = similarity(&features)? {
             parts.push(("similarity", Part::from(&similarity)));
             total = (total + (similarity * self.lambda)?)?;
         }
-        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
+        Ok(StepLoss::new(total, parts, prepared, &scores))
     }
 }
 

@@ -1,7 +1,7 @@
 //! OGM-GE (Peng et al. 2022, "Balanced multimodal learning via on-the-fly gradient modulation"): the encoder of whoever
 //! is ahead learns more slowly. Does not know the loop that follows the gradients.
 use crate::{
-    Draws, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
+    Draws, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
     strategy::{confidence, scalar},
 };
 use candle_core::{DType, Device, Tensor, backprop::GradStore};
@@ -83,17 +83,20 @@ impl OgmGe {
 }
 
 impl Strategy for OgmGe {
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
-        let scores = model.scores(&inputs, Mode::Train)?;
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        self.inputs.prepare(model, batch, draws)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let scores = model.scores(&prepared.inputs, Mode::Train)?;
         let logits = scores.logits()?;
-        let targets = targets(logits.dim(1)?)?;
+        let targets = prepared.targets(logits.dim(1)?)?;
         let total = soft_cross_entropy(&logits, &targets)?.mean_all()?;
         let factors = self.factors(&confidence(&scores, &targets)?);
         let least = factors.iter().copied().fold(1.0, f64::min);
         let parts = vec![("cross_entropy", Part::from(&total)), ("least_modulation", Part::from(least))];
         let modulation = Some(Modulation { factors, noise: self.noise });
-        Ok(StepLoss { modulation, ..StepLoss::new(total, parts, &scores).of(&self.inputs) })
+        Ok(StepLoss { modulation, ..StepLoss::new(total, parts, prepared, &scores) })
     }
 }
 

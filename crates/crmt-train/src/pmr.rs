@@ -1,11 +1,10 @@
 //! PMR (Fan et al. 2023, "PMR: Prototypical modal rebalance for multimodal learning"): whoever lags is pulled towards
 //! the prototypes of its classes. Does not know where samples come from.
-use crate::{Draws, Error, Part, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy, strategy::scalar};
-use candle_core::{D, Tensor};
-use candle_nn::{
-    encoding::one_hot,
-    ops::{log_softmax, softmax},
+use crate::{
+    Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, prepared::one_hot, soft_cross_entropy,
 };
+use candle_core::{D, DType, Tensor};
+use candle_nn::ops::{log_softmax, softmax};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
 /// With prototypes `c_k(m)`, the mean features of class `k` over `sample`, measured at the start of every epoch
@@ -59,9 +58,9 @@ impl Pmr {
         for start in (0..self.sample.len()).step_by(CHUNK) {
             let part = self.sample.narrow(start, CHUNK.min(self.sample.len() - start))?;
             part.labels.to_vec1::<u32>()?.into_iter().for_each(|y| counts[y as usize] += 1.0);
-            let own = one_hot(part.labels, self.settings.classes, 1f64, 0f64)?.t()?;
             let features = model.features(&part.inputs, Mode::Eval)?;
-            let new = features.try_map(|f| own.to_dtype(f.dtype())?.contiguous()?.matmul(&f.detach()))?;
+            let own = one_hot(&part.labels, self.settings.classes, features[0].dtype())?.t()?.contiguous()?;
+            let new = features.try_map(|f| own.matmul(&f.detach()))?;
             sums = Some(match sums {
                 None => new,
                 Some(sums) => sums.zip(&new, "features")?.try_map(|(a, b)| *a + *b)?,
@@ -87,13 +86,18 @@ fn closeness(features: &Tensor, prototypes: &Tensor) -> Result<Tensor> {
     Ok((apart.sqr()?.sum(D::Minus1)? + TINY)?.sqrt()?.neg()?)
 }
 
-/// `[lag, lead]` of each modality, from its confidence.
-fn balance(confidence: &PerModality<f64>) -> PerModality<[f64; 2]> {
-    let (total, others) = (confidence.iter().sum::<f64>(), (confidence.len() - 1) as f64);
-    confidence.map(|own| {
-        let ahead = own * others / (total - own);
-        // Alone there is nobody to lag behind: 0/0.
-        if ahead.is_nan() { [0.0; 2] } else { [(1.0 / ahead - 1.0).clamp(0.0, 1.0), (ahead - 1.0).clamp(0.0, 1.0)] }
+/// `[lag, lead]` of each modality, from its confidence; scalars in `f64`.
+fn balance(confidence: &PerModality<Tensor>) -> Result<PerModality<[Tensor; 2]>> {
+    let others = (confidence.len() - 1) as f64;
+    let mut total = confidence[0].zeros_like()?;
+    for own in confidence {
+        total = (total + own)?;
+    }
+    confidence.try_map(|own| {
+        // Nobody who knows anything, or nobody else: then nobody lags or leads.
+        let [own_share, rest] = [(own * others)?, (&total - own)?].map(|share| share + f64::MIN_POSITIVE);
+        let ahead = (own_share? / rest?)?;
+        Ok([(ahead.recip()? - 1.0)?.clamp(0.0, 1.0)?, (ahead - 1.0)?.clamp(0.0, 1.0)?])
     })
 }
 
@@ -109,37 +113,36 @@ impl Strategy for Pmr {
         Ok(())
     }
 
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss> {
-        let Some(prototypes) = &self.prototypes else {
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared> {
+        let mu = if draws.step < self.settings.early { self.settings.mu } else { 0.0 };
+        self.inputs.prepare(model, batch, draws)?.scheduled(mu)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
+        let (Some(prototypes), Some(mu)) = (&self.prototypes, &prepared.schedule) else {
             return Err(Error::Strategy("pmr: an epoch must begin before prototypes are used".into()));
         };
-        let PmrSettings { alpha, mu, early, classes, .. } = self.settings;
-        let (inputs, targets) = self.inputs.prepare(model, batch, draws)?;
-        let features = model.features(&inputs, Mode::Train)?;
+        let PmrSettings { alpha, classes, .. } = self.settings;
+        let features = model.features(&prepared.inputs, Mode::Train)?;
         let scores = model.fuse(&features)?;
-        let targets = targets(classes)?;
+        let targets = prepared.targets(classes)?;
+        let dtype = targets.dtype();
         let cross_entropy = soft_cross_entropy(&scores.logits()?, &targets)?.mean_all()?;
         let near = features.zip(prototypes, "prototypes")?.try_map(|(f, c)| closeness(f, c))?;
-        let sure = |near: &Tensor| -> Result<f64> {
-            Ok(scalar(&(softmax(&near.detach(), D::Minus1)? * &targets)?.sum_all()?)?)
-        };
-        let balance = balance(&near.try_map(sure)?);
+        let sure = |near: &Tensor| (softmax(&near.detach(), D::Minus1)? * &targets)?.sum_all()?.to_dtype(DType::F64);
+        let balance = balance(&near.try_map(sure)?)?;
         let mut total = cross_entropy.clone();
-        let mut pulled = 0.0;
+        let mut pulled = cross_entropy.zeros_like()?;
         for (near, [lag, lead]) in near.iter().zip(&balance) {
-            if *lag > 0.0 {
-                let own = soft_cross_entropy(near, &targets)?.mean_all()?;
-                pulled += lag * scalar(&own)?;
-                total = (total + (own * (alpha * lag))?)?;
-            }
-            if *lead > 0.0 && draws.step < early {
-                let log = log_softmax(near, D::Minus1)?;
-                let entropy = (log.exp()? * log)?.sum(D::Minus1)?.neg()?.mean_all()?;
-                total = (total - (entropy * (mu * lead))?)?;
-            }
+            let own = (soft_cross_entropy(near, &targets)?.mean_all()? * lag.to_dtype(dtype)?)?;
+            pulled = (pulled + own.detach())?;
+            total = (total + (own * alpha)?)?;
+            let log = log_softmax(near, D::Minus1)?;
+            let entropy = (log.exp()? * log)?.sum(D::Minus1)?.neg()?.mean_all()?;
+            total = (total - ((entropy * lead.to_dtype(dtype)?)? * mu)?)?;
         }
-        let parts = vec![("cross_entropy", Part::from(&cross_entropy)), ("prototypical", Part::from(pulled))];
-        Ok(StepLoss::new(total, parts, &scores).of(&self.inputs))
+        let parts = vec![("cross_entropy", Part::from(&cross_entropy)), ("prototypical", Part::from(&pulled))];
+        Ok(StepLoss::new(total, parts, prepared, &scores))
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
@@ -161,16 +164,26 @@ impl Strategy for Pmr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::strategy::scalar;
     use candle_core::Device;
 
     #[test]
-    fn who_lags_and_who_leads() {
-        let two = balance(&PerModality::from([0.8, 0.5]));
+    fn who_lags_and_who_leads() -> Result<()> {
+        let of = |confidence: &[f64]| -> Result<Vec<[f64; 2]>> {
+            let scalars =
+                PerModality::from_fn(confidence.len(), |m| Tensor::new(confidence[m], &Device::Cpu).expect("a scalar"));
+            balance(&scalars)?.iter().map(|[lag, lead]| Ok([scalar(lag)?, scalar(lead)?])).collect()
+        };
+        let two = of(&[0.8, 0.5])?;
         // ρ = 1.6 and 0.625.
         assert!((two[0][1] - 0.6).abs() < 1e-12 && two[0][0] == 0.0, "{two:?}: one rounding");
         assert!((two[1][0] - 0.6).abs() < 1e-12 && two[1][1] == 0.0, "{two:?}");
-        assert_eq!(balance(&PerModality::from([0.9, 0.1]))[1], [1.0, 0.0], "clipped");
-        assert_eq!(balance(&PerModality::from([0.9])), PerModality::from([[0.0; 2]]));
+        assert_eq!(of(&[0.9, 0.1])?[1], [1.0, 0.0], "clipped");
+        // Beside others that know nothing, with none that knows anything, and alone.
+        assert_eq!(of(&[0.9, 0.0])?, [[0.0, 1.0], [1.0, 0.0]]);
+        assert_eq!(of(&[0.0, 0.0])?, [[0.0; 2]; 2]);
+        assert_eq!(of(&[0.9])?, [[0.0; 2]]);
+        Ok(())
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a batch becomes a loss.
 //! Does not know the loop around it.
-use crate::{Modulation, Result, TrainingInputs};
+use crate::{Modulation, Prepared, Result};
 use candle_core::{D, Tensor};
 use candle_nn::ops::softmax;
 use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
@@ -22,7 +22,7 @@ pub struct StepLoss {
 /// A number for the record.
 #[derive(Debug, Clone)]
 pub enum Part {
-    /// Known already.
+    /// Known already; the same until the next epoch, unless numbers are read to get it.
     Number(f64),
     /// A scalar that may still be computed; it is read with all others once the step's work has been handed to the device.
     Scalar(Tensor),
@@ -41,14 +41,11 @@ impl From<&Tensor> for Part {
 }
 
 impl StepLoss {
-    /// A loss of these scores, made of `parts`, whose gradient is followed as it is.
-    pub fn new(total: Tensor, parts: Vec<(&'static str, Part)>, scores: &AdditiveScores) -> Self {
-        Self { total, parts, unimodal: Some(scores.unimodal.map(Tensor::detach)), modulation: None }
-    }
-
-    /// The same, evaluated on these inputs: mixed ones have no single label, so their scores are not recorded.
-    pub fn of(self, inputs: &TrainingInputs) -> Self {
-        if matches!(inputs, TrainingInputs::Mixup { .. }) { Self { unimodal: None, ..self } } else { self }
+    /// A loss of these scores of `prepared`, made of `parts`, whose gradient is followed as it is.
+    pub fn new(total: Tensor, parts: Vec<(&'static str, Part)>, prepared: &Prepared, scores: &AdditiveScores) -> Self {
+        // Mixed samples have no single label.
+        let unimodal = prepared.mixed.is_none().then(|| scores.unimodal.map(Tensor::detach));
+        Self { total, parts, unimodal, modulation: None }
     }
 }
 
@@ -63,8 +60,12 @@ pub struct Draws {
 
 /// One training method's objective.
 pub trait Strategy {
-    /// The loss of `model` on `batch`.
-    fn loss(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<StepLoss>;
+    /// What becomes of `batch`, and all else that differs from step to step.
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared>;
+
+    /// The loss of `model`. Until the next [`begin_epoch`](Self::begin_epoch) it is one function of the model's parameters
+    /// and of `prepared`, so that a GPU may record and replay it; one that reads a number from the device can't be recorded.
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss>;
 
     /// Hears of each epoch (from 0) before its first batch, to measure the model.
     fn begin_epoch(&mut self, _model: &dyn Trainable, _epoch: u64) -> Result<()> {
@@ -82,10 +83,10 @@ pub trait Strategy {
     }
 }
 
-/// The values of scalars, with one look at the device.
-pub(crate) fn numbers(scalars: &[Tensor]) -> candle_core::Result<Vec<f64>> {
+/// Scalars side by side in `f64`, `[n]`: they are read with one look at the device.
+pub(crate) fn together(scalars: &[Tensor]) -> candle_core::Result<Tensor> {
     let all = scalars.iter().map(|scalar| scalar.to_dtype(candle_core::DType::F64)?.reshape(1));
-    Tensor::cat(&all.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_vec1()
+    Tensor::cat(&all.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// The value of a scalar that decides what is computed next.

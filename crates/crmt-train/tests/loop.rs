@@ -392,7 +392,8 @@ fn ogm_ge_slows_whoever_is_ahead() -> Result<()> {
         v.var.set(&(v.var.ones_like()? * size)?)?;
     }
     let draws = crmt_train::Draws { streams: Streams::new(1), step: 0 };
-    let loss = OgmGe { inputs: clean(), alpha: 0.7, noise: false }.loss(&model, &batch, &draws)?;
+    let ogm = OgmGe { inputs: clean(), alpha: 0.7, noise: false };
+    let loss = ogm.loss(&model, &ogm.prepare(&model, &batch, &draws)?)?;
     let scores = model.fixed().scores(&batch.inputs)?;
     let labels = batch.labels.to_vec1::<u32>()?;
     let confidence = scores.contributions()?.try_map(|s| -> Result<f64> {

@@ -44,6 +44,9 @@ pub struct TrainPlan {
     pub loaders: usize,
     /// Of convolutions and products while training on CUDA: `tf32`, `f32` or `bf16`. Everything is measured in f32.
     pub precision: String,
+    /// On CUDA, records a step's loss and gradients once an epoch and replays them: faster, for about twice the memory.
+    /// Changes no result.
+    pub replay: bool,
     /// Seconds between checkpoints within an epoch; 0: after every step. There is one after every epoch, too.
     pub checkpoint_seconds: f64,
     /// How many checkpoints are kept while training runs.
@@ -228,6 +231,7 @@ impl Default for TrainPlan {
             patience: 0,
             loaders: 1,
             precision: "tf32".into(),
+            replay: true,
             checkpoint_seconds: 60.0,
             keep_checkpoints: 2,
             objective: "cross-entropy".into(),

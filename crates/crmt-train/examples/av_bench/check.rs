@@ -4,15 +4,20 @@
 mod cases;
 
 use crate::subject::Subject;
-use crate::work::{EPSILON, pgd, training};
+use crate::work::{EPSILON, objective, pgd, training, training_by};
 use crate::{Architecture, Options, Work};
 use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Draws, Goal, perturb};
-use crmt_core::{Classifier, PerModality, Streams, Trainable, input_gradients};
+use crmt_core::{Batch, Classifier, PerModality, Streams, Trainable, input_gradients};
 use crmt_kernels::Precision;
+use crmt_train::{
+    Certified, Crmt, GBlend, ModalityDropout, Msefm, Pmr, PmrSettings, Prepared, Reach, Rules, StepLoss, Strategy,
+    TrainingInputs,
+};
 // The numbers of the table of cases.
 use rand_chacha as _;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use std::error::Error;
 use std::num::NonZeroUsize;
 
@@ -44,20 +49,12 @@ pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
         }
     }
     checks.push(judged("a repeated step is recorded once".into(), recorded(&device), 0.));
+    for name in RECORDED {
+        let told = format!("weights' way by replayed steps of {name}, against steps that are not");
+        checks.push(judged(told, replayed(name, options, &device), 0.));
+    }
     for model in [Architecture::Cnn, Architecture::Resnet18] {
-        let small = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        let options = Options {
-            model,
-            batch: small(8),
-            frames: small(1),
-            image: small(32),
-            spectrogram: (32, 32),
-            width: small(8),
-            iters: small(6),
-            warmup: 0,
-            work: Work::StepCrmt,
-            ..options.clone()
-        };
+        let options = small(options, model, options.classes.get(), 6);
         let cpu = |nudge: f64| Precision::F32.within(|| whole(&options, &Device::Cpu, nudge));
         let (expected, nudged) = (cpu(0.)?, cpu(NUDGE)?);
         for (precision, tolerance) in [(Precision::F32, F32), (Precision::Tf32, TF32)] {
@@ -93,6 +90,93 @@ fn recorded(device: &Device) -> Result<f64, Box<dyn Error>> {
     }
     let expected = if device.is_cpu() { STEPS } else { 2 };
     Ok(calls.abs_diff(expected) as f64)
+}
+
+/// Strategies whose steps can be recorded.
+const RECORDED: [&str; 6] = ["crmt", "mixup", "certified", "g-blend", "pmr", "msefm"];
+
+fn strategy(name: &str, options: &Options, subject: &Subject) -> candle_core::Result<Box<dyn Strategy>> {
+    let (clean, sample) = (TrainingInputs::Clean, subject.batch.clone());
+    Ok(match name {
+        "mixup" => Box::new(Crmt { rho: 1., inputs: TrainingInputs::Mixup { alpha: 1. } }),
+        "certified" => {
+            let baselines = sample.inputs.try_map(|x| x.get(0))?;
+            Box::new(Certified {
+                eps: 1.,
+                reach: Reach::Joint,
+                kappa: 3.,
+                lambda: 0.1,
+                ramp: 0.5,
+                steps: 8,
+                units: baselines.map(|_| 1.),
+                dropout: ModalityDropout { probability: 0.5, baselines },
+            })
+        }
+        "g-blend" => Box::new(GBlend::new(clean, 1, sample.clone(), sample)),
+        "pmr" => {
+            let settings = PmrSettings { alpha: 1., mu: 0.1, momentum: 0.5, early: 3, classes: options.classes.get() };
+            Box::new(Pmr::new(clean, settings, sample))
+        }
+        "msefm" => Box::new(Msefm { inputs: clean, lambda: 1. }),
+        _ => Box::new(objective(options)),
+    })
+}
+
+/// A strategy, and how often it was asked for a loss.
+struct Counted {
+    of: Box<dyn Strategy>,
+    losses: Cell<usize>,
+}
+
+impl Strategy for Counted {
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &crmt_train::Draws) -> crmt_train::Result<Prepared> {
+        self.of.prepare(model, batch, draws)
+    }
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> crmt_train::Result<StepLoss> {
+        self.losses.set(self.losses.get() + 1);
+        self.of.loss(model, prepared)
+    }
+    fn begin_epoch(&mut self, model: &dyn Trainable, epoch: u64) -> crmt_train::Result<()> {
+        self.of.begin_epoch(model, epoch)
+    }
+}
+
+/// How much weights differ between training whose steps are replayed and the same without. Fails where the host is asked for a
+/// loss more or less often than it should: on a GPU once, and once to record it.
+fn replayed(name: &str, options: &Options, device: &Device) -> Result<f64, Box<dyn Error>> {
+    const STEPS: usize = 6;
+    let options = &small(options, Architecture::Cnn, 2, STEPS);
+    let weights = |replay: bool, expected: usize| -> Result<Vec<Tensor>, Box<dyn Error>> {
+        let subject = Subject::new(options, device)?;
+        let mut counted = Counted { of: strategy(name, options, &subject)?, losses: Cell::new(0) };
+        training_by(&mut counted, Rules { replay, ..Rules::default() }, options, &subject)?;
+        match counted.losses.get() {
+            losses if losses == expected => {
+                let all = subject.learner.variables().into_iter();
+                Ok(all.map(|v| v.var.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?)
+            }
+            losses => Err(format!("the host was asked for {losses} losses, not for {expected}").into()),
+        }
+    };
+    difference(&weights(true, if device.is_cpu() { STEPS } else { 2 })?, &weights(false, STEPS)?)
+}
+
+/// Networks of moments, trained for `steps` steps.
+fn small(options: &Options, model: Architecture, classes: usize, steps: usize) -> Options {
+    let small = |n: usize| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+    Options {
+        model,
+        batch: small(8),
+        classes: small(classes),
+        frames: small(1),
+        image: small(32),
+        spectrogram: (32, 32),
+        width: small(8),
+        iters: small(steps),
+        warmup: 0,
+        work: Work::StepCrmt,
+        ..options.clone()
+    }
 }
 
 fn judged(name: String, error: Result<f64, Box<dyn Error>>, tolerance: f64) -> Value {

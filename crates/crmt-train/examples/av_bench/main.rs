@@ -93,6 +93,9 @@ struct Options {
     /// Of convolutions and products on CUDA: f32, tf32 or bf16
     #[arg(long, default_value = "f32")]
     precision: Precision,
+    /// Do not record training steps as CUDA graphs
+    #[arg(long)]
+    no_replay: bool,
     /// Hold every operation, an attack and a few training steps on the device against the CPU, instead of timing
     #[arg(long)]
     check: bool,

@@ -6,7 +6,7 @@ use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, pertur
 use crmt_certify::LipschitzRule;
 use crmt_core::{Batch, Classifier, Streams, Trainable};
 use crmt_kernels::{Parameter, Sgd};
-use crmt_train::{Batches, Crmt, Observer, Phase, Rate, Rules, Selected, Source, TrainingInputs, fit};
+use crmt_train::{Batches, Crmt, Observer, Phase, Rate, Rules, Selected, Source, Strategy, TrainingInputs, fit};
 use std::error::Error;
 use std::time::Instant;
 
@@ -51,23 +51,38 @@ fn repeated<T, E: Error + 'static>(
 
 /// The one training loop itself, on the same batch over and over.
 pub fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+    let rules = Rules { replay: !options.no_replay, ..Rules::default() };
+    training_by(&mut objective(options), rules, options, subject)
+}
+
+/// What a training step minimises.
+pub fn objective(options: &Options) -> Crmt {
     let inputs = match options.work {
         Work::StepAt => TrainingInputs::Adversarial(Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS))),
         _ => TrainingInputs::Clean,
     };
-    let mut strategy = Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs };
+    Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs }
+}
+
+/// The same by another strategy and other rules.
+pub fn training_by(
+    strategy: &mut dyn Strategy,
+    rules: Rules,
+    options: &Options,
+    subject: &Subject,
+) -> Result<Vec<f64>, Box<dyn Error>> {
     let learned = subject.learner.variables().into_iter().filter(|v| v.learned);
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, ..Sgd::default() };
     let mut sgd = sgd.over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
     let source = Repeated { batch: &subject.batch, steps: (options.warmup + options.iters.get()) as u64 };
     let mut phase = Phase {
         name: "benchmark",
-        strategy: &mut strategy,
+        strategy,
         source: &source,
         epochs: 1,
         rate: Rate::constant(1e-3),
         streams: Streams::new(1),
-        rules: Rules::default(),
+        rules,
     };
     let mut clock = Clock { times: vec![], start: Instant::now(), device: subject.batch.labels.device().clone() };
     fit(&subject.learner, &mut sgd, &mut phase, None, &mut clock)?;
