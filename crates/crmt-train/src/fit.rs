@@ -8,7 +8,7 @@ use crate::{
     strategy::together,
 };
 use candle_core::{Device, Tensor, backprop::GradStore};
-use crmt_core::{Batch, Replay, Streams, Trainable};
+use crmt_core::{Batch, PerModality, Replay, Streams, Trainable};
 use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -271,7 +271,7 @@ impl<'a, 'p> Fit<'a, 'p> {
             Ok::<_, Error>(outputs)
         };
         let mut outputs = self.replay.run(prepared.tensors(), compute)?;
-        let gradients = outputs.split_off(1);
+        let gradients = outputs.split_off(outputs.len() - self.told.followed.len());
         // All of the step is on its way to the device before anything is read.
         let values = outputs[0].to_vec1::<f64>()?;
         if !values[0].is_finite() {
@@ -290,8 +290,8 @@ impl<'a, 'p> Fit<'a, 'p> {
             let kept = if self.phase.rules.accumulate > 1 { gradient.copy()? } else { gradient };
             store.insert(&parameters[*i].var, kept);
         }
-        if let Some(modulation) = modulation {
-            modulation.apply(&mut store, parameters, &self.owners, &draws)?;
+        if let (Some(noise), Some(factors)) = (*modulation, PerModality::new(outputs.split_off(1))) {
+            Modulation { factors, noise }.apply(&mut store, parameters, &self.owners, &draws)?;
         }
         gathered.add(store)?;
         (self.at.batch, self.at.step) = (self.at.batch + 1, self.at.step + 1);
@@ -340,12 +340,14 @@ struct Told {
     scalars: Vec<String>,
     /// What is known without looking at the device.
     numbers: Vec<(String, f64)>,
-    modulation: Option<Modulation>,
-    /// The parameters whose gradients the other outputs are.
+    /// Whether the next outputs, one for each modality, modulate gradients, and whether with noise.
+    modulation: Option<bool>,
+    /// The parameters whose gradients the last outputs are.
     followed: Vec<usize>,
 }
 
-/// The loss and the numbers for the record, `[n]` in `f64`; then the gradients.
+/// The loss and the numbers for the record, `[n]` in `f64`; then the factors of the modulation, if there is one; then the
+/// gradients.
 fn evaluate(
     model: &dyn Trainable,
     strategy: &dyn Strategy,
@@ -354,7 +356,8 @@ fn evaluate(
 ) -> Result<(Told, Vec<Tensor>)> {
     let StepLoss { total, parts, unimodal, modulation } = strategy.loss(model, prepared)?;
     let gradients = total.backward()?;
-    let mut told = Told { scalars: vec![LOSS.to_owned()], modulation, ..Told::default() };
+    let noise = modulation.as_ref().map(|modulation| modulation.noise);
+    let mut told = Told { scalars: vec![LOSS.to_owned()], modulation: noise, ..Told::default() };
     let mut scalars = vec![total.detach()];
     for (name, part) in parts {
         match part {
@@ -370,6 +373,7 @@ fn evaluate(
         scalars.push(unimodal_margins(scores, &prepared.labels)?.mean_all()?);
     }
     let mut outputs = vec![together(&scalars)?];
+    outputs.extend(modulation.into_iter().flat_map(|modulation| modulation.factors));
     for (i, parameter) in parameters.iter().enumerate() {
         if let Some(gradient) = gradients.get(&parameter.var) {
             told.followed.push(i);

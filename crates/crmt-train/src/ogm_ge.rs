@@ -2,7 +2,7 @@
 //! is ahead learns more slowly. Does not know the loop that follows the gradients.
 use crate::{
     Draws, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
-    strategy::{confidence, scalar},
+    strategy::{confidence, sum},
 };
 use candle_core::{DType, Device, Tensor, backprop::GradStore};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
@@ -30,10 +30,10 @@ pub struct OgmGe {
 }
 
 /// What becomes of the encoders' gradients before the step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Modulation {
-    /// Multiply the gradients of each modality's encoder.
-    pub factors: PerModality<f64>,
+    /// Multiply the gradients of each modality's encoder; scalars in `f64`.
+    pub factors: PerModality<Tensor>,
     /// Adds Gaussian noise of each parameter's own standard deviation.
     pub noise: bool,
 }
@@ -50,11 +50,12 @@ impl Modulation {
         let mut rng = draws.streams.stream("ogm-ge noise", draws.step);
         for (p, m) in parameters.iter().zip(owners).filter_map(|(p, owner)| Some((p, (*owner)?))) {
             let Some(g) = gradients.get(&p.var) else { continue };
-            let mut new = (g * self.factors[m])?;
+            let times = |x: &Tensor, scalar: &Tensor| x.broadcast_mul(&scalar.to_dtype(x.dtype())?);
+            let mut new = times(g, &self.factors[m])?;
             if self.noise {
                 let noise: Vec<f32> = (0..g.elem_count()).map(|_| rng.sample(StandardNormal)).collect();
                 let noise = Tensor::from_vec(noise, g.shape(), &Device::Cpu)?.to_dtype(g.dtype())?;
-                new = (new + (noise.to_device(g.device())? * deviation(g)?)?)?;
+                new = (new + times(&noise.to_device(g.device())?, &deviation(g)?)?)?;
             }
             gradients.insert(&p.var, new);
         }
@@ -62,23 +63,24 @@ impl Modulation {
     }
 }
 
-/// The standard deviation of all elements.
-fn deviation(g: &Tensor) -> Result<f64> {
+/// The standard deviation of all elements, a scalar.
+fn deviation(g: &Tensor) -> candle_core::Result<Tensor> {
     let g = g.flatten_all()?.to_dtype(DType::F64)?;
-    let mean = scalar(&g.mean_all()?)?;
-    Ok(scalar(&(g - mean)?.sqr()?.mean_all()?)?.sqrt())
+    g.broadcast_sub(&g.mean_all()?)?.sqr()?.mean_all()?.sqrt()
 }
 
 impl OgmGe {
     /// `k(m)` of the confidences `s(m)`.
-    fn factors(&self, confidence: &PerModality<f64>) -> PerModality<f64> {
-        let total: f64 = confidence.iter().sum();
+    fn factors(&self, confidence: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
         let others = (confidence.len() - 1) as f64;
-        confidence.map(|own| {
-            let ahead = own * others / (total - own);
+        let total = sum(confidence)?;
+        Ok(confidence.try_map(|own| {
             // Alone, or beside others that know nothing at all: 0/0 and x/0 are not greater than 1 or slow it fully.
-            if ahead > 1.0 && self.alpha > 0.0 { 1.0 - (self.alpha * ahead).tanh() } else { 1.0 }
-        })
+            let ahead = ((own * others)? / (&total - own)?)?;
+            let slowed = ((&ahead * self.alpha)?.tanh()?.neg()? + 1.0)?;
+            let is_ahead = if self.alpha > 0.0 { ahead.gt(1.0)? } else { ahead.zeros_like()?.to_dtype(DType::U8)? };
+            is_ahead.where_cond(&slowed, &own.ones_like()?)
+        })?)
     }
 }
 
@@ -92,9 +94,9 @@ impl Strategy for OgmGe {
         let logits = scores.logits()?;
         let targets = prepared.targets(logits.dim(1)?)?;
         let total = soft_cross_entropy(&logits, &targets)?.mean_all()?;
-        let factors = self.factors(&confidence(&scores, &targets)?);
-        let least = factors.iter().copied().fold(1.0, f64::min);
-        let parts = vec![("cross_entropy", Part::from(&total)), ("least_modulation", Part::from(least))];
+        let factors = self.factors(&confidence(&scores, &targets)?)?;
+        let least = Tensor::stack(&factors.iter().collect::<Vec<_>>(), 0)?.min(0)?;
+        let parts = vec![("cross_entropy", Part::from(&total)), ("least_modulation", Part::from(&least))];
         let modulation = Some(Modulation { factors, noise: self.noise });
         Ok(StepLoss { modulation, ..StepLoss::new(total, parts, prepared, &scores) })
     }
@@ -111,14 +113,20 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_ahead_is_slowed_by_the_formula() {
-        let factors = ogm(0.3).factors(&PerModality::from([0.9, 0.3, 0.5]));
+    fn whoever_is_ahead_is_slowed_by_the_formula() -> Result<()> {
+        let factors = |alpha, confidence: &[f64]| -> Result<Vec<f64>> {
+            let scalars = confidence.iter().map(|own| Tensor::new(*own, &Device::Cpu));
+            let scalars = PerModality::new(scalars.collect::<candle_core::Result<_>>()?).expect("at least one");
+            ogm(alpha).factors(&scalars)?.iter().map(|factor| Ok(factor.to_scalar()?)).collect()
+        };
+        let three = factors(0.3, &[0.9, 0.3, 0.5])?;
         // ρ = 0.9 / 0.4, 0.3 / 0.7, 0.5 / 0.6: only the first is ahead. A few roundings.
-        assert!((factors[0] - (1.0 - (0.3f64 * 2.25).tanh())).abs() < 1e-12, "{factors:?}");
-        assert_eq!((factors[1], factors[2]), (1.0, 1.0));
-        assert_eq!(ogm(0.0).factors(&PerModality::from([0.9, 0.1])), PerModality::from([1.0, 1.0]));
-        assert_eq!(ogm(1.0).factors(&PerModality::from([0.9])), PerModality::from([1.0]));
-        assert_eq!(ogm(1.0).factors(&PerModality::from([0.5, 0.0])), PerModality::from([0.0, 1.0]));
+        assert!((three[0] - (1.0 - (0.3f64 * 2.25).tanh())).abs() < 1e-12, "{three:?}");
+        assert_eq!(three[1..], [1.0, 1.0]);
+        assert_eq!(factors(0.0, &[0.9, 0.1])?, [1.0, 1.0]);
+        assert_eq!(factors(1.0, &[0.9])?, [1.0]);
+        assert_eq!(factors(1.0, &[0.5, 0.0])?, [0.0, 1.0]);
+        Ok(())
     }
 
     #[test]
@@ -132,7 +140,8 @@ mod tests {
         let draws = |step| Draws { streams: Streams::new(1), step };
         let changed = |noise, step| -> Result<[Vec<f64>; 3]> {
             let mut gradients = loss.backward()?;
-            let modulation = Modulation { factors: PerModality::from([0.25, 1.0]), noise };
+            let factor = |factor: f64| Tensor::new(factor, &Device::Cpu);
+            let modulation = Modulation { factors: PerModality::from([factor(0.25)?, factor(1.0)?]), noise };
             modulation.apply(&mut gradients, &parameters, &owners, &draws(step))?;
             let of = |v: &Var| gradients.get(v).expect("tracked").to_vec1::<f64>();
             Ok([of(&a)?, of(&b)?, of(&head)?])

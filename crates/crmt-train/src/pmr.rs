@@ -1,10 +1,13 @@
 //! PMR (Fan et al. 2023, "PMR: Prototypical modal rebalance for multimodal learning"): whoever lags is pulled towards
 //! the prototypes of its classes. Does not know where samples come from.
 use crate::{
-    Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, prepared::one_hot, soft_cross_entropy,
+    Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs,
+    prepared::one_hot,
+    soft_cross_entropy,
+    strategy::{sum, sureness},
 };
-use candle_core::{D, DType, Tensor};
-use candle_nn::ops::{log_softmax, softmax};
+use candle_core::{D, Tensor};
+use candle_nn::ops::log_softmax;
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
 /// With prototypes `c_k(m)`, the mean features of class `k` over `sample`, measured at the start of every epoch
@@ -89,10 +92,7 @@ fn closeness(features: &Tensor, prototypes: &Tensor) -> Result<Tensor> {
 /// `[lag, lead]` of each modality, from its confidence; scalars in `f64`.
 fn balance(confidence: &PerModality<Tensor>) -> Result<PerModality<[Tensor; 2]>> {
     let others = (confidence.len() - 1) as f64;
-    let mut total = confidence[0].zeros_like()?;
-    for own in confidence {
-        total = (total + own)?;
-    }
+    let total = sum(confidence)?;
     confidence.try_map(|own| {
         // Nobody who knows anything, or nobody else: then nobody lags or leads.
         let [own_share, rest] = [(own * others)?, (&total - own)?].map(|share| share + f64::MIN_POSITIVE);
@@ -129,8 +129,7 @@ impl Strategy for Pmr {
         let dtype = targets.dtype();
         let cross_entropy = soft_cross_entropy(&scores.logits()?, &targets)?.mean_all()?;
         let near = features.zip(prototypes, "prototypes")?.try_map(|(f, c)| closeness(f, c))?;
-        let sure = |near: &Tensor| (softmax(&near.detach(), D::Minus1)? * &targets)?.sum_all()?.to_dtype(DType::F64);
-        let balance = balance(&near.try_map(sure)?)?;
+        let balance = balance(&near.try_map(|near| sureness(near, &targets))?)?;
         let mut total = cross_entropy.clone();
         let mut pulled = cross_entropy.zeros_like()?;
         for (near, [lag, lead]) in near.iter().zip(&balance) {

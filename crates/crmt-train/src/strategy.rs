@@ -1,7 +1,7 @@
 //! How a batch becomes a loss.
 //! Does not know the loop around it.
 use crate::{Modulation, Prepared, Result};
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use candle_nn::ops::softmax;
 use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
 
@@ -85,13 +85,13 @@ pub trait Strategy {
 
 /// Scalars side by side in `f64`, `[n]`: they are read with one look at the device.
 pub(crate) fn together(scalars: &[Tensor]) -> candle_core::Result<Tensor> {
-    let all = scalars.iter().map(|scalar| scalar.to_dtype(candle_core::DType::F64)?.reshape(1));
+    let all = scalars.iter().map(|scalar| scalar.to_dtype(DType::F64)?.reshape(1));
     Tensor::cat(&all.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// The value of a scalar that decides what is computed next.
 pub(crate) fn scalar(x: &Tensor) -> candle_core::Result<f64> {
-    x.to_dtype(candle_core::DType::F64)?.to_scalar()
+    x.to_dtype(DType::F64)?.to_scalar()
 }
 
 /// What each modality says alone: `a(m) ∘ s(m) + b/M`, `[batch, classes]`, which add up to the logits.
@@ -100,7 +100,17 @@ pub(crate) fn solo_logits(scores: &AdditiveScores) -> Result<PerModality<Tensor>
     Ok(scores.contributions()?.try_map(|own| own.broadcast_add(&share))?)
 }
 
-/// `Σ_i Σ_k targets_ik softmax(solo logits of m)_ik`: how sure of the right classes each modality is.
-pub(crate) fn confidence(scores: &AdditiveScores, targets: &Tensor) -> Result<PerModality<f64>> {
-    solo_logits(scores)?.try_map(|logits| Ok(scalar(&(softmax(&logits.detach(), D::Minus1)? * targets)?.sum_all()?)?))
+/// `Σ_i Σ_k targets_ik softmax(solo logits of m)_ik`: how sure of the right classes each modality is; scalars in `f64`.
+pub(crate) fn confidence(scores: &AdditiveScores, targets: &Tensor) -> Result<PerModality<Tensor>> {
+    Ok(solo_logits(scores)?.try_map(|logits| sureness(logits, targets))?)
+}
+
+/// `Σ_i Σ_k targets_ik softmax(logits)_ik`, a scalar in `f64` that tracks nothing.
+pub(crate) fn sureness(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
+    (softmax(&logits.detach(), D::Minus1)? * targets)?.sum_all()?.to_dtype(DType::F64)
+}
+
+/// Of scalars.
+pub(crate) fn sum(scalars: &PerModality<Tensor>) -> candle_core::Result<Tensor> {
+    scalars.iter().skip(1).try_fold(scalars[0].clone(), |sum, x| sum + x)
 }

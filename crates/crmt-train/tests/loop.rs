@@ -401,7 +401,7 @@ fn ogm_ge_slows_whoever_is_ahead() -> Result<()> {
         Ok(p.iter().zip(&labels).map(|(p, y)| f64::from(p[*y as usize])).sum())
     })?;
     let (ahead, other) = if confidence[0] > confidence[1] { (0, 1) } else { (1, 0) };
-    let factors = loss.modulation.expect("it modulates").factors;
+    let factors = loss.modulation.expect("it modulates").factors.try_map(|factor| factor.to_scalar::<f64>())?;
     let expected = 1.0 - (0.7 * confidence[ahead] / confidence[other]).tanh();
     // Sums of f32 softmaxes.
     assert!((factors[ahead] - expected).abs() < 1e-5, "{factors:?}, expected {expected}");

@@ -11,8 +11,8 @@ use crmt_attacks::{Draws, Goal, perturb};
 use crmt_core::{Batch, Classifier, PerModality, Streams, Trainable, input_gradients};
 use crmt_kernels::Precision;
 use crmt_train::{
-    Certified, Crmt, GBlend, ModalityDropout, Msefm, Pmr, PmrSettings, Prepared, Reach, Rules, StepLoss, Strategy,
-    TrainingInputs,
+    Certified, Crmt, GBlend, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Prepared, Reach, Rules, StepLoss,
+    Strategy, TrainingInputs,
 };
 // The numbers of the table of cases.
 use rand_chacha as _;
@@ -49,7 +49,7 @@ pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
         }
     }
     checks.push(judged("a repeated step is recorded once".into(), recorded(&device), 0.));
-    for name in RECORDED {
+    for name in STRATEGIES {
         let told = format!("weights' way by replayed steps of {name}, against steps that are not");
         checks.push(judged(told, replayed(name, options, &device), 0.));
     }
@@ -92,8 +92,8 @@ fn recorded(device: &Device) -> Result<f64, Box<dyn Error>> {
     Ok(calls.abs_diff(expected) as f64)
 }
 
-/// Strategies whose steps can be recorded.
-const RECORDED: [&str; 6] = ["crmt", "mixup", "certified", "g-blend", "pmr", "msefm"];
+/// Whose steps are recorded.
+const STRATEGIES: [&str; 7] = ["crmt", "mixup", "certified", "g-blend", "ogm-ge", "pmr", "msefm"];
 
 fn strategy(name: &str, options: &Options, subject: &Subject) -> candle_core::Result<Box<dyn Strategy>> {
     let (clean, sample) = (TrainingInputs::Clean, subject.batch.clone());
@@ -113,6 +113,7 @@ fn strategy(name: &str, options: &Options, subject: &Subject) -> candle_core::Re
             })
         }
         "g-blend" => Box::new(GBlend::new(clean, 1, sample.clone(), sample)),
+        "ogm-ge" => Box::new(OgmGe { inputs: clean, alpha: 0.3, noise: true }),
         "pmr" => {
             let settings = PmrSettings { alpha: 1., mu: 0.1, momentum: 0.5, early: 3, classes: options.classes.get() };
             Box::new(Pmr::new(clean, settings, sample))
