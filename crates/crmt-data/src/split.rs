@@ -1,7 +1,7 @@
 //! One split: arrays per modality, labels, and how samples are put together.
 //! Does not know files, only what they would be called.
 use crate::{Array, Manifest, ModalitySpec, Upload};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use crmt_core::{Batch, Domain, PerModality};
 use std::ops::Range;
 
@@ -343,7 +343,7 @@ impl Split {
             let shape = [&[samples.len()], array.shape()].concat();
             self.upload.tensor(values, shape)
         })?;
-        Ok(Batch::new(inputs, Tensor::from_vec(labels, samples.len(), self.upload.device())?)?)
+        Ok(Batch::new(inputs, self.upload.labels(labels)?)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Where batches go, and how they get there.
 //! Does not know any device.
-use candle_core::{Device, Result, Shape, Tensor};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ pub struct Upload {
     bring: Arc<Bring>,
 }
 
-type Bring = dyn Fn(Vec<f32>, Shape) -> Result<Tensor> + Send + Sync;
+type Bring = dyn Fn(CpuStorage, Shape) -> Result<Tensor> + Send + Sync;
 
 impl Upload {
-    /// To `device`, by `bring`: values, row-major, and a shape become a tensor there. Any thread may call it.
-    pub fn new(device: &Device, bring: impl Fn(Vec<f32>, Shape) -> Result<Tensor> + Send + Sync + 'static) -> Self {
+    /// To `device`, by `bring`: values (`f32`, or labels: `u32`), row-major, and a shape become a tensor there. Any thread may
+    /// call it.
+    pub fn new(device: &Device, bring: impl Fn(CpuStorage, Shape) -> Result<Tensor> + Send + Sync + 'static) -> Self {
         Self { device: device.clone(), bring: Arc::new(bring) }
     }
 
@@ -24,14 +26,21 @@ impl Upload {
     }
 
     pub(crate) fn tensor(&self, values: Vec<f32>, shape: Vec<usize>) -> Result<Tensor> {
-        (self.bring)(values, shape.into())
+        (self.bring)(CpuStorage::F32(values), shape.into())
+    }
+
+    pub(crate) fn labels(&self, labels: Vec<u32>) -> Result<Tensor> {
+        let samples = labels.len();
+        (self.bring)(CpuStorage::U32(labels), samples.into())
     }
 }
 
 impl Default for Upload {
     /// To the CPU: nothing is copied.
     fn default() -> Self {
-        Self::new(&Device::Cpu, |values, shape| Tensor::from_vec(values, shape, &Device::Cpu))
+        Self::new(&Device::Cpu, |values, shape| {
+            Ok(Tensor::from_storage(Storage::Cpu(values), shape, BackpropOp::none(), false))
+        })
     }
 }
 

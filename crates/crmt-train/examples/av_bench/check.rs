@@ -6,7 +6,7 @@ mod cases;
 use crate::subject::Subject;
 use crate::work::{EPSILON, objective, pgd, training, training_by};
 use crate::{Architecture, Options, Work};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, Tensor};
 use crmt_attacks::{Draws, Goal, perturb};
 use crmt_core::{Batch, Classifier, PerModality, Streams, Trainable, input_gradients};
 use crmt_kernels::Precision;
@@ -76,15 +76,28 @@ pub fn run(options: &Options) -> Result<(Value, bool), Box<dyn Error>> {
 }
 
 /// How many times more or less than it should the host ran a step that was to be repeated: on a GPU once, and once to record
-/// it.
+/// it, while another thread brings batches, as loading threads do.
 fn recorded(device: &Device) -> Result<f64, Box<dyn Error>> {
     const STEPS: usize = 10;
     let mut calls = 0usize;
     let x = PerModality::from([Tensor::ones(3, DType::F32, device)?]);
+    let (upload, mut brought) = (crmt_kernels::uploader(device)?, vec![]);
+    let bring = || {
+        Ok::<_, candle_core::Error>([
+            upload(CpuStorage::F32(vec![1.5; 7]), 7.into())?,
+            upload(CpuStorage::U32(vec![1, 2]), 2.into())?,
+        ])
+    };
     let y = crmt_core::repeat(x, STEPS, |x| {
         calls += 1;
+        brought.push(std::thread::scope(|scope| scope.spawn(bring).join().expect("no panic"))?);
         Ok::<_, crmt_core::Error>(x.try_map(|x| x * 2.)?)
     })?;
+    for [values, labels] in brought {
+        if values.to_vec1::<f32>()? != [1.5; 7] || labels.to_vec1::<u32>()? != [1, 2] {
+            return Err("what another thread brings meanwhile is not what it sent".into());
+        }
+    }
     if y[0].to_vec1::<f32>()? != [(1u32 << STEPS) as f32; 3] {
         return Err("the steps do not follow each other".into());
     }
