@@ -69,6 +69,14 @@ impl Compute {
     }
 }
 
+/// How cuDNN computes each convolution that this thread has asked it for, in words, sorted; empty without it.
+pub fn convolution_plans() -> Vec<String> {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::convolution_plans();
+    #[cfg(not(feature = "cuda"))]
+    vec![]
+}
+
 /// Whether an operation failed because a device had no memory left.
 pub fn is_out_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut error = Some(error);

@@ -65,12 +65,33 @@ struct Library {
     handle: Handle,
     stream: Arc<CudaStream>,
     plans: HashMap<Key, Option<Rc<Plan>>>,
-    /// Shared by all convolutions, which run one after another on one stream.
-    memory: Option<CudaSlice<u8>>,
+    /// Working memory, shared by all convolutions, which run one after another on one stream: the last is the largest. Those
+    /// before it are kept, because a recording may use them.
+    memories: Vec<CudaSlice<u8>>,
 }
 
 thread_local! {
     static LIBRARIES: RefCell<HashMap<DeviceId, Library>> = RefCell::new(HashMap::new());
+}
+
+/// How each convolution of this thread is computed, in words.
+pub(super) fn plans() -> Vec<String> {
+    LIBRARIES.with_borrow(|libraries| {
+        let all = libraries.values().flat_map(|library| &library.plans).map(|(key, plan)| {
+            let Key { pass, dtype, rounded, geometry: [b, ci, h, w, co, kh, kw, oh, ow, stride, padding] } = key;
+            let how = match plan {
+                Some(plan) => format!("{:?} with {} bytes", plan.algorithm, plan.memory),
+                None => "products of patches: cuDNN has no algorithm of a fixed order for it".into(),
+            };
+            let rounded = if *rounded { ", rounded" } else { "" };
+            format!(
+                "{pass:?} {b}x{h}x{w}x{ci} * {co}x{kh}x{kw} / {stride} + {padding} = {oh}x{ow} ({dtype:?}{rounded}): {how}"
+            )
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort();
+        all
+    })
 }
 
 fn run(pass: Pass, operands: [&Tensor; 2], g: &Geometry, shape: (usize, usize, usize, usize)) -> Result<Option<Made>> {
@@ -118,7 +139,7 @@ impl Library {
         let handle = Handle(result::create_handle()?);
         // SAFETY: both are alive, and the library keeps them together.
         unsafe { result::set_stream(handle.0, stream.cu_stream().cast()) }?;
-        Ok(Self { handle, stream, plans: HashMap::new(), memory: None })
+        Ok(Self { handle, stream, plans: HashMap::new(), memories: vec![] })
     }
 
     fn launch<T: Element>(
@@ -128,14 +149,12 @@ impl Library {
         operands: [u64; 2],
         result: &mut CudaSlice<T>,
     ) -> Result<()> {
-        let need = plan.memory.max(1);
-        if self.memory.as_ref().is_none_or(|memory| memory.len() < need) {
-            // Given back first, so that both need not fit.
-            self.memory = None;
+        if self.memories.last().is_none_or(|memory| memory.len() < plan.memory) {
+            // Of powers of two, all together take less than twice the largest.
             // SAFETY: working memory is written before it is read.
-            self.memory = Some(unsafe { device.alloc::<u8>(need) }?);
+            self.memories.push(unsafe { device.alloc::<u8>(plan.memory.next_power_of_two()) }?);
         }
-        let Some(memory) = self.memory.as_mut() else { bail!("internal: no working memory") };
+        let Some(memory) = self.memories.last_mut() else { bail!("internal: no working memory") };
         let memory = memory.device_ptr_mut(&self.stream).0 as *mut c_void;
         let to = result.device_ptr_mut(&self.stream).0 as *mut c_void;
         let [first, second] = operands.map(|address| address as *const c_void);

@@ -23,6 +23,21 @@ template <> struct Put<__nv_bfloat16> {
 __device__ __forceinline__ Count first_element() { return (Count)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ Count next_element() { return (Count)gridDim.x * blockDim.x; }
 
+// The same for arrays of rows of channels, so that all elements of a thread are of one channel: a remainder of 64 bits costs
+// more than an element's share of the memory. Threads beyond the last whole row have none; there is at least one row of them.
+__device__ __forceinline__ Count next_of_channel(Count channels) { return next_element() / channels * channels; }
+__device__ __forceinline__ Count first_of_channel(Count count, Count channels) {
+    return first_element() < next_of_channel(channels) ? first_element() : count;
+}
+
+// Whether an array's indices fit into 32 bits, whose divisions are several times faster.
+__device__ __forceinline__ bool is_short(Count count) { return count < (1ull << 31); }
+
+// A function on `count` elements made of, or into, `others`, with indices as short as they can be.
+#define SHORT_OR_LONG(T, others, function, count, ...)                                                                         \
+    if (is_short(count) && is_short(others)) function<T, unsigned, int>(count, __VA_ARGS__);                                   \
+    else function<T, Count, long long>(count, __VA_ARGS__);
+
 // max(x, 0), and NaN for NaN.
 template <class A> __device__ __forceinline__ A positive_part(A x) { return x <= (A)0 ? (A)0 : x; }
 
@@ -33,9 +48,10 @@ template <class A> __device__ __forceinline__ A stopped(A y, A gradient) { retur
 template <class T, class A>
 __device__ void epilogue(Count count, Count channels, int has_bias, int has_add, int relu, const T *x, const A *bias,
                          const T *add, T *y) {
-    for (Count i = first_element(); i < count; i += next_element()) {
+    A shift = has_bias ? bias[first_element() % channels] : (A)0;
+    for (Count i = first_of_channel(count, channels); i < count; i += next_of_channel(channels)) {
         A v = get(x[i]);
-        if (has_bias) v += bias[i % channels];
+        if (has_bias) v += shift;
         if (has_add) v += get(add[i]);
         y[i] = Put<T>::of(relu ? positive_part(v) : v);
     }
@@ -110,10 +126,11 @@ __device__ void moments_total(Count rows, Count channels, Count blocks, const T 
 template <class T, class A>
 __device__ void normalise(Count count, Count channels, int has_add, int relu, double eps, const T *x, const A *moments,
                           const A *gamma_beta, const T *add, T *y) {
-    for (Count i = first_element(); i < count; i += next_element()) {
-        Count channel = i % channels;
-        A scale = gamma_beta[channel] / sqrt(moments[channels + channel] + (A)eps);
-        A v = (get(x[i]) - moments[channel]) * scale + gamma_beta[channels + channel];
+    Count channel = first_element() % channels;
+    A scale = gamma_beta[channel] / sqrt(moments[channels + channel] + (A)eps);
+    A mean = moments[channel], beta = gamma_beta[channels + channel];
+    for (Count i = first_of_channel(count, channels); i < count; i += next_of_channel(channels)) {
+        A v = (get(x[i]) - mean) * scale + beta;
         if (has_add) v += get(add[i]);
         y[i] = Put<T>::of(relu ? positive_part(v) : v);
     }
@@ -124,9 +141,13 @@ __device__ void normalise(Count count, Count channels, int has_add, int relu, do
 template <class T, class A>
 __device__ void gradient_parts(Count rows, Count channels, Count rows_of_block, int relu, int has_moments, double eps,
                                const T *g, const T *y, const T *x, const A *moments, double *parts) {
-    auto terms = [=](Count i, Count channel, A *sums) {
+    // Of this thread's channel, as column_parts has it.
+    Count own = (Count)blockIdx.x * LANES + threadIdx.x;
+    bool normal = has_moments && own < channels;
+    A mean = normal ? moments[own] : (A)0, inverse = normal ? (A)1 / sqrt(moments[channels + own] + (A)eps) : (A)0;
+    auto terms = [=](Count i, Count, A *sums) {
         A d = relu ? stopped<A>(get(y[i]), get(g[i])) : get(g[i]);
-        if (has_moments) sums[0] += d * (get(x[i]) - moments[channel]) / sqrt(moments[channels + channel] + (A)eps);
+        if (normal) sums[0] += d * (get(x[i]) - mean) * inverse;
         sums[1] += d;
     };
     column_parts<A>(rows, channels, rows_of_block, terms, parts);
@@ -145,21 +166,19 @@ template <class A> __device__ void total(Count channels, Count blocks, const dou
 template <class T, class A>
 __device__ void normalise_backward(Count count, Count channels, int relu, int constant, double eps, const T *g, const T *y,
                                    const T *x, const A *moments, const A *gamma_beta, const A *sums, T *dx) {
-    A n = (A)(count / channels);
-    for (Count i = first_element(); i < count; i += next_element()) {
-        Count channel = i % channels;
-        A inverse = (A)1 / sqrt(moments[channels + channel] + (A)eps);
+    Count channel = first_element() % channels;
+    A n = (A)(count / channels), inverse = (A)1 / sqrt(moments[channels + channel] + (A)eps);
+    A mean = moments[channel], scale = gamma_beta[channel] * inverse;
+    A sum = constant ? (A)0 : sums[channels + channel] / n, slope = constant ? (A)0 : sums[channel] / n;
+    for (Count i = first_of_channel(count, channels); i < count; i += next_of_channel(channels)) {
         A d = relu ? stopped<A>(get(y[i]), get(g[i])) : get(g[i]);
-        if (!constant) {
-            A normal = (get(x[i]) - moments[channel]) * inverse;
-            d -= (sums[channels + channel] + normal * sums[channel]) / n;
-        }
-        dx[i] = Put<T>::of(gamma_beta[channel] * inverse * d);
+        if (!constant) d -= sum + (get(x[i]) - mean) * inverse * slope;
+        dx[i] = Put<T>::of(scale * d);
     }
 }
 
 // Windows of size × size; `places` is where in its window each maximum was. NaN wins over any number.
-template <class T>
+template <class T, class Count, class Signed>
 __device__ void max_pool(Count count, Count channels, Count h, Count w, Count oh, Count ow, int size, int stride, int padding,
                          const T *x, T *y, unsigned int *places) {
     for (Count i = first_element(); i < count; i += next_element()) {
@@ -168,8 +187,8 @@ __device__ void max_pool(Count count, Count channels, Count h, Count w, Count oh
         int place = -1;
         for (int u = 0; u < size; u++) {
             for (int v = 0; v < size; v++) {
-                long long r = (long long)(row * stride) + u - padding, c = (long long)(column * stride) + v - padding;
-                if (r < 0 || c < 0 || r >= (long long)h || c >= (long long)w) continue;
+                Signed r = (Signed)(row * stride) + u - padding, c = (Signed)(column * stride) + v - padding;
+                if (r < 0 || c < 0 || r >= (Signed)h || c >= (Signed)w) continue;
                 typename Arithmetic<T>::Type value = get(x[((sample * h + r) * w + c) * channels + channel]);
                 if (place < 0 || value > best || (value != value && best == best)) {
                     best = value;
@@ -183,17 +202,17 @@ __device__ void max_pool(Count count, Count channels, Count h, Count w, Count oh
 }
 
 // One thread gathers what the windows around an element of x give it.
-template <class T>
+template <class T, class Count, class Signed>
 __device__ void max_pool_backward(Count count, Count channels, Count h, Count w, Count oh, Count ow, int size, int stride,
                                   int padding, const T *g, const unsigned int *places, T *dx) {
     for (Count i = first_element(); i < count; i += next_element()) {
         Count channel = i % channels, sample = i / channels / w / h;
-        long long column = i / channels % w + padding, row = i / channels / w % h + padding;
+        Signed column = i / channels % w + padding, row = i / channels / w % h + padding;
         typename Arithmetic<T>::Type sum = 0;
         for (int u = 0; u < size; u++) {
-            if (row < u || (row - u) % stride || (row - u) / stride >= (long long)oh) continue;
+            if (row < u || (row - u) % stride || (row - u) / stride >= (Signed)oh) continue;
             for (int v = 0; v < size; v++) {
-                if (column < v || (column - v) % stride || (column - v) / stride >= (long long)ow) continue;
+                if (column < v || (column - v) % stride || (column - v) / stride >= (Signed)ow) continue;
                 Count from = ((sample * oh + (row - u) / stride) * ow + (column - v) / stride) * channels + channel;
                 if (places[from] == (unsigned int)(u * size + v)) sum += get(g[from]);
             }
@@ -203,32 +222,32 @@ __device__ void max_pool_backward(Count count, Count channels, Count h, Count w,
 }
 
 // The patches that meet each result of a convolution, as rows of a matrix: [samples·oh·ow, kh·kw·channels].
-template <class T>
+template <class T, class Count, class Signed>
 __device__ void patches(Count count, Count channels, Count h, Count w, Count oh, Count ow, int kh, int kw, int stride,
                         int padding, const T *x, T *columns) {
     for (Count i = first_element(); i < count; i += next_element()) {
         Count channel = i % channels, rest = i / channels;
         int v = rest % kw, u = rest / kw % kh;
         rest = rest / kw / kh;
-        long long c = (long long)(rest % ow * stride) + v - padding, r = (long long)(rest / ow % oh * stride) + u - padding;
+        Signed c = (Signed)(rest % ow * stride) + v - padding, r = (Signed)(rest / ow % oh * stride) + u - padding;
         Count sample = rest / ow / oh;
-        bool inside = r >= 0 && c >= 0 && r < (long long)h && c < (long long)w;
+        bool inside = r >= 0 && c >= 0 && r < (Signed)h && c < (Signed)w;
         columns[i] = inside ? x[((sample * h + r) * w + c) * channels + channel] : Put<T>::of(0.f);
     }
 }
 
 // Its adjoint: each element of x gathers what was made of it.
-template <class T>
+template <class T, class Count, class Signed>
 __device__ void patches_adjoint(Count count, Count channels, Count h, Count w, Count oh, Count ow, int kh, int kw, int stride,
                                 int padding, const T *columns, T *x) {
     for (Count i = first_element(); i < count; i += next_element()) {
         Count channel = i % channels, sample = i / channels / w / h;
-        long long column = i / channels % w + padding, row = i / channels / w % h + padding;
+        Signed column = i / channels % w + padding, row = i / channels / w % h + padding;
         typename Arithmetic<T>::Type sum = 0;
         for (int u = 0; u < kh; u++) {
-            if (row < u || (row - u) % stride || (row - u) / stride >= (long long)oh) continue;
+            if (row < u || (row - u) % stride || (row - u) / stride >= (Signed)oh) continue;
             for (int v = 0; v < kw; v++) {
-                if (column < v || (column - v) % stride || (column - v) / stride >= (long long)ow) continue;
+                if (column < v || (column - v) % stride || (column - v) / stride >= (Signed)ow) continue;
                 Count result = (sample * oh + (row - u) / stride) * ow + (column - v) / stride;
                 sum += get(columns[((result * kh + u) * kw + v) * channels + channel]);
             }
@@ -238,7 +257,7 @@ __device__ void patches_adjoint(Count count, Count channels, Count h, Count w, C
 }
 
 // Pairs (x[o][i], x[o][half + i]) become their maximum and minimum. NaN in either makes both NaN.
-template <class T> __device__ void max_min(Count pairs, Count half, const T *x, T *y) {
+template <class T, class Count> __device__ void max_min(Count pairs, Count half, const T *x, T *y) {
     for (Count i = first_element(); i < pairs; i += next_element()) {
         Count one = i / half * 2 * half + i % half, other = one + half;
         typename Arithmetic<T>::Type a = get(x[one]), b = get(x[other]);
@@ -249,7 +268,7 @@ template <class T> __device__ void max_min(Count pairs, Count half, const T *x, 
 }
 
 // On a tie each gets the mean of the two gradients.
-template <class T> __device__ void max_min_backward(Count pairs, Count half, const T *x, const T *g, T *dx) {
+template <class T, class Count> __device__ void max_min_backward(Count pairs, Count half, const T *x, const T *g, T *dx) {
     for (Count i = first_element(); i < pairs; i += next_element()) {
         Count one = i / half * 2 * half + i % half, other = one + half;
         typename Arithmetic<T>::Type a = get(x[one]), b = get(x[other]), max = get(g[one]), min = get(g[other]);
@@ -371,24 +390,32 @@ template <class T> __device__ void squares(const Slot<T> *slots, const Count *st
     }                                                                                                                          \
     extern "C" __global__ void max_pool_##NAME(Count count, Count channels, Count h, Count w, Count oh, Count ow, int size,    \
                                                int stride, int padding, const T *x, T *y, unsigned int *places) {              \
-        max_pool<T>(count, channels, h, w, oh, ow, size, stride, padding, x, y, places);                                       \
+        SHORT_OR_LONG(T, count / oh / ow * h * w, max_pool, count, channels, h, w, oh, ow, size, stride, padding, x, y,        \
+                      places)                                                                                                  \
     }                                                                                                                          \
     extern "C" __global__ void max_pool_backward_##NAME(Count count, Count channels, Count h, Count w, Count oh, Count ow,     \
                                                         int size, int stride, int padding, const T *g,                         \
                                                         const unsigned int *places, T *dx) {                                   \
-        max_pool_backward<T>(count, channels, h, w, oh, ow, size, stride, padding, g, places, dx);                             \
+        SHORT_OR_LONG(T, count / h / w * oh * ow, max_pool_backward, count, channels, h, w, oh, ow, size, stride, padding, g,  \
+                      places, dx)                                                                                              \
     }                                                                                                                          \
     extern "C" __global__ void patches_##NAME(Count count, Count channels, Count h, Count w, Count oh, Count ow, int kh,       \
                                               int kw, int stride, int padding, const T *x, T *columns) {                       \
-        patches<T>(count, channels, h, w, oh, ow, kh, kw, stride, padding, x, columns);                                        \
+        SHORT_OR_LONG(T, count / oh / ow / kh / kw * h * w, patches, count, channels, h, w, oh, ow, kh, kw, stride, padding,   \
+                      x, columns)                                                                                              \
     }                                                                                                                          \
     extern "C" __global__ void patches_adjoint_##NAME(Count count, Count channels, Count h, Count w, Count oh, Count ow,       \
                                                       int kh, int kw, int stride, int padding, const T *columns, T *x) {       \
-        patches_adjoint<T>(count, channels, h, w, oh, ow, kh, kw, stride, padding, columns, x);                                \
+        SHORT_OR_LONG(T, count / h / w * oh * ow * kh * kw, patches_adjoint, count, channels, h, w, oh, ow, kh, kw, stride,    \
+                      padding, columns, x)                                                                                     \
     }                                                                                                                          \
-    extern "C" __global__ void max_min_##NAME(Count pairs, Count half, const T *x, T *y) { max_min<T>(pairs, half, x, y); }    \
+    extern "C" __global__ void max_min_##NAME(Count pairs, Count half, const T *x, T *y) {                                     \
+        if (is_short(2 * pairs)) max_min<T, unsigned>(pairs, half, x, y);                                                      \
+        else max_min<T, Count>(pairs, half, x, y);                                                                             \
+    }                                                                                                                          \
     extern "C" __global__ void max_min_backward_##NAME(Count pairs, Count half, const T *x, const T *g, T *dx) {               \
-        max_min_backward<T>(pairs, half, x, g, dx);                                                                            \
+        if (is_short(2 * pairs)) max_min_backward<T, unsigned>(pairs, half, x, g, dx);                                         \
+        else max_min_backward<T, Count>(pairs, half, x, g, dx);                                                                \
     }
 
 #define OF_PARAMETERS(T, NAME)                                                                                                 \

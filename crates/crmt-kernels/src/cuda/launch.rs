@@ -93,6 +93,12 @@ pub(super) fn each(count: usize) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
 }
 
+/// The same for `count` elements in rows of channels: at least a thread for each channel.
+pub(super) fn each_of_channels(count: usize, channels: usize) -> LaunchConfig {
+    let LaunchConfig { grid_dim: (blocks, ..), .. } = each(count);
+    LaunchConfig { grid_dim: (blocks.max(channels.div_ceil(THREADS as usize) as u32), 1, 1), ..each(count) }
+}
+
 /// Read access to a contiguous tensor on a CUDA device for as long as this lives.
 pub(super) struct Operand<'a>(StorageRef<'a>, &'a Layout);
 

@@ -2,7 +2,7 @@
 //! normalisation, pooling, MaxMin, each with its gradient.
 //!
 //! Knows arrays of rows of channels, and nothing of networks.
-use super::launch::{Element, Made, Operand, at, device, each, fresh, launch, on_images};
+use super::launch::{Element, Made, Operand, at, device, each, each_of_channels, fresh, launch, on_images};
 use super::node::node;
 use crate::RunningStats;
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
@@ -57,7 +57,7 @@ fn epilogue_of<T: Element>(x: &Tensor, bias: Option<&Tensor>, add: Option<&Tenso
         let (xs, biases, adds) = (Operand::new(x), bias.map(Operand::new), add.map(Operand::new));
         let [has_bias, has_add, relu] = [bias.is_some(), add.is_some(), relu].map(i32::from);
         let (bias, add) = (at::<T::Sum>(biases.as_ref())?, at::<T>(adds.as_ref())?);
-        launch!(device, T, "epilogue", each(count), [
+        launch!(device, T, "epilogue", each_of_channels(count, channels), [
             count as u64, channels as u64, has_bias, has_add, relu, xs.at::<T>()?, bias, add,
         ] => [y]);
     }
@@ -200,7 +200,7 @@ fn normalise<T: Element>(x: &Tensor, parameters: &Tensor, normal: &Normal, add: 
     if count > 0 {
         let [xs, moments, parameters] = [x, &normal.moments, parameters].map(Operand::new);
         let adds = add.map(Operand::new);
-        launch!(device, T, "normalise", each(count), [
+        launch!(device, T, "normalise", each_of_channels(count, channels), [
             count as u64, channels as u64, i32::from(add.is_some()), i32::from(normal.relu), normal.eps, xs.at::<T>()?,
             moments.at::<T::Sum>()?, parameters.at::<T::Sum>()?, at::<T>(adds.as_ref())?,
         ] => [y]);
@@ -223,7 +223,7 @@ fn normalise_backward(
         type Sum<T> = <T as Element>::Sum;
         let mut dx = fresh::<T>(&device, count)?;
         if count > 0 {
-            launch!(device, T, "normalise_backward", each(count), [
+            launch!(device, T, "normalise_backward", each_of_channels(count, channels), [
                 count as u64, channels as u64, i32::from(normal.relu), i32::from(normal.constant), normal.eps,
                 gs.at::<T>()?, ys.at::<T>()?, xs.at::<T>()?, moments.at::<Sum<T>>()?, parameters.at::<Sum<T>>()?,
                 at::<Sum<T>>(sums.as_ref())?,

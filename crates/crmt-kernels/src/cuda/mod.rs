@@ -21,6 +21,14 @@ pub(crate) use network::{run, stack};
 pub(crate) use open::open;
 pub(crate) use optimize::{Rule, Update, square_norms, update};
 
+/// [`crate::convolution_plans`].
+pub(crate) fn convolution_plans() -> Vec<String> {
+    #[cfg(feature = "cudnn")]
+    return cudnn::plans();
+    #[cfg(not(feature = "cudnn"))]
+    vec![]
+}
+
 /// [`crate::relu`].
 pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
     layers::epilogue(&x.contiguous()?, None, None, true)

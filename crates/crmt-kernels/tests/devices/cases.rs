@@ -96,6 +96,11 @@ cases! {
         all.extend([stats.mean.as_detached_tensor(), stats.variance.as_detached_tensor()]);
         Ok(all)
     }
+    // More elements than a GPU is given threads, in rows that do not divide them.
+    batch_norm_of_many_rows LOOSE |p| {
+        let (x, gamma, beta, stats) = (p.var(1, (600_001, 7))?, p.var(2, 7)?, p.var(3, 7)?, p.stats(7)?);
+        p.with_gradients(&batch_norm_train(&x, &gamma, &beta, &stats, 0.1, 1e-5)?, &[&x, &gamma, &beta])
+    }
     batch_norm_with_a_large_mean LOOSE |p| {
         let x = Var::from_tensor(&(p.tensor(1, (700, 40))? + 100.)?)?;
         let (gamma, beta, stats) = (p.var(2, 40)?, p.var(3, 40)?, p.stats(40)?);

@@ -13,7 +13,7 @@ mod work;
 
 use candle_core::Device;
 use clap::{Parser, ValueEnum};
-use crmt_kernels::{Compute, Precision};
+use crmt_kernels::{Compute, Precision, convolution_plans};
 use serde_json::{Map, Value, json};
 use std::error::Error;
 use std::num::NonZeroUsize;
@@ -161,6 +161,8 @@ fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<d
         "samples_per_s": thousandths(options.batch.get() as f64 / median * 1e3),
         "conv_flops": cost.map(|cost| cost.flops),
         "conv_bytes": cost.map(|cost| cost.bytes),
+        "replay": !options.no_replay,
+        "convolutions": convolution_plans(),
     });
     match line {
         Value::Object(line) => Ok(line),
