@@ -1,15 +1,29 @@
-//! `evaluate --save-adversarials`: the nearest adversarials as one safetensors file, for other programs.
+//! `evaluate --save-adversarials`: the nearest adversarials as one file, for other programs.
 //! Does not know how they were found.
-use crate::{attack::Attacked, plan::EvaluatePlan, record::Summary, tensor_file::TensorFile};
+use crate::{
+    attack::Attacked,
+    plan::EvaluatePlan,
+    record::Summary,
+    tensor_file::{Format, TensorFile},
+};
 use anyhow::Result;
 use candle_core::DType;
 use crmt_data::DataSet;
+
+/// How adversarials can be written.
+pub const FORMATS: [Format; 2] = [Format::Safetensors, Format::Npz];
 
 /// Tensors: `label` (I64, `[samples]`); by threat and modality `adversarial.THREAT.NORM.MODALITY` (F32, `[samples, ...]`,
 /// the clean input where no adversarial was found) and `distance.THREAT.NORM` (F64, in declared units; infinite where none was
 /// found, 0 where the clean input is misclassified). Row `i` is sample `i` of the report split. The metadata name the
 /// run's method, data, weights, attacks and budgets.
-pub fn to_bytes(found: &Attacked, data: &DataSet, run: &Summary, plan: &EvaluatePlan) -> Result<Vec<u8>> {
+pub fn to_bytes(
+    found: &Attacked,
+    data: &DataSet,
+    run: &Summary,
+    plan: &EvaluatePlan,
+    format: Format,
+) -> Result<Vec<u8>> {
     let mut file = TensorFile::default();
     let samples = found.adversarials.first().map_or(0, |a| a.distance.len());
     file.integers("label", &data.report.batch(0..samples)?.labels.to_dtype(DType::I64)?.to_vec1::<i64>()?);
@@ -20,8 +34,9 @@ pub fn to_bytes(found: &Attacked, data: &DataSet, run: &Summary, plan: &Evaluate
         }
         file.doubles(format!("distance.{threat}"), &of.distance);
     }
-    file.to_bytes(&serde_json::json!({
+    let card = serde_json::json!({
         "method": run.method, "data": run.data, "weights": run.weights, "attacks": plan.attacks, "eps": plan.eps,
         "report_sha256": run.report_sha256,
-    }))
+    });
+    file.to_bytes(format, &card)
 }

@@ -140,11 +140,11 @@ pub struct EvaluateArgs {
     #[arg(long)]
     pub seed: Option<u64>,
     /// Write the nearest adversarial of every attacked sample to this file.
-    #[arg(long, value_name = "FILE.safetensors")]
+    #[arg(long, value_name = "FILE.safetensors|FILE.npz")]
     pub save_adversarials: Option<PathBuf>,
     /// Write what the model says of every report sample to this file: logits, labels, predictions and each modality's
     /// scores; as .npy the logits alone. Attacks run again only if one of their options is given, too.
-    #[arg(long, value_name = "FILE.safetensors|FILE.npy")]
+    #[arg(long, value_name = "FILE.safetensors|FILE.npz|FILE.npy")]
     pub save_predictions: Option<PathBuf>,
     /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
     /// best); all but the first also give a table of accuracies without each set of modalities.

@@ -1,20 +1,21 @@
 //! The commands: what each one reads, runs, writes and prints.
 //! Does not know how anything is computed.
 use crate::{
-    Verdict,
+    Verdict, adversarials,
     cli::{CertifyArgs, Cli, Command, DiagnoseArgs, EvaluateArgs, ReportArgs, TrainArgs},
     corruption::Asked,
     diagnosis::{self, Diagnosis},
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
     plan::{EvaluatePlan, FalsifyPlan, Plan},
-    predictions::Format,
+    predictions,
     record::Summary,
     report::{self, RunRecord},
     run::{Run, open_data, read_record},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
     sigmas,
+    tensor_file::Format,
     threat::Threat,
     tour,
 };
@@ -101,7 +102,11 @@ fn measured(mut run: Run, voice: &Voice) -> Result<Run> {
 
 fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     // A name that says no format is refused before hours of work.
-    args.save_predictions.as_deref().map(Format::of).transpose()?;
+    let named = |option, file: &Option<PathBuf>, formats: &[Format]| {
+        file.as_ref().map(|file| Format::of(option, file, formats)).transpose()
+    };
+    named("--save-predictions", &args.save_predictions, &predictions::FORMATS)?;
+    named("--save-adversarials", &args.save_adversarials, &adversarials::FORMATS)?;
     let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), device, &args.set)?;
     let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
     if args.attacks() {

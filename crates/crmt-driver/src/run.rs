@@ -24,6 +24,7 @@ use crate::{
     sigmas::sigmas,
     smooth_attack::{self, Target},
     smoothed, smoothing,
+    tensor_file::Format,
     threat::DECLARED,
     training::{self, Resumed, STEP_1, Untrained},
     watch::Keeper,
@@ -281,7 +282,11 @@ impl Run {
         let plan = &self.plan.evaluate;
         attack::check(plan, &self.data)?;
         // A file that can't be written is noticed before hours of work.
-        keep.map(|file| writable("--save-adversarials", file)).transpose()?;
+        let keep = keep.map(|file| {
+            let format = Format::of("--save-adversarials", file, &adversarials::FORMATS)?;
+            writable("--save-adversarials", file).map(|()| (file, format))
+        });
+        let keep = keep.transpose()?;
         let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
         if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
             let table = baselines::accuracy(&model, &self.data, &baselines)?;
@@ -298,8 +303,8 @@ impl Run {
             dir: &self.dir,
         };
         let found = attack::attack(subject, plan, keep.is_some(), &mut self.rows, voice)?;
-        if let Some(file) = keep {
-            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, plan)?)?;
+        if let Some((file, format)) = keep {
+            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, plan, format)?)?;
         }
         (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
         self.attacked = true;
@@ -335,7 +340,7 @@ impl Run {
 
     /// What the model says of every report sample, for other programs.
     pub fn save_predictions(&self, file: &Path) -> Result<()> {
-        let format = predictions::Format::of(file)?;
+        let format = Format::of("--save-predictions", file, &predictions::FORMATS)?;
         writable("--save-predictions", file)?;
         let model = self.model()?;
         write_file(file, &predictions::to_bytes(&model, &self.data, &self.summary, format)?)

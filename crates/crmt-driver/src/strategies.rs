@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use crmt_attacks::{Attack, Budget, Norm, Pgd, released::TrainingPgd};
-use crmt_core::{PerModality, Streams};
+use crmt_core::{Mode, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_train::{
     Certified, Crmt, GBlend, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Reach, Strategy, TrainingInputs,
@@ -62,7 +62,10 @@ fn dropout(probability: f64, data: &DataSet) -> ModalityDropout {
 
 fn inputs(plan: &Plan, data: &DataSet) -> Result<TrainingInputs> {
     Ok(match plan.train.inputs.as_str() {
-        "adversarial" => TrainingInputs::Adversarial(adversary(&plan.adversary, data)?),
+        "adversarial" => TrainingInputs::Adversarial {
+            attack: adversary(&plan.adversary, data)?,
+            mode: if plan.adversary.statistics == "as-released" { Mode::Train } else { Mode::Eval },
+        },
         "mixup" => TrainingInputs::Mixup { alpha: plan.train.mixup_alpha },
         "noise" => {
             TrainingInputs::Noise { sigmas: sigmas("train.noises", plan.train.noise, &plan.train.noises, data)? }

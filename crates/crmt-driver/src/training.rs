@@ -6,7 +6,7 @@ use crate::{
     people::Voice,
     plan::{OptimizerKind, Plan, TrainPlan},
     record::EpochMetrics,
-    selection::{Criterion, select},
+    selection::{AS_RELEASED, Criterion, select},
     sigmas::sigmas,
     step_two::StepTwo,
     strategies::{self, strategy},
@@ -90,6 +90,12 @@ pub fn train<'a>(
     let streams = Streams::new(plan.seed);
     let mut log = Log::new(resumed.metrics, keeper, voice)?;
     let mut warnings = vec![];
+    if plan.select.split == AS_RELEASED {
+        let warning = "the best epoch is chosen on the report split (select.split = \"as-released\"): \
+                       what is reported of it is optimistic";
+        voice.say(format!("  {warning}"));
+        warnings.push(warning.to_owned());
+    }
 
     let source = Epochs::new(data, streams, plan)?;
     let mut strategy = strategy(plan, data, &streams, plan.train.epochs * source.steps())?;

@@ -208,7 +208,17 @@ fn methods_with_settings_of_their_own_train_and_are_recorded() -> Anyhow {
         ("msefm", &["model.memory=8"]),
         ("dropout", &[]),
         ("at", &["adversary.threat=each", "adversary.norm=linf", "adversary.eps=0.1", "adversary.budgets.audio=0.2"]),
-        ("crmt-at", &["adversary.rule=as-released", "step2.rival=as-released", "model.head=unit-rows"]),
+        (
+            "crmt-at",
+            &[
+                "adversary.rule=as-released",
+                "adversary.statistics=as-released",
+                "model.batch_norm=true",
+                "step2.rival=as-released",
+                "model.head=unit-rows",
+                "select.split=as-released",
+            ],
+        ),
     ];
     for (method, settings) in own {
         let settings = [*settings, &["train.linear_warmup=0.2", "train.schedule=cosine", "select.criterion=attacked"]];
@@ -223,6 +233,9 @@ fn methods_with_settings_of_their_own_train_and_are_recorded() -> Anyhow {
         let events = fs::read_dir(run.join("tensorboard"))?.flatten().next().expect("an event file").path();
         assert!(fs::metadata(events)?.len() > 100 * metrics.len() as u64, "{method}");
         assert!(!run.join("checkpoints").exists(), "a complete run needs none");
+        let summary = fs::read_to_string(run.join("summary.json"))?;
+        let optimistic = summary.contains("the best epoch is chosen on the report split");
+        assert_eq!(optimistic, settings.contains(&"select.split=as-released"), "{method}");
     }
     let refuse =
         |settings: &[&str], parts: &[&str]| refused(driver(dir.path()).args(arguments("at", "x", settings)), parts);

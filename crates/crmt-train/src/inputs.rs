@@ -3,7 +3,7 @@
 use crate::{Draws, Mixed, Prepared, Result};
 use candle_core::{Device, Tensor};
 use crmt_attacks::{Attack, Goal};
-use crmt_core::{Batch, Missing, Modality, PerModality, Trainable};
+use crmt_core::{Batch, Classifier, Missing, Modality, Mode, PerModality, Trainable};
 use rand::{Rng, seq::SliceRandom};
 use rand_distr::{Beta, StandardNormal};
 
@@ -11,8 +11,14 @@ use rand_distr::{Beta, StandardNormal};
 pub enum TrainingInputs {
     /// Itself.
     Clean,
-    /// The attack's answer to the fixed (eval-mode) model.
-    Adversarial(Box<dyn Attack>),
+    /// The attack's answer to the model.
+    Adversarial {
+        /// Who answers.
+        attack: Box<dyn Attack>,
+        /// [`Mode::Eval`]: the attack sees the fixed model. [`Mode::Train`]: the one in training, whose running statistics it
+        /// moves, as in the released code.
+        mode: Mode,
+    },
     /// `λ·x + (1−λ)·x'` with a shuffled copy of the batch, `λ ~ Beta(alpha, alpha)`.
     Mixup {
         /// Both parameters of the Beta distribution; positive.
@@ -53,10 +59,12 @@ impl TrainingInputs {
         let clean = Prepared::clean(batch);
         Ok(match self {
             Self::Clean => clean,
-            Self::Adversarial(attack) => {
+            Self::Adversarial { attack, mode } => {
                 let goal = Goal::Avoid(batch.labels.clone());
                 let draws = crmt_attacks::Draws::new(draws.streams, draws.step << 32);
-                let inputs = crmt_attacks::perturb(attack.as_ref(), &model.fixed(), &batch.inputs, &goal, &draws)?;
+                let (fixed, moving) = (model.fixed(), InTraining(model));
+                let victim: &dyn Classifier = if *mode == Mode::Eval { &fixed } else { &moving };
+                let inputs = crmt_attacks::perturb(attack.as_ref(), victim, &batch.inputs, &goal, &draws)?;
                 Prepared { inputs, ..clean }
             }
             Self::Mixup { alpha } => {
@@ -79,6 +87,19 @@ impl TrainingInputs {
                 Prepared { inputs: noisy(model.fixed().modalities(), &batch.inputs, sigmas, draws)?, ..clean }
             }
         })
+    }
+}
+
+/// The model with the statistics of the batch.
+struct InTraining<'a>(&'a dyn Trainable);
+
+impl Classifier for InTraining<'_> {
+    fn modalities(&self) -> &PerModality<Modality> {
+        self.0.fixed().modalities()
+    }
+
+    fn logits(&self, inputs: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
+        self.0.scores(inputs, Mode::Train)?.logits()
     }
 }
 

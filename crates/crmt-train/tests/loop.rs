@@ -2,7 +2,7 @@
 //! say, and a strategy with weight zero is the one it extends, bit for bit.
 use candle_core::{Device, Tensor};
 use crmt_attacks::{Budget, Pgd};
-use crmt_core::{Batch, Domain, Encoder, Modality, PerModality, Streams, Trainable};
+use crmt_core::{Batch, Domain, Encoder, Modality, Mode, PerModality, Streams, Trainable};
 use crmt_encoders::{Block, Chain};
 use crmt_fusion::{BuildError, HeadConfig, Learner, ModelConfig, Rows};
 use crmt_kernels::{Adam, AdamW, Optimizer, Parameter, Sgd};
@@ -167,6 +167,10 @@ fn pmr(n: usize, alpha: f64, mu: f64) -> Pmr {
     Pmr::new(clean(), settings, Toy { modalities: n }.batch("prototypes", 0).expect("a batch"))
 }
 
+fn adversarial(attack: Pgd, mode: Mode) -> TrainingInputs {
+    TrainingInputs::Adversarial { attack: Box::new(attack), mode }
+}
+
 fn strategies(n: usize) -> Vec<(&'static str, Box<dyn Strategy>)> {
     let toy = Toy { modalities: n };
     let sample = |purpose| toy.batch(purpose, 0).expect("a batch");
@@ -186,7 +190,7 @@ fn strategies(n: usize) -> Vec<(&'static str, Box<dyn Strategy>)> {
     };
     let sigmas = PerModality::from_fn(n, |_| 0.2);
     vec![
-        ("at", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Adversarial(Box::new(attack)) })),
+        ("at", Box::new(Crmt { rho: 0.0, inputs: adversarial(attack, Mode::Eval) })),
         ("noise", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Noise { sigmas } })),
         ("certified", Box::new(certified)),
         ("crmt", Box::new(Crmt { rho: 2.0, inputs: clean() })),
@@ -381,6 +385,25 @@ fn a_state_of_something_else_is_refused_by_name() -> Result<()> {
     Ok(())
 }
 
+/// The attack inside adversarial training leaves the model as it is; as released it moves the running statistics.
+#[test]
+fn statistics_move_under_the_attack_only_as_released() -> Result<()> {
+    let (batch, draws) =
+        (Toy { modalities: 2 }.batch("train", 0)?, crmt_train::Draws { streams: Streams::new(1), step: 0 });
+    for mode in [Mode::Eval, Mode::Train] {
+        let model = built(2, true);
+        let before = bits(&model);
+        let attack = Pgd::training(Budget::Joint(0.5), 3, 0.5);
+        let at = Crmt { rho: 0.0, inputs: adversarial(attack, mode) };
+        let prepared = at.prepare(&model, &batch, &draws)?;
+        assert_ne!(prepared.inputs[0].to_vec2::<f32>()?, batch.inputs[0].to_vec2::<f32>()?);
+        for ((before, now), v) in before.iter().zip(bits(&model)).zip(model.variables()) {
+            assert_eq!(*before != now, mode == Mode::Train && !v.learned, "{} in {mode:?}", v.name);
+        }
+    }
+    Ok(())
+}
+
 /// Whose confidence is greater learns more slowly, by the formula; the other as before.
 #[test]
 fn ogm_ge_slows_whoever_is_ahead() -> Result<()> {
@@ -420,7 +443,7 @@ fn pmr_prototypes_are_class_means_and_move() -> Result<()> {
     };
     let means = || -> Result<Vec<Vec<f32>>> {
         let labels = sample.labels.to_vec1::<u32>()?;
-        let features = model.features(&sample.inputs, crmt_core::Mode::Eval)?;
+        let features = model.features(&sample.inputs, Mode::Eval)?;
         let mean = |f: &Tensor| -> Result<Vec<f32>> {
             let rows = f.to_vec2::<f32>()?;
             Ok((0..CLASSES as u32)

@@ -89,6 +89,9 @@ pub struct AdversaryPlan {
     /// `exact`, or `as-released`: steps of `eps / 5` divided by `sqrt(|g|² + 1e-6)` of the batch mean's gradient, which
     /// shrink as confidence grows.
     pub rule: String,
+    /// Of batch normalisation while the attack looks: `fixed`, or `as-released` (the batch's; the running ones move with
+    /// every look).
+    pub statistics: String,
 }
 
 /// Certified training: `CE(κ·(h_j + ε·ℓ_yj)) + λ·margin`.
@@ -185,13 +188,15 @@ pub struct MsefmPlan {
     pub lambda: f64,
 }
 
-/// How the best epoch is chosen, on the selection split.
+/// How the best epoch is chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SelectPlan {
     /// `auto` (`certified` for that objective, else `clean`); `clean` accuracy; `attacked` accuracy; `certified` (the mean
     /// radius clipped at `certified.eps`).
     pub criterion: String,
+    /// `selection`, or `as-released`: the report split, so that what is reported of the best epoch is optimistic.
+    pub split: String,
     /// The first so many samples are attacked after each epoch, for the record and for `attacked`; 0: none.
     pub samples: usize,
     /// Their joint budget.
@@ -255,6 +260,7 @@ impl Default for AdversaryPlan {
             steps: 3,
             relative_step: 0.5,
             rule: "exact".into(),
+            statistics: "fixed".into(),
         }
     }
 }
@@ -291,7 +297,7 @@ impl Default for MsefmPlan {
 
 impl Default for SelectPlan {
     fn default() -> Self {
-        Self { criterion: "auto".into(), samples: 100, eps: 1.0, steps: 10 }
+        Self { criterion: "auto".into(), split: "selection".into(), samples: 100, eps: 1.0, steps: 10 }
     }
 }
 
@@ -369,6 +375,8 @@ impl Plan {
         one_of("adversary.rule", &adversary.rule, &["exact", "as-released"]);
         one_of("certified.threat", &self.certified.threat, &["joint", "each", "one"]);
         one_of("select.criterion", &self.select.criterion, &["auto", "clean", "attacked", "certified"]);
+        one_of("adversary.statistics", &adversary.statistics, &["fixed", "as-released"]);
+        one_of("select.split", &self.select.split, &["selection", "as-released"]);
         one_of("step2.rival", &self.step2.rival, &["minimum", "as-released"]);
         for (key, sigma) in deviations("train.noise", train.noise, "train.noises", &train.noises) {
             faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));

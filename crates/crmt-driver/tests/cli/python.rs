@@ -3,7 +3,7 @@
 use super::{Anyhow, driver, features, json, refused, train};
 use crmt_data::{Npy, NpyValues, SyntheticOptions, synthetic, write_dataset};
 use safetensors::SafeTensors;
-use std::{fs, path::Path, process::Command};
+use std::{fs, io::Read as _, path::Path, process::Command};
 
 /// An f32 tensor of a file.
 fn floats(bytes: &[u8], name: &str) -> anyhow::Result<(Vec<usize>, Vec<f32>)> {
@@ -55,7 +55,20 @@ fn predictions_are_saved_without_attacking_again() -> Anyhow {
     save("p.npy").assert().success();
     let npy = Npy::parse(&fs::read(dir.path().join("p.npy"))?)?;
     assert_eq!((npy.shape, npy.values), (shape, NpyValues::F32(logits)));
-    refused(&mut save("p.csv"), &["--save-predictions p.csv", ".safetensors", ".npy"]);
+    save("p.npz").assert().success();
+    let mut archive = zip::ZipArchive::new(fs::File::open(dir.path().join("p.npz"))?)?;
+    assert_eq!(archive.len(), 6);
+    assert!(String::from_utf8_lossy(archive.comment()).contains("\"method\":\"jt\""));
+    let mut inside = |name: &str| -> anyhow::Result<Vec<u8>> {
+        let mut bytes = vec![];
+        archive.by_name(name)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    assert_eq!(inside("logits.npy")?, fs::read(dir.path().join("p.npy"))?);
+    let label = inside("label.npy")?;
+    let own: Vec<u8> = integers(&bytes, "label")?.into_iter().flat_map(i64::to_le_bytes).collect();
+    assert!(label.ends_with(&own) && label.starts_with(b"\x93NUMPY"));
+    refused(&mut save("p.csv"), &["--save-predictions p.csv", ".safetensors", ".npz", ".npy"]);
     refused(&mut save("no/such/p.npy"), &["no/such/p"]);
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::{Options, Work};
 use candle_core::Device;
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, perturb};
 use crmt_certify::LipschitzRule;
-use crmt_core::{Batch, Classifier, Streams, Trainable};
+use crmt_core::{Batch, Classifier, Mode, Streams, Trainable};
 use crmt_kernels::{Parameter, Sgd};
 use crmt_train::{Batches, Crmt, Observer, Phase, Rate, Rules, Selected, Source, Strategy, TrainingInputs, fit};
 use std::error::Error;
@@ -58,7 +58,9 @@ pub fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dy
 /// What a training step minimises.
 pub fn objective(options: &Options) -> Crmt {
     let inputs = match options.work {
-        Work::StepAt => TrainingInputs::Adversarial(Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS))),
+        Work::StepAt => {
+            TrainingInputs::Adversarial { attack: Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS)), mode: Mode::Eval }
+        }
         _ => TrainingInputs::Clean,
     };
     Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs }
