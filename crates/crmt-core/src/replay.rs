@@ -11,7 +11,7 @@ use candle_core::Tensor;
 /// elsewhere. The results are the same either way.
 ///
 /// What is recorded is bound to the tensors that were there: whatever the computation takes besides its inputs (parameters,
-/// running statistics) must stay in place, and may change only there.
+/// running statistics) must live as long as this, stay in place, and change only there. A recording has memory of its own.
 #[derive(Default)]
 pub struct Replay {
     #[cfg(feature = "cuda")]
@@ -144,7 +144,14 @@ mod cuda {
                         }
                     }
                 }
-                Self::Recorded(recorded) if alike(&recorded.inputs, &inputs) => Ok(recorded.run(&inputs)?),
+                Self::Recorded(recorded) if alike(&recorded.inputs, &inputs) => match recorded.run(&inputs) {
+                    Ok(outputs) => Ok(outputs),
+                    // Nothing of it has run.
+                    Err(_cannot_be_launched) => {
+                        *self = Self::Refused;
+                        compute(inputs)
+                    }
+                },
                 // The last batch of an epoch, for one.
                 Self::Warm { .. } | Self::Recorded(_) => compute(inputs),
             }
@@ -192,6 +199,10 @@ mod cuda {
             // An error from before comes first, and leaves the recording going.
             let graph = end().or_else(|_| end()).w().map_err(Error::from);
             drop(recording);
+            if recorded.is_err() {
+                // What was given up on the way has left errors that would meet whoever calls next.
+                let _of_the_recording = stream.context().check_err();
+            }
             recorded?;
             match graph? {
                 Some(graph) => Ok(Self { graph, stream, inputs, outputs }),

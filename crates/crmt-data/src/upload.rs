@@ -1,7 +1,6 @@
 //! Where batches go, and how they get there.
 //! Does not know any device.
-use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, Device, Result, Shape, Tensor, backend::BackendStorage, bail};
 use std::fmt;
 use std::sync::Arc;
 
@@ -38,8 +37,10 @@ impl Upload {
 impl Default for Upload {
     /// To the CPU: nothing is copied.
     fn default() -> Self {
-        Self::new(&Device::Cpu, |values, shape| {
-            Ok(Tensor::from_storage(Storage::Cpu(values), shape, BackpropOp::none(), false))
+        Self::new(&Device::Cpu, |values, shape| match values {
+            CpuStorage::F32(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+            CpuStorage::U32(labels) => Tensor::from_vec(labels, shape, &Device::Cpu),
+            other => bail!("internal: values of {:?}", other.dtype()),
         })
     }
 }

@@ -18,7 +18,7 @@ use candle_core::Tensor;
 use crmt_core::{Batch, Mode, Streams, Trainable};
 use crmt_data::{DataSet, Epoch, EpochPlan};
 use crmt_fusion::Learner;
-use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd, is_out_of_memory};
+use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd, give_back, is_out_of_memory};
 use crmt_train::{Batches, Phase, Rate, Rules, Source, State};
 use std::collections::BTreeMap;
 
@@ -135,6 +135,9 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
     if !error.chain().any(is_out_of_memory) {
         return error;
     }
+    if let Err(error) = give_back(data.device()) {
+        tracing::debug!("memory is not given back: {error}");
+    }
     let batch = plan.train.batch;
     let step = |n: usize| -> Result<()> {
         let batch = data.train_sample(&Streams::new(plan.seed), n)?;
@@ -146,6 +149,9 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
     let fits =
         std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());
     let advice = match fits {
+        Some(_) if plan.train.replay && step(batch).is_ok() => {
+            "it fits where steps are not recorded: --set train.replay=false".into()
+        }
         Some(n) => format!("a batch of {n} fits: --set train.batch={n} --set train.accumulate={}", batch.div_ceil(n)),
         None => "not even one sample fits: use a smaller model or another device (nvidia-smi tells who uses this one)"
             .into(),

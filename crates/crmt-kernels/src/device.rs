@@ -69,6 +69,19 @@ impl Compute {
     }
 }
 
+/// Gives memory of `device` that is free but kept for later back to the driver, so that others can have it: recordings
+/// ([`crmt_core::Replay`]), for one, have memory of their own. Waits for the device; on a CPU there is nothing to do.
+///
+/// # Errors
+/// What has gone wrong on the device before.
+pub fn give_back(device: &Device) -> candle_core::Result<()> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::give_back(device).map_err(candle_core::Error::wrap),
+        _ => Ok(()),
+    }
+}
+
 /// How cuDNN computes each convolution that this thread has asked it for, in words, sorted; empty without it.
 pub fn convolution_plans() -> Vec<String> {
     #[cfg(feature = "cuda")]

@@ -63,7 +63,7 @@ mod upload;
 pub use activation::{max_min, relu};
 pub use batch_norm::{RunningStats, batch_norm_eval, batch_norm_train};
 pub use conv::{Algorithms, conv_transpose2d, conv2d, conv2d_relu, residual_conv2d};
-pub use device::{Compute, Unavailable, convolution_plans, is_out_of_memory};
+pub use device::{Compute, Unavailable, convolution_plans, give_back, is_out_of_memory};
 pub use gauge::gauged;
 pub use gram::{gram_abs, gram_abs_rowsum, residual_scale};
 pub use net::{KernelCache, NetworkLayer, image_network};

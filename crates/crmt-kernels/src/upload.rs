@@ -47,7 +47,7 @@ mod cuda {
 
     use candle_core::cuda_backend::CudaStorageSlice;
     use candle_core::cuda_backend::WrapErr as _;
-    use candle_core::cuda_backend::cudarc::driver::{CudaStream, DriverError, PinnedHostSlice};
+    use candle_core::cuda_backend::cudarc::driver::{CudaStream, DriverError, PinnedHostSlice, sys};
     use candle_core::op::BackpropOp;
     use candle_core::{
         CpuStorage, CudaDevice, CudaStorage, Result, Shape, Storage, Tensor, backend::BackendStorage, bail,
@@ -92,7 +92,19 @@ mod cuda {
         }
 
         /// The address of these words in memory of the device, which is the caller's to free; there when the call returns.
-        fn words(&self, words: impl ExactSizeIterator<Item = u32>) -> std::result::Result<u64, DriverError> {
+        fn words(&self, words: impl ExactSizeIterator<Item = u32> + Clone) -> std::result::Result<u64, DriverError> {
+            use sys::CUresult::{
+                CUDA_ERROR_STREAM_CAPTURE_INVALIDATED as INVALIDATED,
+                CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED as UNSUPPORTED,
+            };
+            self.copied(words.clone()).or_else(|error| match error.0 {
+                // What another thread met when a recording of its failed is told to whoever calls next.
+                INVALIDATED | UNSUPPORTED => self.copied(words),
+                _ => Err(error),
+            })
+        }
+
+        fn copied(&self, words: impl ExactSizeIterator<Item = u32>) -> std::result::Result<u64, DriverError> {
             let count = words.len();
             self.copies.context().bind_to_thread()?;
             // SAFETY: it is written in full before anything reads it.

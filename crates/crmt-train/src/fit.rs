@@ -9,7 +9,7 @@ use crate::{
 };
 use candle_core::{Device, Tensor, backprop::GradStore};
 use crmt_core::{Batch, PerModality, Replay, Streams, Trainable};
-use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm};
+use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm, give_back};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -211,14 +211,22 @@ impl<'a, 'p> Fit<'a, 'p> {
         if self.at.batch == 0 {
             self.phase.strategy.begin_epoch(self.model, self.at.epoch)?;
         }
-        self.replay = if rules.replay { Replay::default() } else { Replay::off() };
+        // To record costs about as much as a step.
+        let worth = source.steps() - self.at.batch > 3;
+        self.replay = if rules.replay && worth { Replay::default() } else { Replay::off() };
+        let first = self.at.batch;
         let mut gathered = Gathered::default();
         in_order(
             self.at.batch..source.steps(),
             rules.loaders,
             |i| batches.batch(i),
             |batch| -> Result<(), E> {
-                self.batch(&batch?, &mut gathered)?;
+                let batch = batch?;
+                self.batch(&batch, &mut gathered)?;
+                if rules.replay && worth && self.at.batch == first + 1 {
+                    // The next batch is recorded, in memory of its own.
+                    give_back(batch.labels.device()).map_err(Error::from)?;
+                }
                 let last = self.at.batch == source.steps();
                 let stepped = gathered.batches == rules.accumulate.max(1) || last;
                 if stepped {
@@ -228,6 +236,7 @@ impl<'a, 'p> Fit<'a, 'p> {
                 if stepped && !last { observer.rest(false, &|| self.state()) } else { Ok(()) }
             },
         )?;
+        self.replay = Replay::off();
         let learning_rate = self.rate(self.at.step - 1);
         let model = self.model;
         let (selected, snapshot) = match &self.average {
@@ -262,6 +271,7 @@ impl<'a, 'p> Fit<'a, 'p> {
     /// Gathers the gradient of a batch.
     fn batch(&mut self, batch: &Batch, gathered: &mut Gathered) -> Result<()> {
         let draws = Draws { streams: self.phase.streams, step: self.at.step };
+        let rules = self.phase.rules;
         let (model, strategy, parameters) = (self.model, &*self.phase.strategy, self.optimizer.parameters());
         let prepared = strategy.prepare(model, batch, &draws)?;
         let told = &mut self.told;
@@ -287,7 +297,7 @@ impl<'a, 'p> Fit<'a, 'p> {
         let mut store = Tensor::new(0f32, &Device::Cpu)?.backward()?;
         for (i, gradient) in followed.iter().zip(gradients) {
             // What is still needed after the next batch must not be overwritten by it.
-            let kept = if self.phase.rules.accumulate > 1 { gradient.copy()? } else { gradient };
+            let kept = if rules.replay && rules.accumulate > 1 { gradient.copy()? } else { gradient };
             store.insert(&parameters[*i].var, kept);
         }
         if let (Some(noise), Some(factors)) = (*modulation, PerModality::new(outputs.split_off(1))) {

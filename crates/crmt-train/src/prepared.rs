@@ -74,10 +74,11 @@ impl Prepared {
     }
 }
 
-/// `[batch, classes]` of labels `[batch]`, without looking at them.
+/// `[batch, classes]` of labels `[batch]`, each less than `classes`. On a GPU without waiting for it, or bringing anything there.
 pub(crate) fn one_hot(labels: &Tensor, classes: usize, dtype: DType) -> candle_core::Result<Tensor> {
-    let all = Tensor::arange(0u32, classes as u32, labels.device())?.unsqueeze(0)?;
-    labels.unsqueeze(1)?.broadcast_eq(&all)?.to_dtype(dtype)
+    let (batch, device) = (labels.dim(0)?, labels.device());
+    let ones = Tensor::ones((batch, 1), dtype, device)?;
+    Tensor::zeros((batch, classes), dtype, device)?.scatter(&labels.unsqueeze(1)?, &ones, 1)
 }
 
 #[cfg(test)]
@@ -95,6 +96,7 @@ mod tests {
         let shares = [Tensor::new(0.75f64, device)?, Tensor::new(0.25f64, device)?];
         let mixed = Prepared { mixed: Some(Mixed { labels: Tensor::new(&[1u32, 0], device)?, shares }), ..clean };
         assert_eq!(mixed.targets(3)?.to_vec2::<f64>()?, [[0., 0.25, 0.75], [1., 0., 0.]]);
+        assert!(mixed.targets(2).is_err(), "class 2 of two");
         // Taken apart and put together again.
         let scheduled = mixed.scheduled(0.5)?;
         let same = scheduled.with(scheduled.tensors());

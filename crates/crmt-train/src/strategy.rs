@@ -64,7 +64,8 @@ pub trait Strategy {
     fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared>;
 
     /// The loss of `model`. Until the next [`begin_epoch`](Self::begin_epoch) it is one function of the model's parameters
-    /// and of `prepared`, so that a GPU may record and replay it; one that reads a number from the device can't be recorded.
+    /// and of `prepared`, so that a GPU may record and replay it: tensors of the strategy that it reads stay where they are until then. One that reads a
+    /// number from the device can't be recorded.
     fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss>;
 
     /// Hears of each epoch (from 0) before its first batch, to measure the model.

@@ -18,7 +18,7 @@ use crate::{RunningStats, orthonormal_rows};
 use candle_core::{Result, Tensor};
 
 pub(crate) use network::{run, stack};
-pub(crate) use open::open;
+pub(crate) use open::{give_back, open};
 pub(crate) use optimize::{Rule, Update, square_norms, update};
 
 /// [`crate::convolution_plans`].

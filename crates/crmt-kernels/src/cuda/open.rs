@@ -3,8 +3,10 @@
 //! Knows nothing of operations.
 #![expect(unsafe_code, reason = "settings of the driver")]
 
+use candle_core::cuda_backend::cudarc::cublas;
 use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result, sys};
 use candle_core::{CudaDevice, Device};
+use std::ffi::c_void;
 
 /// GPU number `number`, with a stream of its own.
 pub(crate) fn open(number: usize) -> Result<Device, String> {
@@ -26,7 +28,40 @@ pub(crate) fn open(number: usize) -> Result<Device, String> {
     // it is used.
     unsafe { device.disable_event_tracking() };
     keep_freed_memory(&device).map_err(|error| explain(&error))?;
+    give_workspace(&device)
+        .map_err(|error| format!("cuBLAS can't be set up: {error}; docs/cuda.md lists what it takes"))?;
     Ok(Device::Cuda(device))
+}
+
+/// Bytes that cuBLAS works in: what NVIDIA advises for its largest cards.
+const WORKSPACE: usize = 32 << 20;
+
+/// Memory that cuBLAS works in for as long as the program runs. Without it every recording would have some of its own, and
+/// products might be computed otherwise there.
+fn give_workspace(device: &CudaDevice) -> candle_core::Result<()> {
+    // SAFETY: working memory is written before it is read.
+    let memory = unsafe { device.alloc::<u8>(WORKSPACE) }?.leak();
+    let blas = device.cublas_handle();
+    // SAFETY: the handle is alive, and the memory is never freed.
+    let status = unsafe { cublas::sys::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, WORKSPACE) };
+    status.result().map_err(candle_core::Error::wrap)
+}
+
+/// Memory that is free goes back to the driver: of the pool, and of recordings that are gone.
+pub(crate) fn give_back(device: &CudaDevice) -> Result<(), DriverError> {
+    let stream = device.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    stream.synchronize()?;
+    // SAFETY: the device is open, and what is free belongs to nobody.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())?;
+        // A driver that keeps it all the same does no harm.
+        let _trimmed = (result::mem_pool::trim_to(pool, 0), sys::cuDeviceGraphMemTrim(context.cu_device()));
+    }
+    Ok(())
 }
 
 /// Freed memory stays with the pool that tensors come from: by default all of it goes back at every synchronisation.

@@ -4,20 +4,18 @@
 mod cases;
 
 use crate::subject::Subject;
-use crate::work::{EPSILON, objective, pgd, training, training_by};
+use crate::work::{Counted, EPSILON, objective, pgd, training, training_by};
 use crate::{Architecture, Options, Work};
 use candle_core::{CpuStorage, DType, Device, Tensor};
 use crmt_attacks::{Draws, Goal, perturb};
-use crmt_core::{Batch, Classifier, PerModality, Streams, Trainable, input_gradients};
+use crmt_core::{Classifier, PerModality, Streams, Trainable, input_gradients};
 use crmt_kernels::Precision;
 use crmt_train::{
-    Certified, Crmt, GBlend, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Prepared, Reach, Rules, StepLoss,
-    Strategy, TrainingInputs,
+    Certified, Crmt, GBlend, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Reach, Rules, Strategy, TrainingInputs,
 };
 // The numbers of the table of cases.
 use rand_chacha as _;
 use serde_json::{Value, json};
-use std::cell::Cell;
 use std::error::Error;
 use std::num::NonZeroUsize;
 
@@ -136,25 +134,6 @@ fn strategy(name: &str, options: &Options, subject: &Subject) -> candle_core::Re
     })
 }
 
-/// A strategy, and how often it was asked for a loss.
-struct Counted {
-    of: Box<dyn Strategy>,
-    losses: Cell<usize>,
-}
-
-impl Strategy for Counted {
-    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &crmt_train::Draws) -> crmt_train::Result<Prepared> {
-        self.of.prepare(model, batch, draws)
-    }
-    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> crmt_train::Result<StepLoss> {
-        self.losses.set(self.losses.get() + 1);
-        self.of.loss(model, prepared)
-    }
-    fn begin_epoch(&mut self, model: &dyn Trainable, epoch: u64) -> crmt_train::Result<()> {
-        self.of.begin_epoch(model, epoch)
-    }
-}
-
 /// How much weights differ between training whose steps are replayed and the same without. Fails where the host is asked for a
 /// loss more or less often than it should: on a GPU once, and once to record it.
 fn replayed(name: &str, options: &Options, device: &Device) -> Result<f64, Box<dyn Error>> {
@@ -162,9 +141,9 @@ fn replayed(name: &str, options: &Options, device: &Device) -> Result<f64, Box<d
     let options = &small(options, Architecture::Cnn, 2, STEPS);
     let weights = |replay: bool, expected: usize| -> Result<Vec<Tensor>, Box<dyn Error>> {
         let subject = Subject::new(options, device)?;
-        let mut counted = Counted { of: strategy(name, options, &subject)?, losses: Cell::new(0) };
+        let mut counted = Counted::new(strategy(name, options, &subject)?);
         training_by(&mut counted, Rules { replay, ..Rules::default() }, options, &subject)?;
-        match counted.losses.get() {
+        match counted.losses() {
             losses if losses == expected => {
                 let all = subject.learner.variables().into_iter();
                 Ok(all.map(|v| v.var.as_detached_tensor().copy()).collect::<candle_core::Result<_>>()?)

@@ -140,7 +140,7 @@ fn run(options: &Options) -> Result<Value, Box<dyn Error>> {
 
 fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<dyn Error>> {
     let subject = subject::Subject::new(options, device)?;
-    let mut times = work::milliseconds(options, &subject)?;
+    let work::Timed { milliseconds: mut times, replayed } = work::timed(options, &subject)?;
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
     let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2. };
@@ -161,7 +161,7 @@ fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<d
         "samples_per_s": thousandths(options.batch.get() as f64 / median * 1e3),
         "conv_flops": cost.map(|cost| cost.flops),
         "conv_bytes": cost.map(|cost| cost.bytes),
-        "replay": !options.no_replay,
+        "replayed": replayed,
         "convolutions": convolution_plans(),
     });
     match line {

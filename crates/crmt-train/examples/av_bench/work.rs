@@ -6,7 +6,10 @@ use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd, Restart, Start, Steps, pertur
 use crmt_certify::LipschitzRule;
 use crmt_core::{Batch, Classifier, Mode, Streams, Trainable};
 use crmt_kernels::{Parameter, Sgd};
-use crmt_train::{Batches, Crmt, Observer, Phase, Rate, Rules, Selected, Source, Strategy, TrainingInputs, fit};
+use crmt_train::{
+    Batches, Crmt, Observer, Phase, Prepared, Rate, Rules, Selected, Source, StepLoss, Strategy, TrainingInputs, fit,
+};
+use std::cell::Cell;
 use std::error::Error;
 use std::time::Instant;
 
@@ -18,11 +21,24 @@ pub const EPSILON: f64 = 0.5;
 const TRAINING_EPSILON: f64 = 0.1;
 const TRAINING_STEPS: usize = 5;
 
-/// Milliseconds of each repetition after the warm-up.
-pub fn milliseconds(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+/// How long each repetition after the warm-up took.
+pub struct Timed {
+    pub milliseconds: Vec<f64>,
+    /// Of training: whether steps were replayed from a recording.
+    pub replayed: bool,
+}
+
+pub fn timed(options: &Options, subject: &Subject) -> Result<Timed, Box<dyn Error>> {
+    let milliseconds = match options.work {
+        Work::StepJt | Work::StepCrmt | Work::StepAt => return training(options, subject),
+        _ => repetitions(options, subject)?,
+    };
+    Ok(Timed { milliseconds, replayed: false })
+}
+
+fn repetitions(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
     let (model, inputs) = (subject.fixed(), &subject.batch.inputs);
     match options.work {
-        Work::StepJt | Work::StepCrmt | Work::StepAt => training(options, subject),
         Work::Pgd => {
             let attack = pgd(EPSILON, options.steps.get());
             let (goal, draws) = (Goal::Avoid(subject.batch.labels.clone()), Draws::new(Streams::new(1), 0));
@@ -30,7 +46,9 @@ pub fn milliseconds(options: &Options, subject: &Subject) -> Result<Vec<f64>, Bo
         }
         Work::Lipschitz => repeated(options, subject, || LipschitzRule::MaxGradient.gradient_norms(model, inputs)),
         Work::Forward => repeated(options, subject, || model.logits(inputs)),
-        Work::Roofline => Err("the roofline is measured without a model".into()),
+        Work::StepJt | Work::StepCrmt | Work::StepAt | Work::Roofline => {
+            Err("internal: neither an attack nor a forward pass".into())
+        }
     }
 }
 
@@ -50,9 +68,42 @@ fn repeated<T, E: Error + 'static>(
 }
 
 /// The one training loop itself, on the same batch over and over.
-pub fn training(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
+pub fn training(options: &Options, subject: &Subject) -> Result<Timed, Box<dyn Error>> {
     let rules = Rules { replay: !options.no_replay, ..Rules::default() };
-    training_by(&mut objective(options), rules, options, subject)
+    let mut counted = Counted::new(Box::new(objective(options)));
+    let milliseconds = training_by(&mut counted, rules, options, subject)?;
+    Ok(Timed { milliseconds, replayed: counted.losses() < options.warmup + options.iters.get() })
+}
+
+/// A strategy, and how often it was asked for a loss: less often than there are steps where these are replayed.
+pub struct Counted {
+    of: Box<dyn Strategy>,
+    losses: Cell<usize>,
+}
+
+impl Counted {
+    pub fn new(of: Box<dyn Strategy>) -> Self {
+        Self { of, losses: Cell::new(0) }
+    }
+
+    pub fn losses(&self) -> usize {
+        self.losses.get()
+    }
+}
+
+impl Strategy for Counted {
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &crmt_train::Draws) -> crmt_train::Result<Prepared> {
+        self.of.prepare(model, batch, draws)
+    }
+
+    fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> crmt_train::Result<StepLoss> {
+        self.losses.set(self.losses.get() + 1);
+        self.of.loss(model, prepared)
+    }
+
+    fn begin_epoch(&mut self, model: &dyn Trainable, epoch: u64) -> crmt_train::Result<()> {
+        self.of.begin_epoch(model, epoch)
+    }
 }
 
 /// What a training step minimises.

@@ -179,6 +179,7 @@ CUresult CUDAAPI cuMemPoolDestroy(CUmemoryPool pool) {
     return CUDA_SUCCESS;
 }
 CUresult CUDAAPI cuMemPoolTrimTo(CUmemoryPool, size_t) { return CUDA_SUCCESS; }
+CUresult CUDAAPI cuDeviceGraphMemTrim(CUdevice) { return CUDA_SUCCESS; }
 
 CUresult CUDAAPI cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute name, void* value) {
     if (name == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD) pool->release_threshold = *static_cast<cuuint64_t*>(value);
