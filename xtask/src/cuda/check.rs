@@ -11,6 +11,9 @@ use std::process::Command;
 /// The program that is checked.
 const DRIVER: &str = "crmt-driver";
 
+/// The program that holds a device against the CPU.
+const BENCH: &str = "av_bench";
+
 /// Packages of CUDA that a build without it must not have.
 const FOREIGN: [&str; 4] = ["cudarc", "candle-kernels", "cudaforge", "bindgen_cuda"];
 
@@ -95,7 +98,8 @@ impl Emulator {
         Ok(Self { candle: workspace::foreign("candle-kernels")?.folder.join("src"), ours })
     }
 
-    /// Builds the emulator's libraries and runs the kernels' tests with them in the place of CUDA's.
+    /// Builds the emulator's libraries, and with them in the place of CUDA's runs the kernels' tests, and what holds networks,
+    /// attacks and training steps on a device against the CPU.
     fn test(&self, cuda: &Cuda) -> Result<()> {
         let out = cuda.target.join("emulator");
         fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
@@ -103,7 +107,16 @@ impl Emulator {
         let mut command = cuda.cargo("test")?;
         command.args(PACKAGES).args(FEATURES).args(["--test", "devices"]);
         command.env("LD_LIBRARY_PATH", &out).env("CRMT_REQUIRE_CUDA", "1");
-        tools::execute(command)
+        tools::execute(command)?;
+        let mut command = Command::new(cuda.target.join("release/examples").join(BENCH));
+        command.args(["--device", "cuda", "--check"]).env("LD_LIBRARY_PATH", &out);
+        say(&format!("$ {}\n", tools::line(&command)))?;
+        let output = command.output().with_context(|| format!("starting {}", tools::line(&command)))?;
+        if !output.status.success() && output.stdout.is_empty() {
+            return Err(Failed(format!("{BENCH}: {}", String::from_utf8_lossy(&output.stderr).trim_end())).into());
+        }
+        let checks = judged(&output.stdout).with_context(|| format!("what {BENCH} --check says"))?;
+        say(&format!("{checks} checks against the CPU passed\n"))
     }
 
     fn make(&self, out: &Path, toolkit: &Path) -> Command {
@@ -118,6 +131,18 @@ impl Emulator {
             variable("OURS", &ours.join(" ")),
         ]);
         command
+    }
+}
+
+/// How many checks there were; fails where one did not pass.
+fn judged(line: &[u8]) -> Result<usize> {
+    let answer: serde_json::Value = serde_json::from_slice(line)?;
+    let checks = answer["checks"].as_array().context("there are no checks")?;
+    let failed = checks.iter().filter(|check| check["passed"] != true);
+    let failed: Vec<_> = failed.map(|check| format!("{}: {}", check["name"], check["error"])).collect();
+    match failed.is_empty() {
+        true => Ok(checks.len()),
+        false => Err(Failed(failed.join("\n")).into()),
     }
 }
 
@@ -138,6 +163,17 @@ mod tests {
     use super::*;
 
     const TREE: &str = "crmt-driver v0.1.0 (/x/crates/crmt-driver)\ncandle-core v0.11.1\nlibc v0.2.191 (*)\n";
+
+    #[test]
+    fn a_check_that_fails_is_named() {
+        let line = |passed| {
+            format!(r#"{{"checks":[{{"name":"relu","passed":true}},{{"name":"pgd","passed":{passed},"error":2}}]}}"#)
+        };
+        assert_eq!(judged(line(true).as_bytes()).expect("both passed"), 2);
+        let error = judged(line(false).as_bytes()).expect_err("one did not");
+        assert!(error.is::<Failed>() && error.to_string() == "\"pgd\": 2", "{error:?}");
+        assert!(judged(b"{}").is_err() && judged(b"").is_err());
+    }
 
     #[test]
     fn a_trace_of_cuda_is_named() {
