@@ -84,7 +84,8 @@ impl Strategy for Certified {
         let logits = scores.logits()?;
         let targets = prepared.targets(logits.dim(1)?)?;
         // Rows of the true classes: `[batch, classes]`.
-        let reach = self.pairs(&scores.weights)?.index_select(&prepared.labels, 0)?.broadcast_mul(radius)?;
+        let pairs = self.pairs(&scores.weights)?.index_select(&prepared.labels, 0)?;
+        let reach = pairs.broadcast_mul(&radius.to_dtype(pairs.dtype())?)?;
         let hardened = ((logits + reach)? * self.kappa)?;
         let mut total = soft_cross_entropy(&hardened, &targets)?.mean_all()?;
         let mut parts = vec![("robust_cross_entropy", Part::from(&total))];

@@ -6,7 +6,7 @@ use crate::{
     soft_cross_entropy,
     strategy::{sum, sureness},
 };
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 use candle_nn::ops::log_softmax;
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
@@ -131,14 +131,14 @@ impl Strategy for Pmr {
         let near = features.zip(prototypes, "prototypes")?.try_map(|(f, c)| closeness(f, c))?;
         let balance = balance(&near.try_map(|near| sureness(near, &targets))?)?;
         let mut total = cross_entropy.clone();
-        let mut pulled = cross_entropy.zeros_like()?;
+        let mut pulled = balance[0][0].zeros_like()?;
         for (near, [lag, lead]) in near.iter().zip(&balance) {
-            let own = (soft_cross_entropy(near, &targets)?.mean_all()? * lag.to_dtype(dtype)?)?;
-            pulled = (pulled + own.detach())?;
-            total = (total + (own * alpha)?)?;
+            let own = soft_cross_entropy(near, &targets)?.mean_all()?;
+            pulled = (pulled + (own.detach().to_dtype(DType::F64)? * lag)?)?;
+            total = (total + (own * (lag * alpha)?.to_dtype(dtype)?)?)?;
             let log = log_softmax(near, D::Minus1)?;
             let entropy = (log.exp()? * log)?.sum(D::Minus1)?.neg()?.mean_all()?;
-            total = (total - ((entropy * lead.to_dtype(dtype)?)? * mu)?)?;
+            total = (total - (entropy * (lead * mu)?.to_dtype(dtype)?)?)?;
         }
         let parts = vec![("cross_entropy", Part::from(&cross_entropy)), ("prototypical", Part::from(&pulled))];
         Ok(StepLoss::new(total, parts, prepared, &scores))

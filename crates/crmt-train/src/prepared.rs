@@ -13,7 +13,7 @@ pub struct Prepared {
     pub labels: Tensor,
     /// Where samples are mixed: the others in them.
     pub mixed: Option<Mixed>,
-    /// What the strategy makes of the step's number, e.g. a radius that grows; a scalar of the inputs' type.
+    /// What the strategy makes of the step's number, e.g. a radius that grows; a scalar in `f64`.
     pub schedule: Option<Tensor>,
 }
 
@@ -41,8 +41,7 @@ impl Prepared {
 
     /// The same with a number that depends on the step.
     pub fn scheduled(self, value: f64) -> Result<Self> {
-        let x = &self.inputs[0];
-        Ok(Self { schedule: Some(Tensor::new(value, x.device())?.to_dtype(x.dtype())?), ..self })
+        Ok(Self { schedule: Some(Tensor::new(value, self.labels.device())?), ..self })
     }
 
     /// `[batch, classes]`, rows sum to one.
