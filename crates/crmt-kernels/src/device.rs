@@ -70,7 +70,7 @@ impl Compute {
 }
 
 /// Gives memory of `device` that is free but kept for later back to the driver, so that others can have it: recordings
-/// ([`crmt_core::Replay`]), for one, have memory of their own. Waits for the device; on a CPU there is nothing to do.
+/// (`Replay` of `crmt-core`), for one, have memory of their own. Waits for the device; on a CPU there is nothing to do.
 ///
 /// # Errors
 /// What has gone wrong on the device before.
