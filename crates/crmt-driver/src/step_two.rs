@@ -4,16 +4,16 @@ use crate::{
     checkpoint::Architecture,
     lipschitz::{Bounds, Constants},
     plan::{Plan, StepTwoPlan},
-    selection::accuracy,
-    training::{EVAL_BATCH, parameters, weights},
+    selection::{AS_RELEASED, accuracy},
+    training::{EVAL_BATCH, Epochs, parameters, weights},
     watch::Log,
 };
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};
 use crmt_certify::RivalRule;
 use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Fusion, Missing, Streams, Trainable};
-use crmt_data::DataSet;
+use crmt_data::{DataSet, EpochPlan};
 use crmt_fusion::Learner;
 use crmt_kernels::AdamW;
 use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Rate, Rules, Selected, Tables};
@@ -27,7 +27,7 @@ pub struct StepTwo<'a> {
     pub architecture: &'a Architecture,
 }
 
-/// What is fixed before the first weight moves.
+/// What is known before the first weight moves.
 struct Known {
     tables: Tables,
     train: CachedScores,
@@ -56,42 +56,49 @@ impl StepTwo<'_> {
         let known = Known {
             tables: bounds.tables()?,
             train: self.cached(data.train_sample(&self.streams, settings.samples)?)?,
-            select: self.cached(data.select.batch(0..data.select.len())?)?,
+            select: self.selection()?,
             clean: accuracy(learner.model(), &data.select)?,
         };
         let voice = *log.voice;
-        let judge = |learner: &Learner| -> Result<Judged> {
+        let judge = |select: &CachedScores| -> Result<Judged> {
             let _busy = voice.stage("judging step 2", 1);
             let robust = match self.certifies() {
-                true => certified(settings, &bounds, learner, known.select.all())?,
+                true => certified(settings, &bounds, learner, select.all())?,
                 false => attacked(settings, learner, &data.select, self.streams)?,
             };
             let clean = accuracy(learner.model(), &data.select)?;
-            Ok(Judged { clean, robust, missing: self.worst_missing(known.select.all())? })
+            Ok(Judged { clean, robust, missing: self.worst_missing(select.all())? })
         };
 
-        let before = judge(learner)?;
-        let mut best: Option<(Judged, IntegrationModel, Option<Missing>)> = None;
+        let before = judge(&known.select)?;
+        // All that a candidate changes.
+        let mut changed: Vec<Var> = head.weights.iter().chain([&head.bias]).cloned().collect();
+        if self.statistics_move() {
+            changed.extend(learner.variables().into_iter().filter(|v| !v.learned).map(|v| v.var));
+        }
+        let undo = copies(&changed)?;
+        let mut best: Option<(Judged, Vec<Tensor>, Option<Missing>)> = None;
         // What the first and foremost candidate would have given.
         let mut refused: Option<String> = None;
         for pruned in self.candidates() {
             let model = IntegrationModel::new(&data.modalities, &head, pruned.as_ref())?;
+            let model = if self.statistics_move() { model.moving(*learner) } else { model };
             let name = pruned.as_ref().map_or("step-2".into(), |gone| format!("step-2 without {}", self.names(gone)));
             self.optimise(&name, &model, &known, log)?;
-            let undo = model.write_to(&head)?;
-            let after = judge(learner);
-            undo.iter().try_for_each(|(var, value)| var.set(value))?;
-            let after = after?;
+            model.write_to(&head)?;
+            let after = if self.statistics_move() { judge(&self.selection()?)? } else { judge(&known.select)? };
+            let values = copies(&changed)?;
+            set(&changed, &undo)?;
             tracing::debug!("step 2{}", self.told(before, after, pruned.as_ref()));
             if !self.accepts(before, after, pruned.is_some()) {
                 refused.get_or_insert_with(|| self.told(before, after, pruned.as_ref()));
             } else if best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
-                best = Some((after, model, pruned));
+                best = Some((after, values, pruned));
             }
         }
         match best {
-            Some((after, model, pruned)) => {
-                model.write_to(&head)?;
+            Some((after, values, pruned)) => {
+                set(&changed, &values)?;
                 log.voice.say(format!("  step 2 accepted{}", self.told(before, after, pruned.as_ref())));
                 Ok(None)
             }
@@ -118,6 +125,10 @@ impl StepTwo<'_> {
 
     fn certifies(&self) -> bool {
         self.plan.train.objective == "certified"
+    }
+
+    fn statistics_move(&self) -> bool {
+        self.plan.step2.statistics == AS_RELEASED
     }
 
     fn told(&self, before: Judged, after: Judged, pruned: Option<&Missing>) -> String {
@@ -168,6 +179,11 @@ impl StepTwo<'_> {
         gone.describe(&self.data.modalities)
     }
 
+    /// Scores of the selection split, of the model as it is now.
+    fn selection(&self) -> Result<CachedScores> {
+        self.cached(self.data.select.batch(0..self.data.select.len())?)
+    }
+
     fn cached(&self, batch: Batch) -> Result<CachedScores> {
         let chunks = (0..batch.len()).step_by(EVAL_BATCH).map(|i| {
             let rows = EVAL_BATCH.min(batch.len() - i);
@@ -178,28 +194,32 @@ impl StepTwo<'_> {
 
     /// Raises radii up to a target. The best epoch has the largest mean radius on the selection split, clipped at
     /// the target, of those whose clean accuracy is tolerable.
-    fn optimise(&self, name: &str, model: &IntegrationModel, known: &Known, log: &mut Log) -> Result<()> {
+    fn optimise(&self, name: &str, model: &IntegrationModel<'_>, known: &Known, log: &mut Log) -> Result<()> {
         let Known { tables, train, select, clean } = known;
         let settings = &self.plan.step2;
         let mut radii = signed_radii(model, tables, train.all())?;
         radii.sort_by(f64::total_cmp);
         let quantile = radii[((radii.len() - 1) as f64 * settings.target_quantile).round() as usize];
         let target = quantile.max(f64::MIN_POSITIVE);
-        let rival = if settings.rival == "as-released" { RivalRule::RunnerUp } else { RivalRule::Minimum };
+        let rival = if settings.rival == AS_RELEASED { RivalRule::RunnerUp } else { RivalRule::Minimum };
         let mut strategy = RadiusHinge { tables: tables.clone(), target, rival };
         let options = AdamW { weight_decay: 0.0, ..AdamW::default() };
         let mut optimizer = options.over(parameters(model))?;
+        let samples = settings.samples.min(self.data.train.len());
+        let drawn = EpochPlan { samples: Some(samples), batch: settings.batch.min(samples) };
+        let drawn = Epochs { data: self.data, streams: self.streams, plan: drawn };
         let mut phase = Phase {
             name,
             strategy: &mut strategy,
-            source: train,
+            source: if self.statistics_move() { &drawn } else { train },
             epochs: settings.epochs,
             rate: Rate::constant(settings.learning_rate),
             streams: self.streams,
             rules: Rules::default(),
         };
         let score = |model: &dyn Trainable| -> Result<Selected> {
-            let batch = select.all();
+            let moved = if self.statistics_move() { Some(self.selection()?) } else { None };
+            let batch = moved.as_ref().unwrap_or(select).all();
             let scores = model.fixed().scores(&batch.inputs)?;
             let radii = RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
             let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
@@ -216,7 +236,15 @@ fn exact(t: &Tensor) -> candle_core::Result<Tensor> {
     t.to_device(&Device::Cpu)?.to_dtype(DType::F64)
 }
 
-fn signed_radii(model: &IntegrationModel, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
+fn copies(vars: &[Var]) -> Result<Vec<Tensor>> {
+    Ok(vars.iter().map(|var| Ok(var.as_tensor().copy()?.detach())).collect::<candle_core::Result<_>>()?)
+}
+
+fn set(vars: &[Var], values: &[Tensor]) -> Result<()> {
+    Ok(vars.iter().zip(values).try_for_each(|(var, value)| var.set(value))?)
+}
+
+fn signed_radii(model: &IntegrationModel<'_>, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
     let scores = model.fixed().scores(&batch.inputs)?;
     Ok(RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1()?)
 }

@@ -9,7 +9,8 @@ use crmt_attacks::{Attack, Budget, Norm, Pgd, released::TrainingPgd};
 use crmt_core::{Mode, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_train::{
-    Certified, Crmt, GBlend, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Reach, Strategy, TrainingInputs,
+    Certified, Crmt, GBlend, MarginRule, ModalityDropout, Msefm, OgmGe, Pmr, PmrSettings, Reach, Strategy,
+    TrainingInputs,
 };
 
 /// For a first phase of `steps` batches.
@@ -34,7 +35,14 @@ pub fn strategy(plan: &Plan, data: &DataSet, streams: &Streams, steps: u64) -> R
             Box::new(Pmr::new(inputs, settings, data.train_sample(streams, plan.pmr.samples)?))
         }
         "msefm" => Box::new(Msefm { inputs, lambda: plan.msefm.lambda }),
-        _ => Box::new(Crmt { rho: plan.train.rho, inputs }),
+        _ => Box::new(Crmt {
+            rho: plan.train.rho,
+            mixed_margin: match plan.train.mixed_margin.as_str() {
+                "as-released" => MarginRule::AsReleased,
+                _ => MarginRule::Exact,
+            },
+            inputs,
+        }),
     })
 }
 

@@ -50,7 +50,7 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
     let architecture =
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
     let learner = architecture.learner(Streams::new(plan.seed), data.device())?;
-    Epochs::new(data, Streams::new(plan.seed), plan)?;
+    epochs(plan, data)?;
     attack::check(&plan.evaluate, data)?;
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     Threat::parse_all(&plan.falsify.threats, &names).context("falsify.threats")?;
@@ -97,7 +97,7 @@ pub fn train<'a>(
         warnings.push(warning.to_owned());
     }
 
-    let source = Epochs::new(data, streams, plan)?;
+    let source = epochs(plan, data)?;
     let mut strategy = strategy(plan, data, &streams, plan.train.epochs * source.steps())?;
     let mut optimizer = optimizer(plan, &learner)?;
     let mut phase = Phase {
@@ -198,21 +198,20 @@ pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
 }
 
 /// A data set's training split as a source of the loop.
-struct Epochs<'a> {
-    data: &'a DataSet,
-    streams: Streams,
-    plan: EpochPlan,
+pub struct Epochs<'a> {
+    pub data: &'a DataSet,
+    pub streams: Streams,
+    pub plan: EpochPlan,
 }
 
-impl<'a> Epochs<'a> {
-    fn new(data: &'a DataSet, streams: Streams, plan: &Plan) -> Result<Self> {
-        let available = data.train.len();
-        let samples = if plan.train.samples == 0 { available } else { plan.train.samples.min(available) };
-        if plan.train.batch > samples {
-            bail!("train.batch = {} is larger than an epoch of {samples} samples: lower it", plan.train.batch);
-        }
-        Ok(Self { data, streams, plan: EpochPlan { samples: Some(samples), batch: plan.train.batch } })
+fn epochs<'a>(plan: &Plan, data: &'a DataSet) -> Result<Epochs<'a>> {
+    let available = data.train.len();
+    let samples = if plan.train.samples == 0 { available } else { plan.train.samples.min(available) };
+    if plan.train.batch > samples {
+        bail!("train.batch = {} is larger than an epoch of {samples} samples: lower it", plan.train.batch);
     }
+    let of = EpochPlan { samples: Some(samples), batch: plan.train.batch };
+    Ok(Epochs { data, streams: Streams::new(plan.seed), plan: of })
 }
 
 impl Source for Epochs<'_> {

@@ -119,7 +119,7 @@ fn soak(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let model = Learner::new(&config, &modalities, &build, Streams::new(0), &Device::Cpu)?;
     let learned = model.variables().into_iter().filter(|v| v.learned);
     let mut optimizer = AdamW::default().over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
-    let mut strategy = Crmt { rho: 2.0, inputs: TrainingInputs::Mixup { alpha: 1.0 } };
+    let mut strategy = Crmt::new(2.0, TrainingInputs::Mixup { alpha: 1.0 });
     let mut phase = Phase {
         name: "soak",
         strategy: &mut strategy,

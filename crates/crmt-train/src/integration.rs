@@ -2,8 +2,8 @@
 //! radius, on frozen encoders and directions.
 //!
 //! The step is a phase of the one loop over a small model whose inputs are cached scores, so
-//! encoders, directions and running statistics can't move. Does not know encoders, nor whether
-//! its constants are proved.
+//! encoders, directions and running statistics can't move (unless [asked](IntegrationModel::moving)). Does not know
+//! encoders, nor whether its constants are proved.
 use crate::{Batches, Draws, Part, Prepared, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
 use crmt_certify::{RivalRule, objective, rival_ratio};
@@ -17,12 +17,14 @@ use rand::seq::SliceRandom;
 ///
 /// `a = softplus(raw) / rms`, and `b` in the same units; both are written back in the units of the
 /// head they came from, so the scale of the logits stays.
-pub struct IntegrationModel {
+pub struct IntegrationModel<'a> {
     raw: PerModality<Var>,
     bias: Var,
     /// Root mean square of the head's weights before.
     scale: f64,
     fixed: Frozen,
+    /// Computes the scores of samples in train mode.
+    moving: Option<&'a dyn Trainable>,
 }
 
 /// The same storage, tracking nothing.
@@ -32,7 +34,7 @@ struct Frozen {
     bias: Tensor,
 }
 
-impl IntegrationModel {
+impl<'a> IntegrationModel<'a> {
     /// Starts at the head's own weights; weights that are not positive start at a thousandth of
     /// their root mean square. Those of `pruned` modalities are 0, and stay so.
     pub fn new(modalities: &PerModality<Modality>, head: &Integration, pruned: Option<&Missing>) -> Result<Self> {
@@ -53,22 +55,26 @@ impl IntegrationModel {
             raw: raw.map(|v| v.as_detached_tensor()),
             bias: bias.as_detached_tensor(),
         };
-        Ok(Self { raw, bias, scale, fixed })
+        Ok(Self { raw, bias, scale, fixed, moving: None })
     }
 
-    /// Writes the weights and the bias into the head. Returns what was there, to undo it.
-    pub fn write_to(&self, head: &Integration) -> Result<Vec<(Var, Tensor)>> {
+    /// Trained on samples, whose scores `model` computes by the statistics of their batch: its running ones move with every
+    /// step, as in the released code.
+    pub fn moving(self, model: &'a dyn Trainable) -> Self {
+        Self { moving: Some(model), ..self }
+    }
+
+    /// Writes the weights and the bias into the head.
+    pub fn write_to(&self, head: &Integration) -> Result<()> {
         let (weights, bias) = self.fixed.integration()?;
         // Of gauged weights the size is 1, and so is `scale`.
         let weights = if head.gauged { weights.try_map(ungauge)? } else { weights.try_map(|a| a * self.scale)? };
         let new = weights.into_iter().chain([(bias * self.scale)?]);
         let vars = head.weights.iter().chain([&head.bias]);
-        let mut before = vec![];
         for (var, value) in vars.zip(new) {
-            before.push((var.clone(), var.as_tensor().copy()?.detach()));
             var.set(&value.to_dtype(var.dtype())?.to_device(var.device())?)?;
         }
-        Ok(before)
+        Ok(())
     }
 }
 
@@ -112,9 +118,18 @@ impl AdditiveClassifier for Frozen {
     }
 }
 
-impl Trainable for IntegrationModel {
-    fn features(&self, inputs: &PerModality<Tensor>, _: Mode) -> crmt_core::Result<PerModality<Tensor>> {
-        Ok(inputs.clone())
+/// As the second step computes: f64, on the CPU, tracking nothing.
+fn exact(scores: &Tensor) -> candle_core::Result<Tensor> {
+    scores.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)
+}
+
+impl Trainable for IntegrationModel<'_> {
+    /// Scores: those of samples in train mode if statistics [move](Self::moving), else the inputs.
+    fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> crmt_core::Result<PerModality<Tensor>> {
+        Ok(match (self.moving, mode) {
+            (Some(model), Mode::Train) => model.scores(inputs, mode)?.unimodal.try_map(exact)?,
+            _ => inputs.clone(),
+        })
     }
     fn fuse(&self, features: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
         let weights = gauge(&self.raw.map(|v| v.as_tensor().clone()))?;
@@ -126,7 +141,8 @@ impl Trainable for IntegrationModel {
     fn variables(&self) -> Vec<Variable> {
         let named = |name: String, var: &Var| Variable { name, var: var.clone(), learned: true };
         let weights = self.raw.iter().zip(&self.fixed.modalities).map(|(v, m)| named(format!("{}.raw", m.name), v));
-        weights.chain([named("bias".into(), &self.bias)]).collect()
+        let statistics = self.moving.iter().flat_map(|model| model.variables()).filter(|v| !v.learned);
+        weights.chain([named("bias".into(), &self.bias)]).chain(statistics).collect()
     }
     fn integration(&self) -> Option<Integration> {
         None
@@ -181,12 +197,14 @@ impl RadiusHinge {
 }
 
 impl Strategy for RadiusHinge {
-    fn prepare(&self, _: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<Prepared> {
-        Ok(Prepared::clean(batch))
+    fn prepare(&self, model: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<Prepared> {
+        let inputs = model.features(&batch.inputs, Mode::Train)?;
+        let labels = batch.labels.to_device(inputs[0].device())?;
+        Ok(Prepared { inputs, labels, ..Prepared::clean(batch) })
     }
 
     fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
-        let scores = model.scores(&prepared.inputs, Mode::Eval)?;
+        let scores = model.fuse(&prepared.inputs)?;
         let tables = self.tables.at(&scores.weights)?;
         let radii = rival_ratio(&scores.logits()?, &prepared.labels, &tables, self.rival)?;
         let short = (radii.neg()? + self.target)?;
@@ -213,9 +231,7 @@ impl CachedScores {
         let (mut parts, mut labels) = (vec![], vec![]);
         for samples in batches {
             let samples = samples?;
-            parts.push(
-                model.scores(&samples.inputs)?.unimodal.try_map(|s| s.to_device(&Device::Cpu)?.to_dtype(DType::F64))?,
-            );
+            parts.push(model.scores(&samples.inputs)?.unimodal.try_map(exact)?);
             labels.push(samples.labels.to_device(&Device::Cpu)?);
         }
         let Some(first) = parts.first() else {

@@ -27,7 +27,7 @@ pub use fit::{Batches, EpochReport, Observer, Phase, Rules, Selected, Source, fi
 pub use g_blend::GBlend;
 pub use inputs::{ModalityDropout, TrainingInputs};
 pub use integration::{CachedScores, IntegrationModel, RadiusHinge, Tables};
-pub use margin::{MARGIN_FLOOR, margin_term, soft_cross_entropy, unimodal_margins};
+pub use margin::{MARGIN_FLOOR, MarginRule, margin_term, soft_cross_entropy, unimodal_margins};
 pub use msefm::Msefm;
 pub use ogm_ge::{Modulation, OgmGe};
 pub use pmr::{Pmr, PmrSettings};

@@ -38,6 +38,36 @@ pub fn unimodal_margins(scores: &Tensor, labels: &Tensor) -> Result<Tensor> {
     score.squeeze(1)? - rivals
 }
 
+/// Which margin term mixed samples get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarginRule {
+    /// [`margin_term`].
+    Exact,
+    /// `log Σ_m (Σ_k exp(s_k(m)) − Σ_{t∈T} s_t(m)) · exp(−s_T(m))`, what the released code computes: the labels' scores are
+    /// subtracted, not their exponentials, and there is no floor. Mixing the classes well apart hardly lowers it.
+    AsReleased,
+}
+
+impl MarginRule {
+    /// The term of mixed samples, per sample; arguments as of [`margin_term`].
+    pub fn of_mixed(self, scores: &PerModality<Tensor>, targets: &Tensor) -> Result<Tensor> {
+        if self == Self::Exact {
+            return margin_term(scores, targets);
+        }
+        let own = targets.gt(0f64)?.to_dtype(targets.dtype())?;
+        let mut columns = vec![];
+        for s in scores {
+            let reference = (s * targets)?.sum_keepdim(D::Minus1)?;
+            // Both parts of the sum, which is positive (exp(s) > s), over exp(shift), so that neither overflows.
+            let shift = s.max_keepdim(D::Minus1)?.detach().relu()?;
+            let all = s.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?;
+            let labels = ((s * &own)?.sum_keepdim(D::Minus1)? * shift.neg()?.exp()?)?;
+            columns.push((((all - labels)?.log()? + shift)? - reference)?);
+        }
+        log_sum_exp(&Tensor::cat(&columns, 1)?)
+    }
+}
+
 /// `−Σ_k targets_k · log softmax(logits)_k`, per sample; both `[batch, classes]`.
 pub fn soft_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     log_sum_exp(logits)? - (logits * targets)?.sum(D::Minus1)?
@@ -86,6 +116,36 @@ mod tests {
         let value = margin_term(&scores.map(|v| v.as_tensor().clone()), &targets)?.to_vec1::<f64>()?[0];
         // exp(-500) and the floor vanish beside exp(2000): exactly 2000 in f64.
         assert_eq!(value, 2000.0);
+        Ok(())
+    }
+
+    #[test]
+    fn of_mixed_samples_the_released_term_is_its_formula() -> Result<()> {
+        let (scores, _) = g10(1.0);
+        let scores = scores.map(|v| v.as_tensor().clone());
+        let raw = scores.try_map(|s| Ok::<_, candle_core::Error>(s.to_vec2::<f64>()?.remove(0)))?;
+        for targets in [[0.7f64, 0.3, 0.], [0., 1., 0.]] {
+            let sum: f64 = raw
+                .iter()
+                .map(|s| {
+                    let exponentials: f64 = s.iter().map(|v| v.exp()).sum();
+                    let labels: f64 = s.iter().zip(targets).filter(|(_, t)| *t > 0.).map(|(s, _)| s).sum();
+                    let reference: f64 = s.iter().zip(targets).map(|(s, t)| s * t).sum();
+                    (exponentials - labels) * (-reference).exp()
+                })
+                .sum();
+            let targets = Tensor::new(&[targets], &Device::Cpu)?;
+            let released = MarginRule::AsReleased.of_mixed(&scores, &targets)?.to_vec1::<f64>()?[0];
+            // 1e-14: a few roundings of numbers near 3.
+            assert!((released - sum.ln()).abs() < 1e-14, "{released} vs {}", sum.ln());
+            // exp(s) − s of each label is left over.
+            assert!(released > MarginRule::Exact.of_mixed(&scores, &targets)?.to_vec1::<f64>()?[0] + 0.1);
+        }
+        let (far, targets) = (g10(1000.0).0, Tensor::new(&[[0.5f64, 0.5, 0.]], &Device::Cpu)?);
+        let far = far.map(|v| v.as_tensor().clone());
+        let value = MarginRule::AsReleased.of_mixed(&far, &targets)?.to_vec1::<f64>()?[0];
+        // exp(2000) beside exp(1500), over the means 1250 and 500: the second modality decides.
+        assert_eq!(value, 1000.0);
         Ok(())
     }
 

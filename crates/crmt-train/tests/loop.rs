@@ -1,14 +1,16 @@
 //! The one loop under every strategy: going on equals never having stopped, threads change nothing, rules do what they
 //! say, and a strategy with weight zero is the one it extends, bit for bit.
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use crmt_attacks::{Budget, Pgd};
-use crmt_core::{Batch, Domain, Encoder, Modality, Mode, PerModality, Streams, Trainable};
+use crmt_certify::RivalRule;
+use crmt_core::{Batch, Domain, Encoder, Fusion, Modality, Mode, PerModality, Streams, Trainable};
 use crmt_encoders::{Block, Chain};
 use crmt_fusion::{BuildError, HeadConfig, Learner, ModelConfig, Rows};
 use crmt_kernels::{Adam, AdamW, Optimizer, Parameter, Sgd};
 use crmt_train::{
-    Batches, Certified, Crmt, EpochReport, Error, GBlend, ModalityDropout, Msefm, Observer, OgmGe, Phase, Pmr,
-    PmrSettings, Rate, Reach, Result, Rules, Schedule, Selected, Source, State, Strategy, TrainingInputs, fit,
+    Batches, Certified, Crmt, EpochReport, Error, GBlend, IntegrationModel, ModalityDropout, Msefm, Observer, OgmGe,
+    Phase, Pmr, PmrSettings, RadiusHinge, Rate, Reach, Result, Rules, Schedule, Selected, Source, State, Strategy,
+    Tables, TrainingInputs, fit,
 };
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -159,7 +161,7 @@ fn clean() -> TrainingInputs {
 }
 
 fn jt() -> Crmt {
-    Crmt { rho: 0.0, inputs: clean() }
+    Crmt::new(0.0, clean())
 }
 
 fn pmr(n: usize, alpha: f64, mu: f64) -> Pmr {
@@ -174,8 +176,7 @@ fn adversarial(attack: Pgd, mode: Mode) -> TrainingInputs {
 fn strategies(n: usize) -> Vec<(&'static str, Box<dyn Strategy>)> {
     let toy = Toy { modalities: n };
     let sample = |purpose| toy.batch(purpose, 0).expect("a batch");
-    let baselines =
-        PerModality::from_fn(n, |m| Tensor::zeros(DIMS[m], candle_core::DType::F32, &Device::Cpu).expect("zeros"));
+    let baselines = PerModality::from_fn(n, |m| Tensor::zeros(DIMS[m], DType::F32, &Device::Cpu).expect("zeros"));
     let dropout = || ModalityDropout { probability: 0.5, baselines: baselines.clone() };
     let attack = Pgd::training(Budget::Joint(0.3), 2, 0.5);
     let certified = Certified {
@@ -190,12 +191,12 @@ fn strategies(n: usize) -> Vec<(&'static str, Box<dyn Strategy>)> {
     };
     let sigmas = PerModality::from_fn(n, |_| 0.2);
     vec![
-        ("at", Box::new(Crmt { rho: 0.0, inputs: adversarial(attack, Mode::Eval) })),
-        ("noise", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Noise { sigmas } })),
+        ("at", Box::new(Crmt::new(0.0, adversarial(attack, Mode::Eval)))),
+        ("noise", Box::new(Crmt::new(0.0, TrainingInputs::Noise { sigmas }))),
         ("certified", Box::new(certified)),
-        ("crmt", Box::new(Crmt { rho: 2.0, inputs: clean() })),
-        ("mixup", Box::new(Crmt { rho: 2.0, inputs: TrainingInputs::Mixup { alpha: 1.0 } })),
-        ("dropout", Box::new(Crmt { rho: 0.0, inputs: TrainingInputs::Dropout(dropout()) })),
+        ("crmt", Box::new(Crmt::new(2.0, clean()))),
+        ("mixup", Box::new(Crmt::new(2.0, TrainingInputs::Mixup { alpha: 1.0 }))),
+        ("dropout", Box::new(Crmt::new(0.0, TrainingInputs::Dropout(dropout())))),
         ("ogm-ge", Box::new(OgmGe { inputs: clean(), alpha: 0.5, noise: true })),
         ("g-blend", Box::new(GBlend::new(clean(), 2, sample("blend"), sample("select")))),
         ("pmr", Box::new(pmr(n, 1.0, 0.1))),
@@ -262,7 +263,7 @@ fn a_weight_of_zero_is_the_method_it_extends() -> Result<()> {
 #[test]
 fn the_record_tells_parts_margins_and_gradients() -> Result<()> {
     let mut kept = Kept::default();
-    run(2, &mut Crmt { rho: 2.0, inputs: clean() }, Rules::default(), None, &mut kept)?;
+    run(2, &mut Crmt::new(2.0, clean()), Rules::default(), None, &mut kept)?;
     let (first, last) = (&kept.reports[0], &kept.reports[EPOCHS as usize - 1]);
     for report in [first, last] {
         assert_eq!(report.parts.keys().collect::<Vec<_>>(), ["cross_entropy", "margin"]);
@@ -380,7 +381,7 @@ fn a_state_of_something_else_is_refused_by_name() -> Result<()> {
     cut.tensors.retain(|name, _| !name.starts_with("optimizer."));
     assert!(refused(2, &mut jt(), &cut).contains("is missing"));
     let mut bent = state.clone();
-    bent.tensors.insert("model.head.bias".into(), Tensor::zeros(7, candle_core::DType::F32, &Device::Cpu)?);
+    bent.tensors.insert("model.head.bias".into(), Tensor::zeros(7, DType::F32, &Device::Cpu)?);
     assert!(refused(2, &mut jt(), &bent).contains("`model.head.bias` is F32 [7]"));
     Ok(())
 }
@@ -394,13 +395,49 @@ fn statistics_move_under_the_attack_only_as_released() -> Result<()> {
         let model = built(2, true);
         let before = bits(&model);
         let attack = Pgd::training(Budget::Joint(0.5), 3, 0.5);
-        let at = Crmt { rho: 0.0, inputs: adversarial(attack, mode) };
+        let at = Crmt::new(0.0, adversarial(attack, mode));
         let prepared = at.prepare(&model, &batch, &draws)?;
         assert_ne!(prepared.inputs[0].to_vec2::<f32>()?, batch.inputs[0].to_vec2::<f32>()?);
         for ((before, now), v) in before.iter().zip(bits(&model)).zip(model.variables()) {
             assert_eq!(*before != now, mode == Mode::Train && !v.learned, "{} in {mode:?}", v.name);
         }
     }
+    Ok(())
+}
+
+/// The second step leaves statistics as they are; as released, each of its batches moves them, and scores follow the batch.
+#[test]
+fn statistics_move_in_the_second_step_only_as_released() -> Result<()> {
+    let (batch, draws) =
+        (Toy { modalities: 2 }.batch("train", 0)?, crmt_train::Draws { streams: Streams::new(1), step: 0 });
+    let model = built(2, true);
+    let head = model.integration().expect("an orthonormal head");
+    let rows = model.model().head().rows()?.try_map(|w| w.to_dtype(DType::F64))?;
+    let tables = Tables::Pairwise { features: rows.map(|_| 1.0), rows };
+    let hinge = RadiusHinge { tables, target: 9.0, rival: RivalRule::Minimum };
+    let exact = |scores: &PerModality<Tensor>| -> Result<Vec<Vec<Vec<f64>>>> {
+        Ok(scores.try_map(|s| s.to_dtype(DType::F64)?.to_vec2())?.into_iter().collect())
+    };
+    let modalities = model.fixed().modalities();
+    let fixed = IntegrationModel::new(modalities, &head, None)?;
+    let before = bits(&model);
+    let scores = model.fixed().scores(&batch.inputs)?.unimodal;
+    let prepared = hinge.prepare(&fixed, &Batch { inputs: scores.clone(), labels: batch.labels.clone() }, &draws)?;
+    assert_eq!(exact(&prepared.inputs)?, exact(&scores)?);
+    assert_eq!(bits(&model), before);
+
+    let moving = IntegrationModel::new(modalities, &head, None)?.moving(&model);
+    let prepared = hinge.prepare(&moving, &batch, &draws)?;
+    assert_ne!(exact(&prepared.inputs)?, exact(&scores)?);
+    assert_eq!(exact(&prepared.inputs)?, exact(&model.scores(&batch.inputs, Mode::Train)?.unimodal)?);
+    let gradients = hinge.loss(&moving, &prepared)?.total.backward()?;
+    for ((before, now), v) in before.iter().zip(bits(&model)).zip(model.variables()) {
+        assert_eq!(*before != now, !v.learned, "{}", v.name);
+        assert!(gradients.get(&v.var).is_none(), "{} is not trained", v.name);
+    }
+    // What is kept of the best epoch includes them.
+    let kept = |model: &dyn Trainable| model.variables().iter().filter(|v| !v.learned).count();
+    assert_eq!((kept(&moving), kept(&fixed)), (kept(&model), 0));
     Ok(())
 }
 

@@ -55,6 +55,9 @@ pub struct TrainPlan {
     pub objective: String,
     /// Weight of CRMT's margin term.
     pub rho: f64,
+    /// That term of Mixup's samples: `exact`, or `as-released` (the labels' scores are subtracted, not their exponentials, and
+    /// nothing bounds it).
+    pub mixed_margin: String,
     /// `clean`, `adversarial`, `mixup`, `noise` or `dropout`.
     pub inputs: String,
     /// When `inputs = "dropout"`: how often a batch is shown with some modalities replaced by their baselines.
@@ -130,6 +133,9 @@ pub struct StepTwoPlan {
     /// Which rival's ratio is a sample's radius: `minimum` over all, or `as-released` (the runner-up's alone, which is
     /// no bound).
     pub rival: String,
+    /// Of batch normalisation meanwhile: `fixed`, or `as-released` (scores are computed anew by the batch's, and the running
+    /// ones move with every step).
+    pub statistics: String,
     /// The hinge's target: this quantile of the radii before.
     pub target_quantile: f64,
     /// Also tries to do without modalities: all sets of up to four, else each one alone. A pruned modality has
@@ -241,6 +247,7 @@ impl Default for TrainPlan {
             keep_checkpoints: 2,
             objective: "cross-entropy".into(),
             rho: 0.0,
+            mixed_margin: "exact".into(),
             inputs: "clean".into(),
             modality_dropout: 0.3,
             mixup_alpha: 1.0,
@@ -310,6 +317,7 @@ impl Default for StepTwoPlan {
             learning_rate: 0.02,
             samples: 2000,
             rival: "minimum".into(),
+            statistics: "fixed".into(),
             target_quantile: 0.75,
             prune: false,
             accept_eps: vec![0.5, 1.0],
@@ -377,7 +385,9 @@ impl Plan {
         one_of("select.criterion", &self.select.criterion, &["auto", "clean", "attacked", "certified"]);
         one_of("adversary.statistics", &adversary.statistics, &["fixed", "as-released"]);
         one_of("select.split", &self.select.split, &["selection", "as-released"]);
+        one_of("train.mixed_margin", &train.mixed_margin, &["exact", "as-released"]);
         one_of("step2.rival", &self.step2.rival, &["minimum", "as-released"]);
+        one_of("step2.statistics", &self.step2.statistics, &["fixed", "as-released"]);
         for (key, sigma) in deviations("train.noise", train.noise, "train.noises", &train.noises) {
             faults.push(format!("{key} = {sigma}: a standard deviation is a finite number of at least 0"));
         }
@@ -421,6 +431,11 @@ impl Plan {
         check(budgets(&self.step2.accept_eps), "step2.accept_eps must be a list of positive numbers");
         check(self.step2.accept_samples > 0, "step2.accept_samples must be at least 1");
         check((0.0..=1.0).contains(&self.step2.tolerance), "step2.tolerance must be in 0..=1");
+        check(
+            self.step2.statistics == "fixed" || !certified,
+            "step2.statistics = \"as-released\" moves what the certificate is of: set train.objective to another than \
+             \"certified\"",
+        );
         check(
             !self.step2.enabled || self.model.head != "concat",
             "step2.enabled needs integration weights: set model.head = \"orthonormal\"",

@@ -109,7 +109,7 @@ const STRATEGIES: [&str; 7] = ["crmt", "mixup", "certified", "g-blend", "ogm-ge"
 fn strategy(name: &str, options: &Options, subject: &Subject) -> candle_core::Result<Box<dyn Strategy>> {
     let (clean, sample) = (TrainingInputs::Clean, subject.batch.clone());
     Ok(match name {
-        "mixup" => Box::new(Crmt { rho: 1., inputs: TrainingInputs::Mixup { alpha: 1. } }),
+        "mixup" => Box::new(Crmt::new(1., TrainingInputs::Mixup { alpha: 1. })),
         "certified" => {
             let baselines = sample.inputs.try_map(|x| x.get(0))?;
             Box::new(Certified {

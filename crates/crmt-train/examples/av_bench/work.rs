@@ -114,7 +114,7 @@ pub fn objective(options: &Options) -> Crmt {
         }
         _ => TrainingInputs::Clean,
     };
-    Crmt { rho: if options.work == Work::StepJt { 0. } else { RHO }, inputs }
+    Crmt::new(if options.work == Work::StepJt { 0. } else { RHO }, inputs)
 }
 
 /// The same by another strategy and other rules.
