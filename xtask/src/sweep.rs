@@ -77,7 +77,8 @@ pub fn run(args: &Args) -> Result<()> {
         let csv = spec.out.join("table.csv");
         write(&csv, &table.csv()?)?;
         write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
-        say(&format!("\n{}\n{} and table.md have the table\n", table.text(), csv.display()))?;
+        write(&spec.out.join("table.tex"), table.latex().as_bytes())?;
+        say(&format!("\n{}\n{}, table.md and table.tex have the table\n", table.text(), csv.display()))?;
     }
     for failure in &failures {
         eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
@@ -203,7 +204,10 @@ fn report(spec: &Spec, runs: &[Run]) -> Result<Table> {
     for run in runs {
         let point = match points.iter_mut().find(|point| point.label == run.point) {
             Some(point) => point,
-            None => points.push_mut(Point { label: run.point.clone(), planned: 0, summaries: Vec::new() }),
+            None => {
+                let (label, shown) = (run.point.clone(), run.shown.clone());
+                points.push_mut(Point { label, shown, planned: 0, summaries: Vec::new() })
+            }
         };
         point.planned += 1;
         if run.state(&spec.out)? == State::Finished {
@@ -212,7 +216,7 @@ fn report(spec: &Spec, runs: &[Run]) -> Result<Table> {
             point.summaries.push(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?);
         }
     }
-    Ok(Table::new(points, &spec.columns))
+    Ok(Table::new(points, &spec.tables))
 }
 
 /// Replaces a file atomically, and names it if that fails.

@@ -122,7 +122,8 @@ pub struct EvaluateArgs {
     /// `l2`, or `linf` for `each` and single modalities.
     #[arg(long)]
     pub norm: Option<String>,
-    /// `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
+    /// `joint`, `each`, names of modalities, `usual` (joint and each modality alone), `without-NAME` or `without-NAME+NAME`,
+    /// `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
     /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast, frame-drop, time-shift,
@@ -186,7 +187,8 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
-    /// Attack only these: `joint`, `each`, names of modalities, `without-NAME` or `without-NAME+NAME`, `any-missing`.
+    /// Attack only these: `joint`, `each`, names of modalities, `usual` (joint and each modality alone), `without-NAME` or
+    /// `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',', requires = "falsify")]
     pub threat: Vec<String>,
     /// Gradient steps of each of the three restarts of these attacks.

@@ -22,6 +22,8 @@ pub enum Threat {
 /// The name of [`Threat::Joint`].
 pub const JOINT: &str = "joint";
 const EACH: &str = "each";
+/// The name of [`Threat::usual`], which are several.
+const USUAL: &str = "usual";
 const WITHOUT: &str = "without-";
 const ANY_MISSING: &str = "any-missing";
 /// The baselines of the data set, which certificates are about.
@@ -88,19 +90,22 @@ impl Threat {
                 [_, _] => format!(", {WITHOUT}MODALITY or {ANY_MISSING}"),
                 [a, b, ..] => format!(", {WITHOUT}{a}, {WITHOUT}{a}+{b} and so on, or {ANY_MISSING}"),
             };
-            bail!("threat `{name}`: expected joint, each, a modality ({names}){more}")
+            bail!("threat `{name}`: expected joint, each, usual, a modality ({names}){more}")
         };
         Ok(threat)
     }
 
-    /// Each of `names`, once.
+    /// Each of `names`, once; `usual` stands for joint and each modality alone.
     pub fn parse_all(names: &[String], modalities: &[String]) -> Result<Vec<Self>> {
         let mut threats = vec![];
         for name in names {
-            let threat = Self::parse(name, modalities)?;
-            if !threats.contains(&threat) {
-                threats.push(threat);
-            }
+            let several = name == USUAL && !modalities.contains(name);
+            let meant = if several { Self::usual(modalities.len()) } else { vec![Self::parse(name, modalities)?] };
+            meant.into_iter().for_each(|threat| {
+                if !threats.contains(&threat) {
+                    threats.push(threat)
+                }
+            });
         }
         Ok(threats)
     }
@@ -171,6 +176,12 @@ mod tests {
         assert_eq!(Threat::parse("each", &names[..1]).unwrap(), Threat::Each);
         let twice = ["each", "each", "audio"].map(str::to_owned);
         assert_eq!(Threat::parse_all(&twice, &names).unwrap(), [Threat::Each, Threat::Only(1)]);
+        let usual = ["each", "usual"].map(str::to_owned);
+        let [image, audio] = [Threat::Only(0), Threat::Only(1)];
+        assert_eq!(Threat::parse_all(&usual, &names).unwrap(), [Threat::Each, Threat::Joint, image, audio]);
+        assert_eq!(Threat::parse_all(&usual, &names[..1]).unwrap(), [Threat::Each, Threat::Joint]);
+        let one = ["usual".to_owned()];
+        assert_eq!(Threat::parse_all(&one, &one).unwrap(), [Threat::Only(0)], "a modality of that name");
         for wrong in ["without-lidar", "without-", "without-image+audio", "without-image+image", "without-image@mean"] {
             let message = Threat::parse(wrong, &names).unwrap_err().to_string();
             assert!(message.contains(&format!("`{wrong}`")) && message.contains("image, audio"), "{message}");

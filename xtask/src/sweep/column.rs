@@ -36,6 +36,8 @@ pub struct Column {
     pub text: String,
     /// Nobody asked for it by name: no word is lost if no run has it.
     pub optional: bool,
+    /// What stands above it, instead of its name.
+    pub heading: Option<String>,
     place: Place,
 }
 
@@ -96,7 +98,18 @@ impl Column {
                 Place::Entry { list: list.name, patterns, field }
             }
         };
-        Ok(Self { text: text.to_owned(), optional: false, place })
+        Ok(Self { text: text.to_owned(), optional: false, heading: None, place })
+    }
+
+    /// The same under a heading of its own.
+    ///
+    /// # Errors
+    /// If it may be several columns.
+    pub fn headed(self, heading: &str) -> Result<Self, String> {
+        if self.text.contains('*') {
+            return Err(format!("column {}: a heading is of one column, write out what * stands for", self.text));
+        }
+        Ok(Self { heading: Some(heading.to_owned()), ..self })
     }
 
     /// The columns of [`DEFAULT`].

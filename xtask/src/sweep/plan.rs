@@ -1,6 +1,6 @@
 //! From a sweep to its runs: the cartesian product, a folder name for each, and whether it is done.
 //! Starts nothing.
-use super::spec::Spec;
+use super::spec::{Spec, Variant};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +26,8 @@ pub struct Run {
     pub settings: BTreeMap<String, Value>,
     /// What of the grid tells its row in the table: key and value, without the seed.
     pub point: Vec<(String, String)>,
+    /// The same as people read it: the label of its variant, if it has one, and what else tells its row.
+    pub shown: Vec<(String, String)>,
 }
 
 /// Whether a run is there.
@@ -46,20 +48,34 @@ impl fmt::Display for State {
 
 /// The cartesian product of the variants and the grid, the last key fastest.
 pub fn expand(spec: &Spec) -> Vec<Run> {
-    let mut chosen: Vec<Vec<(&str, &Value)>> = match spec.variants.as_slice() {
-        [] => vec![vec![]],
-        variants => variants.iter().map(|v| v.iter().map(|(key, value)| (key.as_str(), value)).collect()).collect(),
+    type Pairs<'a> = Vec<(&'a str, &'a Value)>;
+    let mut chosen: Vec<(Option<&Variant>, Pairs<'_>)> = match spec.variants.as_slice() {
+        [] => vec![(None, vec![])],
+        variants => variants
+            .iter()
+            .map(|v| (Some(v), v.settings.iter().map(|(key, value)| (key.as_str(), value)).collect()))
+            .collect(),
     };
     for (key, values) in &spec.grid {
         let with = |row: &Vec<_>, value| [row.as_slice(), &[(key.as_str(), value)]].concat();
-        chosen = chosen.iter().flat_map(|row| values.iter().map(move |value| with(row, value))).collect();
+        let rows =
+            chosen.iter().map(|(variant, row)| values.iter().map(|value| (*variant, with(row, value))).collect());
+        chosen = rows.collect::<Vec<Vec<_>>>().concat();
     }
-    let runs = chosen.into_iter().map(|pairs| {
+    let runs = chosen.into_iter().map(|(variant, pairs)| {
         let mut settings = spec.base.clone();
         settings.extend(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).clone())));
-        let point =
-            pairs.iter().filter(|(key, _)| *key != "seed").map(|(key, value)| ((*key).to_owned(), plain(value)));
-        Run { slug: slug(&pairs, &settings), point: point.collect(), settings }
+        let told = |(key, value): &(&str, &Value)| ((*key).to_owned(), plain(value));
+        let point: Vec<_> = pairs.iter().filter(|(key, _)| *key != "seed").map(told).collect();
+        let shown = match variant.and_then(|variant| Some((variant, variant.label.as_ref()?))) {
+            None => point.clone(),
+            Some((variant, label)) => {
+                let others = point.iter().filter(|(key, _)| !variant.settings.contains_key(key));
+                let key = if others.clone().any(|(key, _)| key == "method") { "variant" } else { "method" };
+                std::iter::once((key.to_owned(), label.clone())).chain(others.cloned()).collect()
+            }
+        };
+        Run { slug: slug(&pairs, &settings), point, shown, settings }
     });
     runs.collect()
 }
@@ -196,6 +212,12 @@ mod tests {
         let epochs: Vec<_> = runs.iter().map(|r| r.settings["train.epochs"].as_integer().unwrap()).collect();
         assert_eq!(epochs, [2, 2, 9, 9]);
         assert_eq!(runs[3].point, [("modalities".into(), "[\"audio\"]".into()), ("train.epochs".into(), "9".into())]);
+        assert_eq!(runs[3].shown, runs[3].point, "no label");
+        let labelled = text.replace("[[variants]]\n", "[[variants]]\nlabel = \"L\"\n").replacen("\"L\"", "\"M\"", 1);
+        let labelled = expand(&spec(&labelled.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")));
+        assert_eq!(labelled[3].shown, [("variant".into(), "L".into()), ("method".into(), "jt".into())]);
+        assert_eq!(labelled[3].slug, expand(&spec(&text.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")))[3].slug);
+        assert!(labelled[3].point.contains(&("modalities".into(), "[\"audio\"]".into())));
         let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}"), false).unwrap_err().to_string();
         assert!(fault("[[variants]]\na = 1\n[[variants]]\nb = 1").contains("same keys"));
         assert!(fault("[base]\na = 1\n[[variants]]\na = 1").contains("a is in [[variants]]"));

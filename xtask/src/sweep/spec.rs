@@ -17,12 +17,28 @@ pub struct Spec {
     /// What varies, outermost first: `method`, then by name, `seed` last.
     pub grid: Vec<(String, Vec<Value>)>,
     /// Settings that vary together: each is combined with every point of the grid; all have the same keys.
-    pub variants: Vec<BTreeMap<String, Value>>,
+    pub variants: Vec<Variant>,
+    /// What to show; at least one.
+    pub tables: Vec<Shown>,
+}
+
+/// One of [`Spec::variants`].
+#[derive(Debug)]
+pub struct Variant {
+    /// What its rows are called, instead of by its settings.
+    pub label: Option<String>,
+    pub settings: BTreeMap<String, Value>,
+}
+
+/// Columns side by side.
+#[derive(Debug)]
+pub struct Shown {
+    pub title: Option<String>,
     pub columns: Vec<Column>,
 }
 
 const TOP: &[&str] = &["name", "out", "base", "full", "grid", "variants", "table"];
-const TABLE: &[&str] = &["columns"];
+const TABLE: &[&str] = &["title", "columns"];
 
 impl Spec {
     /// Parses a sweep file; `full`: with what its section `[full]` says in the place of `[base]`'s, under a name of its own.
@@ -61,7 +77,7 @@ impl Spec {
             grid.extend(list(&key, value, &mut faults).map(|values| (key, values)));
         }
         let variants = variants(&file, &mut faults);
-        for key in variants.first().into_iter().flat_map(|first| first.keys()) {
+        for key in variants.first().into_iter().flat_map(|first| first.settings.keys()) {
             if base.contains_key(key) || grid.iter().any(|(other, _)| other == key) {
                 faults.push(format!("{key} is in [[variants]] and in [base] or [grid]: keep one"));
             }
@@ -76,9 +92,9 @@ impl Spec {
             }
         }
         grid.sort_by_key(|(key, _)| (key == "seed", key != "method", key.clone()));
-        let columns = columns(&file, &mut faults);
+        let tables = tables(&file, &mut faults);
         if faults.is_empty() {
-            Ok(Self { name, out, base, grid, variants, columns })
+            Ok(Self { name, out, base, grid, variants, tables })
         } else {
             bail!("{}", faults.join("\n"))
         }
@@ -131,7 +147,7 @@ fn settings(file: &Table, name: &str, faults: &mut Vec<String>) -> BTreeMap<Stri
 }
 
 /// The tables `[[variants]]`, by dotted keys.
-fn variants(file: &Table, faults: &mut Vec<String>) -> Vec<BTreeMap<String, Value>> {
+fn variants(file: &Table, faults: &mut Vec<String>) -> Vec<Variant> {
     let tables = match file.get("variants") {
         None => return vec![],
         Some(value) => value.clone().try_into::<Vec<Table>>(),
@@ -140,19 +156,36 @@ fn variants(file: &Table, faults: &mut Vec<String>) -> Vec<BTreeMap<String, Valu
         faults.push("variants must be tables: write each under [[variants]]".into());
         return vec![];
     };
-    let mut variants: Vec<BTreeMap<String, Value>> = vec![];
-    for table in tables {
+    let mut variants: Vec<Variant> = vec![];
+    for mut table in tables {
+        let label = text(&mut table, "label", "variants.", faults);
         let mut settings = BTreeMap::new();
         flatten(&table, "", &mut settings, faults);
-        if variants.first().is_some_and(|first| !first.keys().eq(settings.keys())) {
+        if variants.first().is_some_and(|first| !first.settings.keys().eq(settings.keys())) {
             faults
                 .push("all [[variants]] must have the same keys, so that each has a value to be told apart by".into());
-        } else if variants.contains(&settings) {
+        } else if variants.iter().any(|other| other.settings == settings) {
             faults.push("two of the [[variants]] are the same".into());
         }
-        variants.push(settings);
+        if variants.first().is_some_and(|first| first.label.is_some() != label.is_some()) {
+            faults.push("some [[variants]] have a label and some have none: label all of them".into());
+        } else if label.is_some() && variants.iter().any(|other| other.label == label) {
+            faults.push(format!("two of the [[variants]] have the label {}", label.as_deref().unwrap_or_default()));
+        }
+        variants.push(Variant { label, settings });
     }
     variants
+}
+
+/// Takes the string `key` out of a table.
+fn text(table: &mut Table, key: &str, prefix: &str, faults: &mut Vec<String>) -> Option<String> {
+    match table.remove(key)? {
+        Value::String(text) if !text.is_empty() => Some(text),
+        other => {
+            faults.push(format!("{prefix}{key} must be some text, not {other}"));
+            None
+        }
+    }
 }
 
 fn flatten(table: &Table, prefix: &str, settings: &mut BTreeMap<String, Value>, faults: &mut Vec<String>) {
@@ -182,33 +215,45 @@ fn list(key: &str, value: Value, faults: &mut Vec<String>) -> Option<Vec<Value>>
     Some(values)
 }
 
-fn columns(file: &Table, faults: &mut Vec<String>) -> Vec<Column> {
-    let texts: Vec<String> = match file.get("table") {
-        None => return Column::default_set(),
-        Some(Value::Table(table)) => {
-            unknown(table, TABLE, "table.", faults);
-            match table.get("columns").map(|columns| columns.clone().try_into::<Vec<String>>()) {
-                None => return Column::default_set(),
-                Some(Ok(columns)) => columns,
-                Some(Err(_)) => {
-                    faults.push("table.columns must be a list of strings".into());
-                    Vec::new()
-                }
-            }
-        }
-        Some(other) => {
-            faults.push(format!("table must be a section, [table], not {other}"));
-            Vec::new()
-        }
+/// The section `[table]`, or several, `[[table]]`.
+fn tables(file: &Table, faults: &mut Vec<String>) -> Vec<Shown> {
+    let tables = match file.get("table") {
+        None => vec![Table::new()],
+        Some(Value::Table(table)) => vec![table.clone()],
+        Some(several) => several.clone().try_into().unwrap_or_else(|_| {
+            faults.push(format!("table must be a section, [table], or several, [[table]], not {several}"));
+            vec![]
+        }),
     };
-    let mut columns = Vec::new();
-    for text in texts {
-        match Column::parse(&text) {
-            Ok(column) => columns.push(column),
-            Err(fault) => faults.push(fault),
-        }
-    }
-    columns
+    let shown = tables.into_iter().map(|mut table| {
+        unknown(&table, TABLE, "table.", faults);
+        let title = text(&mut table, "title", "table.", faults);
+        let columns = match table.get("columns") {
+            None => Column::default_set(),
+            Some(Value::Array(columns)) => columns.iter().filter_map(|column| headed(column, faults)).collect(),
+            Some(other) => {
+                faults.push(format!("table.columns must be a list, not {other}"));
+                vec![]
+            }
+        };
+        Shown { title, columns }
+    });
+    shown.collect()
+}
+
+/// `"COLUMN"`, or `{ "HEADING" = "COLUMN" }`.
+fn headed(column: &Value, faults: &mut Vec<String>) -> Option<Column> {
+    let parsed = match column {
+        Value::String(text) => Column::parse(text),
+        Value::Table(one) => match one.iter().next() {
+            Some((heading, Value::String(text))) if one.len() == 1 => {
+                Column::parse(text).and_then(|column| column.headed(heading))
+            }
+            _ => Err(format!("column {column}: write one heading and its column, {{ \"HEADING\" = \"COLUMN\" }}")),
+        },
+        other => Err(format!("column {other}: write \"COLUMN\" or {{ \"HEADING\" = \"COLUMN\" }}")),
+    };
+    parsed.map_err(|fault| faults.push(fault)).ok()
 }
 
 #[cfg(test)]
@@ -227,7 +272,7 @@ mod tests {
         let grid: Vec<&str> = spec.grid.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(grid, ["method", "attack.steps", "train.epochs", "seed"], "method first, seed last");
         assert_eq!(spec.out, PathBuf::from("runs/a"));
-        assert!(!spec.columns.is_empty(), "there are columns without [table]");
+        assert!(!spec.tables[0].columns.is_empty(), "there are columns without [table]");
     }
 
     #[test]
@@ -250,6 +295,31 @@ mod tests {
             assert!(faults.contains(says), "{says}: {faults}");
         }
         assert_eq!(faults.lines().count(), 10, "{faults}");
+    }
+
+    #[test]
+    fn tables_and_variants_have_names_for_people() {
+        let text = "name = \"s\"\n[[variants]]\nlabel = \"joint\"\nmethod = \"jt\"\n[[variants]]\nlabel = \"ours\"\nmethod = \"crmt-jt\"\n\
+                    [[table]]\ntitle = \"First\"\ncolumns = [{ \"right\" = \"accuracy.clean\" }, \"radii.joint\"]\n[[table]]\n";
+        let spec = Spec::parse(text, false).expect("right");
+        assert_eq!(spec.variants[1].label.as_deref(), Some("ours"));
+        assert!(!spec.variants[1].settings.contains_key("label"), "no setting of the driver");
+        assert_eq!((spec.tables.len(), spec.tables[0].title.as_deref()), (2, Some("First")));
+        let headings: Vec<_> = spec.tables[0].columns.iter().map(|c| c.heading.as_deref()).collect();
+        assert_eq!(headings, [Some("right"), None]);
+        for (change, says) in [
+            (["label = \"ours\"", "label = \"joint\""], "two of the [[variants]] have the label joint"),
+            (["label = \"ours\"\n", ""], "label all of them"),
+            (["label = \"ours\"", "label = 3"], "variants.label must be some text, not 3"),
+            (["accuracy.clean", "accuracy.*"], "a heading is of one column"),
+            (["\"radii.joint\"", "3"], "column 3: write"),
+            (["{ \"right\" = \"accuracy.clean\" }", "{}"], "write one heading and its column"),
+            (["title = \"First\"", "titel = \"First\""], "unknown key table.titel, did you mean title?"),
+        ] {
+            let [from, to] = change;
+            let fault = Spec::parse(&text.replace(from, to), false).expect_err(says).to_string();
+            assert!(fault.contains(says), "{says}: {fault}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table of a sweep: mean and standard deviation over seeds for each point of the grid, as text,
 //! Markdown and CSV. Knows columns and summaries, not how they came to be.
 use super::column::Column;
-use super::spec::suggestion;
+use super::spec::{Shown, suggestion};
 use anyhow::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ const WIDE: usize = 120;
 pub struct Point {
     /// Keys and values of the grid, without the seed.
     pub label: Vec<(String, String)>,
+    /// The same as people read it.
+    pub shown: Vec<(String, String)>,
     /// Seeds asked for.
     pub planned: usize,
     /// What the finished ones say.
@@ -50,42 +52,67 @@ struct Cell {
 }
 
 /// One column with its `*` filled in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Filled {
     name: String,
+    heading: String,
     fraction: bool,
     /// By point.
     cells: Vec<Option<Cell>>,
 }
 
-/// A sweep's table.
+/// Columns side by side.
+#[derive(Debug)]
+struct Part {
+    title: Option<String>,
+    columns: Vec<Filled>,
+}
+
+/// A sweep's table, in one part or several.
 #[derive(Debug)]
 pub struct Table {
     points: Vec<Point>,
-    columns: Vec<Filled>,
+    parts: Vec<Part>,
     /// What a reader should know before trusting the numbers.
     notes: Vec<String>,
 }
 
-impl Table {
-    /// Gathers the numbers of `columns` from the summaries.
-    pub fn new(points: Vec<Point>, columns: &[Column]) -> Self {
-        let mut filled: Vec<Filled> = Vec::new();
-        let mut notes = Vec::new();
-        for column in columns {
-            let names = names(column, &points);
-            if names.is_empty() && !column.optional && points.iter().any(|point| !point.summaries.is_empty()) {
-                notes.push(format!("no run has {}{}", column.text, nearest(column, &points)));
-            }
-            for name in
-                names.into_iter().filter(|name| filled.iter().all(|other| other.name != *name)).collect::<Vec<_>>()
-            {
+/// The numbers of `columns`, and what is missing.
+fn fill(points: &[Point], columns: &[Column]) -> (Vec<Filled>, Vec<String>) {
+    let mut filled: Vec<Filled> = Vec::new();
+    let mut notes = Vec::new();
+    for column in columns {
+        let names = names(column, points);
+        if names.is_empty() && !column.optional && points.iter().any(|point| !point.summaries.is_empty()) {
+            notes.push(format!("no run has {}{}", column.text, nearest(column, points)));
+        }
+        for name in names {
+            if filled.iter().all(|other| other.name != name) {
                 let cells = points.iter().map(|point| cell(column, &name, point)).collect();
-                filled.push(Filled { name, fraction: column.is_fraction(), cells });
+                let heading = column.heading.clone().unwrap_or_else(|| name.clone());
+                filled.push(Filled { name, heading, fraction: column.is_fraction(), cells });
             }
         }
+    }
+    (filled, notes)
+}
+
+impl Table {
+    /// Gathers the numbers from the summaries.
+    pub fn new(points: Vec<Point>, tables: &[Shown]) -> Self {
+        let mut notes = Vec::new();
+        let part = |shown: &Shown| {
+            let (columns, missing) = fill(&points, &shown.columns);
+            missing.into_iter().for_each(|note| {
+                if !notes.contains(&note) {
+                    notes.push(note)
+                }
+            });
+            Part { title: shown.title.clone(), columns }
+        };
+        let parts = tables.iter().map(part).collect();
         notes.extend(warnings(&points));
-        Self { points, columns: filled, notes }
+        Self { points, parts, notes }
     }
 
     /// How many runs the table rests on.
@@ -100,19 +127,23 @@ impl Table {
 
     /// Aligned text for a terminal.
     pub fn text(&self) -> String {
-        let upright = self.matrix();
-        let turned = turn(&upright);
-        let rows = if width(&upright) > WIDE && width(&turned) < width(&upright) { turned } else { upright };
-        let widths = widths(&rows);
         let mut text = String::new();
-        for row in &rows {
-            let cells = row.iter().zip(&widths).enumerate().map(|(index, (cell, width))| {
-                let blanks = " ".repeat(width - cell.chars().count());
-                if index == 0 { format!("{cell}{blanks}") } else { format!("{blanks}{cell}") }
-            });
-            let line = cells.collect::<Vec<_>>().join("  ");
-            text += line.trim_end();
-            text.push('\n');
+        for part in &self.parts {
+            let upright = self.matrix(part);
+            let turned = turn(&upright);
+            let rows = if width(&upright) > WIDE && width(&turned) < width(&upright) { turned } else { upright };
+            let widths = widths(&rows);
+            part.title.iter().for_each(|title| text += &format!("{title}\n"));
+            for row in &rows {
+                let cells = row.iter().zip(&widths).enumerate().map(|(index, (cell, width))| {
+                    let blanks = " ".repeat(width - cell.chars().count());
+                    if index == 0 { format!("{cell}{blanks}") } else { format!("{blanks}{cell}") }
+                });
+                let line = cells.collect::<Vec<_>>().join("  ");
+                text += line.trim_end();
+                text.push('\n');
+            }
+            text += if self.parts.len() > 1 { "\n" } else { "" };
         }
         for line in self.legend() {
             let _ = writeln!(text, "{line}");
@@ -120,32 +151,59 @@ impl Table {
         text
     }
 
-    /// A Markdown table with its legend.
+    /// Markdown tables with their legend.
     pub fn markdown(&self) -> String {
-        let rows = self.matrix();
         let line = |row: &[String]| {
             format!("| {} |\n", row.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
         };
-        let rule = format!(
-            "|{}\n",
-            rows[0].iter().enumerate().map(|(index, _)| if index == 0 { "---|" } else { "--:|" }).collect::<String>()
-        );
-        let body = rows[1..].iter().map(|row| line(row)).collect::<String>();
-        let legend = self.legend().into_iter().map(|line| format!("{line}\n")).collect::<String>();
-        format!("{}{rule}{body}\n{legend}", line(&rows[0]))
+        let part = |part: &Part| {
+            let rows = self.matrix(part);
+            let rule = (0..rows[0].len()).map(|index| if index == 0 { "---|" } else { "--:|" }).collect::<String>();
+            let title = part.title.iter().map(|title| format!("{title}\n\n")).collect::<String>();
+            let body = rows[1..].iter().map(|row| line(row)).collect::<String>();
+            format!("{title}{}|{rule}\n{body}\n", line(&rows[0]))
+        };
+        let legend = self.legend().into_iter().map(|line| format!("{line}\n"));
+        self.parts.iter().map(part).chain(legend).collect()
+    }
+
+    /// LaTeX tables (with the package booktabs), each with a legend.
+    pub fn latex(&self) -> String {
+        let part = |part: &Part| {
+            let rows = self.matrix(part);
+            let line = |row: &[String]| {
+                format!("  {} \\\\\n", row.iter().map(|cell| latex(cell)).collect::<Vec<_>>().join(" & "))
+            };
+            let title = part.title.iter().map(|title| format!("% {title}\n")).collect::<String>();
+            let columns = "r".repeat(rows[0].len() - 1);
+            let body = rows[1..].iter().map(|row| line(row)).collect::<String>();
+            let legend = self.explanation(part).iter().map(|line| format!("% {line}\n")).collect::<String>();
+            format!(
+                "{title}\\begin{{tabular}}{{l{columns}}}\n  \\toprule\n{}  \\midrule\n{body}  \\bottomrule\n\\end{{tabular}}\n{legend}\n",
+                line(&rows[0])
+            )
+        };
+        let notes = self.notes.iter().map(|note| format!("% Note: {note}\n"));
+        self.parts.iter().map(part).chain(notes).collect()
     }
 
     /// For programs: fractions as they are, in full precision, one column for each of mean, sd and n.
     pub fn csv(&self) -> Result<Vec<u8>> {
         let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut columns: Vec<&Filled> = vec![];
+        for column in self.parts.iter().flat_map(|part| &part.columns) {
+            if columns.iter().all(|other| other.name != column.name) {
+                columns.push(column);
+            }
+        }
         let keys = self.points.first().into_iter().flat_map(|point| point.label.iter().map(|(key, _)| key.clone()));
         let statistics =
-            self.columns.iter().flat_map(|column| ["mean", "sd", "n"].map(|part| format!("{} {part}", column.name)));
+            columns.iter().flat_map(|column| ["mean", "sd", "n"].map(|part| format!("{} {part}", column.name)));
         writer.write_record(keys.chain(["finished", "planned"].map(str::to_owned)).chain(statistics))?;
         for (index, point) in self.points.iter().enumerate() {
             let mut record: Vec<String> = point.label.iter().map(|(_, value)| value.clone()).collect();
             record.extend([point.summaries.len().to_string(), point.planned.to_string()]);
-            for column in &self.columns {
+            for column in &columns {
                 let stats = column.cells[index].map(|cell| cell.stats);
                 let number = |number: Option<f64>| number.map_or_else(String::new, |number| number.to_string());
                 record.extend([number(stats.map(|stats| stats.mean)), number(stats.and_then(|stats| stats.sd))]);
@@ -157,19 +215,19 @@ impl Table {
     }
 
     /// A header, then a row for each point: what of the grid varies, the count, the cells.
-    fn matrix(&self) -> Vec<Vec<String>> {
+    fn matrix(&self, part: &Part) -> Vec<Vec<String>> {
         let varies = |key: &str| {
             let value =
-                |point: &Point| point.label.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone());
+                |point: &Point| point.shown.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone());
             key == "method" || self.points.iter().any(|point| value(point) != value(&self.points[0]))
         };
         let label = |point: &Point| {
-            point.label.iter().filter(|(key, _)| varies(key)).cloned().collect::<Vec<(String, String)>>()
+            point.shown.iter().filter(|(key, _)| varies(key)).cloned().collect::<Vec<(String, String)>>()
         };
         let mut header: Vec<String> =
             self.points.first().map(label).into_iter().flatten().map(|(key, _)| key).collect();
         header.push("n".into());
-        header.extend(self.columns.iter().map(|column| column.name.clone()));
+        header.extend(part.columns.iter().map(|column| column.heading.clone()));
         let mut rows = vec![header];
         for (index, point) in self.points.iter().enumerate() {
             let finished = point.summaries.len();
@@ -179,20 +237,31 @@ impl Table {
             } else {
                 format!("{finished}/{}", point.planned)
             });
-            row.extend(self.columns.iter().map(|column| show(column.cells[index], column.fraction, finished)));
+            row.extend(part.columns.iter().map(|column| show(column.cells[index], column.fraction, finished)));
             rows.push(row);
         }
         rows
     }
 
     fn legend(&self) -> Vec<String> {
-        let mut lines = vec!["Mean ± sample standard deviation over n seeds; accuracies in percent.".to_owned()];
-        if self.columns.iter().flat_map(|column| column.cells.iter().flatten()).any(|cell| cell.estimated) {
-            lines.push("? rests on an estimated Lipschitz constant: a claim, not a certificate.".into());
+        let mut lines = vec![];
+        for line in self.parts.iter().flat_map(|part| self.explanation(part)) {
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
         }
         lines.extend(
             self.notes.iter().map(|note| format!("Note: {note}{}", if note.ends_with('?') { "" } else { "." })),
         );
+        lines
+    }
+
+    /// What the signs in the cells mean.
+    fn explanation(&self, part: &Part) -> Vec<String> {
+        let mut lines = vec!["Mean ± sample standard deviation over n seeds; accuracies in percent.".to_owned()];
+        if part.columns.iter().flat_map(|column| column.cells.iter().flatten()).any(|cell| cell.estimated) {
+            lines.push("? rests on an estimated Lipschitz constant: a claim, not a certificate.".into());
+        }
         lines
     }
 }
@@ -289,6 +358,23 @@ fn significant(value: f64) -> String {
     }
 }
 
+/// A cell as LaTeX writes it.
+fn latex(cell: &str) -> String {
+    let mut text = String::new();
+    for c in cell.chars() {
+        match c {
+            '±' => text += "$\\pm$",
+            '–' => text += "--",
+            '\\' => text += "\\textbackslash{}",
+            '~' => text += "\\textasciitilde{}",
+            '^' => text += "\\textasciicircum{}",
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => text.extend(['\\', c]),
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
 fn turn(rows: &[Vec<String>]) -> Vec<Vec<String>> {
     (0..rows[0].len()).map(|column| rows.iter().map(|row| row[column].clone()).collect()).collect()
 }
@@ -315,7 +401,12 @@ mod tests {
             })
         });
         let label = vec![("method".to_owned(), method.to_owned()), ("rate".to_owned(), "0.1".to_owned())];
-        Point { label, planned, summaries: summaries.collect() }
+        Point { shown: label.clone(), label, planned, summaries: summaries.collect() }
+    }
+
+    fn shown(title: Option<&str>, columns: &[&str]) -> Shown {
+        let columns = columns.iter().map(|text| Column::parse(text).expect(text)).collect();
+        Shown { title: title.map(str::to_owned), columns }
     }
 
     fn table(columns: &[&str]) -> Table {
@@ -325,7 +416,7 @@ mod tests {
             point("crmt-jt", 3, &[0.7, 0.725], &[(0.25, "estimated"), (0.75, "estimated")]),
             point("at", 3, &[], &[]),
         ];
-        Table::new(points, &columns.iter().map(|text| Column::parse(text).expect(text)).collect::<Vec<_>>())
+        Table::new(points, &[shown(None, columns)])
     }
 
     #[test]
@@ -353,14 +444,14 @@ mod tests {
     fn a_column_nobody_has_is_said_with_the_nearest() {
         let table = table(&["certified.joint.0.6", "accuracy.clean"]);
         assert_eq!(table.notes[0], "no run has certified.joint.0.6, did you mean certified.joint.0.5?");
-        assert_eq!(table.columns.len(), 1);
+        assert_eq!(table.parts[0].columns.len(), 1);
     }
 
     #[test]
     fn violations_come_first() {
         let mut points = vec![point("jt", 1, &[0.9], &[(0.5, "proved")])];
         points[0].summaries[0]["violations"] = json!(2);
-        let table = Table::new(points, &[Column::parse("violations").expect("a column")]);
+        let table = Table::new(points, &[shown(None, &["violations"])]);
         assert!(table.notes[0].contains("2 attacks succeeded inside a certified region"), "{:?}", table.notes);
     }
 
@@ -383,11 +474,47 @@ mod tests {
     }
 
     #[test]
+    fn latex_is_a_table_that_compiles() {
+        let latex = table(&["accuracy.clean", "certified.joint.0.5"]).latex();
+        let start = "\\begin{tabular}{lrrr}\n  \\toprule\n  method & n & accuracy.clean & certified.joint.0.5 \\\\\n  \\midrule\n  \
+                     jt & 3 & 90.0 $\\pm$ 10.0 & 50.0 $\\pm$ 0.0 \\\\\n";
+        assert!(latex.starts_with(start), "{latex}");
+        assert!(latex.contains("\\end{tabular}\n% Mean ±") && latex.contains("a claim, not a certificate"), "{latex}");
+        assert_eq!(super::latex("a_b 5% – {x}~"), "a\\_b 5\\% -- \\{x\\}\\textasciitilde{}");
+    }
+
+    #[test]
+    fn several_tables_have_titles_headings_and_one_csv() {
+        let clean = Column::parse("accuracy.clean").and_then(|c| c.headed("right")).expect("a column");
+        let first = Shown { title: None, columns: vec![clean] };
+        let second = shown(Some("Proved"), &["certified.joint.0.5", "accuracy.clean"]);
+        let mut points = vec![point("jt", 1, &[0.9], &[(0.5, "estimated")])];
+        points[0].shown = vec![("method".into(), "joint".into())];
+        let table = Table::new(points, &[first, second]);
+        let markdown = table.markdown();
+        assert!(
+            markdown.starts_with("| method | n | right |\n|---|--:|--:|\n| joint | 1 | 90.0 |\n\nProved\n\n| "),
+            "{markdown}"
+        );
+        assert_eq!(markdown.matches("Mean ± sample").count(), 1, "{markdown}");
+        let csv = String::from_utf8(table.csv().expect("a table")).expect("text");
+        assert!(
+            csv.starts_with(
+                "method,rate,finished,planned,accuracy.clean mean,accuracy.clean sd,accuracy.clean n,certified"
+            ),
+            "{csv}"
+        );
+        assert_eq!(csv.matches("accuracy.clean mean").count(), 1, "{csv}");
+    }
+
+    #[test]
     fn a_wide_table_is_turned() {
         let mut wide = table(&["accuracy.clean"]);
-        let filled =
-            |i: usize| Filled { name: format!("a.rather.long.column.{i}"), fraction: true, cells: vec![None; 3] };
-        wide.columns.extend((0..9).map(filled));
+        let filled = |i: usize| {
+            let name = format!("a.rather.long.column.{i}");
+            Filled { heading: name.clone(), name, fraction: true, cells: vec![None; 3] }
+        };
+        wide.parts[0].columns.extend((0..9).map(filled));
         let text = wide.text();
         assert!(text.starts_with("method") && text.contains("\na.rather.long.column.8"), "{text}");
         assert!(text.lines().take(12).all(|line| line.chars().count() <= WIDE), "{text}");

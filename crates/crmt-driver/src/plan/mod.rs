@@ -139,8 +139,8 @@ pub struct EvaluatePlan {
     /// `l2`, or `linf` for `each` and single modalities.
     pub norm: String,
     /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one alone);
-    /// `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`. Empty for joint and every
-    /// modality alone.
+    /// `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`. `usual`, or empty: joint and
+    /// every modality alone.
     pub threats: Vec<String>,
     /// What stands in for missing modalities: `declared` (by the data set), `zeros`, `mean` or `learned`.
     pub baseline: String,
