@@ -5,7 +5,7 @@ use crate::{
     lipschitz::{Bounds, Constants},
     plan::{Plan, StepTwoPlan},
     selection::{AS_RELEASED, accuracy},
-    training::{EVAL_BATCH, Epochs, parameters, weights},
+    training::{EVAL_BATCH, Epochs, failed, parameters, weights},
     watch::Log,
 };
 use anyhow::{Context, Result};
@@ -55,7 +55,7 @@ impl StepTwo<'_> {
         let bounds = Bounds::of(plan, data, self.streams, self.architecture, &weights(learner), log.voice)?;
         let known = Known {
             tables: bounds.tables()?,
-            train: self.cached(data.train_sample(&self.streams, settings.samples)?)?,
+            train: self.training()?,
             select: self.selection()?,
             clean: accuracy(learner.model(), &data.select)?,
         };
@@ -179,17 +179,22 @@ impl StepTwo<'_> {
         gone.describe(&self.data.modalities)
     }
 
-    /// Scores of the selection split, of the model as it is now.
-    fn selection(&self) -> Result<CachedScores> {
-        self.cached(self.data.select.batch(0..self.data.select.len())?)
-    }
-
-    fn cached(&self, batch: Batch) -> Result<CachedScores> {
-        let chunks = (0..batch.len()).step_by(EVAL_BATCH).map(|i| {
+    /// Scores of the training samples.
+    fn training(&self) -> Result<CachedScores> {
+        let batch = self.data.train_sample(&self.streams, self.plan.step2.samples)?;
+        self.cached((0..batch.len()).step_by(EVAL_BATCH).map(|i| {
             let rows = EVAL_BATCH.min(batch.len() - i);
             Ok(batch.narrow(i, rows)?)
-        });
-        Ok(CachedScores::new(self.learner.fixed(), chunks, self.plan.step2.batch, self.streams)?)
+        }))
+    }
+
+    /// Scores of the selection split, of the model as it is now.
+    fn selection(&self) -> Result<CachedScores> {
+        self.cached(self.data.select.batches(EVAL_BATCH).map(|batch| batch.map_err(failed)))
+    }
+
+    fn cached(&self, batches: impl Iterator<Item = crmt_train::Result<Batch>>) -> Result<CachedScores> {
+        Ok(CachedScores::new(self.learner.fixed(), batches, self.plan.step2.batch, self.streams)?)
     }
 
     /// Raises radii up to a target. The best epoch has the largest mean radius on the selection split, clipped at

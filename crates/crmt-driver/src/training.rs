@@ -224,7 +224,8 @@ impl Source for Epochs<'_> {
     }
 }
 
-fn failed(e: crmt_data::BatchError) -> crmt_train::Error {
+/// Of the loop: a batch could not be made.
+pub fn failed(e: crmt_data::BatchError) -> crmt_train::Error {
     crmt_train::Error::Source(Box::new(e))
 }
 

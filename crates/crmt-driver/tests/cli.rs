@@ -681,6 +681,19 @@ fn a_bad_sigma_is_refused_by_name() -> Anyhow {
 }
 
 #[test]
+fn the_released_recipe_is_taken_whole() {
+    let recipe = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/recipes/released.toml");
+    let switches = fs::read_to_string(recipe).expect("the recipe").matches("\"as-released\"").count();
+    for method in ["crmt-jt", "crmt-at", "crmt-mix"] {
+        let output =
+            driver(Path::new(".")).args(["train", "--config", recipe, "--method", method, "--explain"]).output();
+        let told = String::from_utf8(output.expect("started").stdout).expect("text");
+        assert_eq!(told.matches("\"as-released\"").count(), switches, "{told}");
+        assert!(told.lines().any(|l| l.starts_with("step2.enabled") && l.contains("true")), "{told}");
+    }
+}
+
+#[test]
 fn help_teaches() {
     let help = |args: &[&str]| {
         let output = driver(Path::new(".")).args(args).assert().success().get_output().stdout.clone();
