@@ -5,7 +5,9 @@
 mod head;
 mod model;
 mod parameters;
+mod remembering;
 
 pub use head::{Head, HeadConfig, Rows};
 pub use model::{BuildError, Learner, Model, ModelConfig};
 pub use parameters::Parameters;
+pub use remembering::Remembering;

@@ -93,10 +93,12 @@ impl Model {
 
     /// Inputs to features in `mode`.
     pub fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>> {
-        inputs.zip(&self.encoders, "inputs")?.try_enumerate(|m, (x, encoder)| {
-            self.modalities[m].check(x)?;
-            encoder.encode(x, mode)
-        })
+        inputs.zip(&self.encoders, "inputs")?.try_enumerate(|m, (x, _)| self.features_of(m, x, mode))
+    }
+
+    pub(crate) fn features_of(&self, m: usize, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.modalities[m].check(x)?;
+        self.encoders[m].encode(x, mode)
     }
 
     /// One for each modality.

@@ -18,7 +18,7 @@ use candle_core::Tensor;
 use crmt_attacks::{Budget, Draws, Norm, Victim, self_check};
 use crmt_core::{Missing, PerModality, Streams};
 use crmt_data::DataSet;
-use crmt_fusion::Model;
+use crmt_fusion::{Model, Remembering};
 use part::{Found, Part};
 use std::collections::BTreeMap;
 
@@ -235,8 +235,9 @@ impl<'a> Search<'a> {
         voice: &Voice,
     ) -> Result<OfThreat> {
         let data = self.of.data;
+        let model = Remembering::new(self.of.model);
         let target = |missing: Option<Missing>| -> Result<Target> {
-            Ok(Target { victim: Victim::new(self.of.model, missing.clone(), self.of.baselines)?, missing })
+            Ok(Target { victim: Victim::new(&model, missing.clone(), self.of.baselines)?, missing })
         };
         let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
         let mut doubts = self.doubts(&threat, &targets[0].victim, samples)?;
