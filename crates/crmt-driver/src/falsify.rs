@@ -18,7 +18,7 @@ use crmt_certify::{
 };
 use crmt_core::{AdditiveClassifier, Batch, Classifier, PerModality, Streams};
 use crmt_data::DataSet;
-use crmt_fusion::Model;
+use crmt_fusion::Remembering;
 use rand::Rng;
 
 /// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
@@ -43,7 +43,7 @@ pub struct Subject<'a> {
     /// In f64, with its constants.
     pub bounds: &'a Bounds,
     /// The same weights as they are used, in f32.
-    pub model: &'a Model,
+    pub model: &'a Remembering<'a>,
     /// Of the weights that `model` was built from.
     pub hash: &'a WeightsHash,
     /// Its report split is attacked.
@@ -373,6 +373,7 @@ mod tests {
         let bounds = Bounds::of(&plan, &data, streams, &architecture, &weights, &voice)?;
         assert!(matches!(bounds.kind, Kind::Proved(_)));
         let model = architecture.model(&weights, DType::F32, &Device::Cpu)?;
+        let model = Remembering::new(&model);
         let subject = Subject { bounds: &bounds, model: &model, hash: &bounds.weights, data: &data, streams };
         let found = falsify(&subject, &plan.falsify, &voice)?;
         assert_eq!(found.len(), 7 + 2 + 2 + 2);

@@ -34,7 +34,7 @@ use candle_core::{DType, Tensor};
 use crmt_certify::WeightsHash;
 use crmt_core::{PerModality, Streams};
 use crmt_data::{DataSet, SyntheticOptions, Upload};
-use crmt_fusion::Model;
+use crmt_fusion::{Model, Remembering};
 use crmt_kernels::{Compute, uploader};
 use sha2::{Digest, Sha256};
 use std::{
@@ -352,6 +352,7 @@ impl Run {
         let model = self.model()?;
         let hash = WeightsHash::new(&*self.summary.weights);
         let streams = self.streams();
+        let model = Remembering::new(&model);
         let subject = Subject { bounds, model: &model, hash: &hash, data: &self.data, streams };
         let results = falsify(&subject, plan, voice)?;
         let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
