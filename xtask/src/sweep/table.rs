@@ -177,9 +177,10 @@ impl Table {
             let title = part.title.iter().map(|title| format!("% {title}\n")).collect::<String>();
             let columns = "r".repeat(rows[0].len() - 1);
             let body = rows[1..].iter().map(|row| line(row)).collect::<String>();
-            let legend = self.explanation(part).iter().map(|line| format!("% {line}\n")).collect::<String>();
+            // In print: a reader of the paper must know a claim from a certificate.
+            let legend = self.explanation(part).iter().map(|line| latex(line)).collect::<Vec<_>>().join(" ");
             format!(
-                "{title}\\begin{{tabular}}{{l{columns}}}\n  \\toprule\n{}  \\midrule\n{body}  \\bottomrule\n\\end{{tabular}}\n{legend}\n",
+                "{title}\\begin{{tabular}}{{l{columns}}}\n  \\toprule\n{}  \\midrule\n{body}  \\bottomrule\n\\end{{tabular}}\n\n{{\\footnotesize {legend}}}\n\n",
                 line(&rows[0])
             )
         };
@@ -474,12 +475,13 @@ mod tests {
     }
 
     #[test]
-    fn latex_is_a_table_that_compiles() {
+    fn latex_is_a_table_with_a_legend_in_print() {
         let latex = table(&["accuracy.clean", "certified.joint.0.5"]).latex();
         let start = "\\begin{tabular}{lrrr}\n  \\toprule\n  method & n & accuracy.clean & certified.joint.0.5 \\\\\n  \\midrule\n  \
                      jt & 3 & 90.0 $\\pm$ 10.0 & 50.0 $\\pm$ 0.0 \\\\\n";
         assert!(latex.starts_with(start), "{latex}");
-        assert!(latex.contains("\\end{tabular}\n% Mean ±") && latex.contains("a claim, not a certificate"), "{latex}");
+        let legend = "\\end{tabular}\n\n{\\footnotesize Mean $\\pm$ sample";
+        assert!(latex.contains(legend) && latex.contains("a claim, not a certificate.}\n"), "{latex}");
         assert_eq!(super::latex("a_b 5% – {x}~"), "a\\_b 5\\% -- \\{x\\}\\textasciitilde{}");
     }
 
