@@ -8,6 +8,8 @@ use std::{fs, path::Path};
 mod diagnose;
 #[path = "cli/python.rs"]
 mod python;
+#[path = "cli/shapes.rs"]
+mod shapes;
 
 type Anyhow = anyhow::Result<()>;
 

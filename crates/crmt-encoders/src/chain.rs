@@ -67,11 +67,18 @@ pub enum Block {
         /// Side of a patch.
         block: usize,
     },
+    /// Pairs of neighbours along the rows to channels, `[batch, channels, 1, w]` to `[batch, 2·channels, 1, w / 2]`: an
+    /// isometry.
+    PairsToDepth,
     /// `[batch, channels]` to `[batch, channels, 1, 1]`.
     Unflatten,
-    /// `[batch, channels, h, w]` to `[batch, channels]`, the mean over all pixels: shortens lengths `√(h·w)` times or
-    /// more, counted as 1-Lipschitz.
-    Mean,
+    /// `[batch, channels, length]` to `[batch, channels, 1, length]`.
+    Row,
+    /// `[batch, channels, h, w]` to `[batch, channels]`, the mean over all pixels: shortens lengths `√pixels` times or more.
+    Mean {
+        /// `h·w`.
+        pixels: usize,
+    },
     /// Zeros around the image: an isometry.
     ZeroPad {
         /// Top, bottom, left, right.
@@ -110,8 +117,14 @@ pub enum Block {
         /// `[slots, features]`.
         vectors: Tensor,
     },
-    /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames: shortens lengths.
+    /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames: shortens lengths `√frames`
+    /// times or more.
     MeanOfFrames {
+        /// Of a clip.
+        frames: usize,
+    },
+    /// As `MeanOfFrames`, the sum over `√frames`: 1-Lipschitz, and keeps the length of what all frames share.
+    SumOfFrames {
         /// Of a clip.
         frames: usize,
     },
@@ -197,7 +210,7 @@ impl Block {
                     _ => kernels::batch_norm_eval(x, weight, bias, &running, BATCH_NORM_EPS),
                 }
             }
-            Self::Conv2d { .. } | Self::MaxPool2d { .. } | Self::Mean => {
+            Self::Conv2d { .. } | Self::MaxPool2d { .. } | Self::Mean { .. } => {
                 candle_core::bail!("expected images [batch, channels, height, width], got {:?}", x.dims())
             }
             Self::Residual { branch, shortcut, .. } => {
@@ -212,7 +225,13 @@ impl Block {
             Self::OrthonormalLinear(linear) => linear.forward(x, mode),
             Self::MaxMin => kernels::max_min(x),
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
+            Self::PairsToDepth => {
+                let (batch, channels, _, width) = x.dims4()?;
+                let pairs = x.reshape((batch, channels, width / 2, 2))?.transpose(2, 3)?;
+                pairs.reshape((batch, 2 * channels, 1, width / 2))
+            }
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
+            Self::Row => x.unsqueeze(2),
             Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
             Self::Frames => {
                 let (batch, channels, frames, height, width) = x.dims5()?;
@@ -223,6 +242,9 @@ impl Block {
                 candle_nn::ops::softmax(&near, D::Minus1)?.matmul(vectors)
             }
             Self::MeanOfFrames { frames } => x.reshape(((), *frames, x.dim(D::Minus1)?))?.mean(1),
+            Self::SumOfFrames { frames } => {
+                x.reshape(((), *frames, x.dim(D::Minus1)?))?.sum(1)? * below_inverse_root(*frames)
+            }
         }
     }
 
@@ -256,7 +278,7 @@ impl Block {
             Self::MaxPool2d { kernel, stride, padding } => {
                 Layer::MaxPool2d { kernel: *kernel, stride: *stride, padding: *padding }
             }
-            Self::Mean => Layer::Mean,
+            Self::Mean { .. } => Layer::Mean,
             Self::Residual { branch, shortcut, .. } => match (all(branch)?, all(shortcut)?) {
                 (Some(branch), Some(shortcut)) => Layer::Residual { branch, shortcut },
                 _ => return Ok(None),
@@ -303,7 +325,10 @@ impl Block {
                 }
             }
             Self::Frames => Layer::Fixed { name: "frames".into(), lipschitz: 1.0 },
-            Self::MeanOfFrames { .. } => Layer::Fixed { name: "mean of frames".into(), lipschitz: 1.0 },
+            Self::MeanOfFrames { frames } => {
+                Layer::Fixed { name: "mean of frames".into(), lipschitz: above_inverse_root(*frames) }
+            }
+            Self::SumOfFrames { .. } => Layer::Fixed { name: "sum of frames".into(), lipschitz: 1.0 },
             Self::Conv2d { name, kernel, stride, padding, .. } => {
                 Layer::Conv2d { name: name.clone(), kernel: kernel.detach(), stride: *stride, padding: *padding }
             }
@@ -319,8 +344,10 @@ impl Block {
             Self::OrthonormalLinear(linear) => linear.describe()?,
             Self::MaxMin => Layer::Fixed { name: "max-min".into(), lipschitz: 1.0 },
             Self::SpaceToDepth { .. } => Layer::Fixed { name: "space-to-depth".into(), lipschitz: 1.0 },
+            Self::PairsToDepth => Layer::Fixed { name: "pairs-to-depth".into(), lipschitz: 1.0 },
             Self::Unflatten => Layer::Fixed { name: "unflatten".into(), lipschitz: 1.0 },
-            Self::Mean => Layer::Fixed { name: "mean".into(), lipschitz: 1.0 },
+            Self::Row => Layer::Fixed { name: "row".into(), lipschitz: 1.0 },
+            Self::Mean { pixels } => Layer::Fixed { name: "mean".into(), lipschitz: above_inverse_root(*pixels) },
             Self::ZeroPad { .. } => Layer::Fixed { name: "zero-pad".into(), lipschitz: 1.0 },
             Self::Memory { name, vectors } => {
                 let square = vectors.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
@@ -330,6 +357,16 @@ impl Block {
             }
         })
     }
+}
+
+/// A bound of `1/√n`, of the factor `1/n` in use too: three roundings of half an ulp each.
+fn above_inverse_root(n: usize) -> f64 {
+    (1.0 / (n as f64).sqrt() * (1.0 + 4.0 * f64::EPSILON)).next_up()
+}
+
+/// Less than `1/√n`, and the same number in `f32` and `f64`.
+fn below_inverse_root(n: usize) -> f64 {
+    f64::from(((1.0 / (n as f64).sqrt()) as f32).next_down())
 }
 
 /// As many blocks from the first on as [`kernels::image_network`] computes together.
@@ -347,13 +384,20 @@ fn uniform(fan_in: usize) -> Init {
 pub struct Chain {
     blocks: Vec<Block>,
     out_dim: usize,
+    /// Of a sample; any, if not known.
+    shape: Option<Vec<usize>>,
     algorithms: kernels::Algorithms,
 }
 
 impl Chain {
     /// `out_dim`: features that the last block puts out.
     pub fn new(blocks: Vec<Block>, out_dim: usize) -> Self {
-        Self { blocks, out_dim, algorithms: kernels::Algorithms::default() }
+        Self { blocks, out_dim, shape: None, algorithms: kernels::Algorithms::default() }
+    }
+
+    /// The same function, of samples of this shape only: constants such as a mean's are about no other.
+    pub fn of_samples(self, shape: &[usize]) -> Self {
+        Self { shape: Some(shape.to_vec()), ..self }
     }
 
     /// The same function, its convolutions computed as `algorithms` says.
@@ -374,7 +418,7 @@ impl Chain {
     /// shares its storage with live parameters and could not tell that a cached weight is stale.
     pub fn bake(&self) -> Result<Self> {
         let blocks = self.blocks.iter().map(Block::bake).collect::<candle_core::Result<_>>()?;
-        Ok(Self { blocks, ..*self })
+        Ok(Self { blocks, ..self.clone() })
     }
 }
 
@@ -384,6 +428,13 @@ impl Encoder for Chain {
     }
 
     fn encode(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        if let Some(shape) = self.shape.as_ref().filter(|shape| x.dims().get(1..) != Some(shape.as_slice())) {
+            return Err(candle_core::Error::Msg(format!(
+                "this encoder is of samples of shape {shape:?}, got a batch of shape {:?}",
+                x.dims()
+            ))
+            .into());
+        }
         let (mut features, mut rest) = (x.clone(), &self.blocks[..]);
         while let [block, tail @ ..] = rest {
             let stacked = rest.iter().take_while(|block| block.stacks()).count();

@@ -47,8 +47,11 @@ pub enum EncoderConfig {
     /// - Images `[channels, height, width]`: zero padding to multiples of 8, `space-to-depth 2, stage(width),
     ///   space-to-depth 2, stage(2·width), space-to-depth 2, flatten`, then `dense` for each of `hidden`, then
     ///   `dense(features)`. Width 16, one block, hidden 256 and 128 features are the certified network for digits.
-    /// - Vectors `[d]`: `dense(width)`, then `blocks` times a dense SLL block with `width` hidden units, then
-    ///   `dense` for each of `hidden`, then `dense(features)`.
+    /// - Signals `[channels, length]`: the same along one axis, with kernels of 3 and pairs of neighbours to channels.
+    /// - Clips `[channels, frames, height, width]`: frames share the network of an image; features are the sum over
+    ///   frames, divided by the root of their number, which is 1-Lipschitz as well.
+    /// - Vectors `[d]`, and any other shape as one: `dense(width)`, then `blocks` times a dense SLL block with `width`
+    ///   hidden units, then `dense` for each of `hidden`, then `dense(features)`.
     ///
     /// All sizes but `blocks` are even, because max-min compares two halves.
     Lipschitz {
@@ -98,12 +101,11 @@ pub enum BuildError {
         /// Its value.
         given: usize,
     },
-    /// A 1-Lipschitz network is for images and vectors.
-    #[error(
-        "encoder `lipschitz` needs samples of shape [channels, height, width] or [features], all at least 1, got \
-         {shape:?}: use the encoder `mlp`"
-    )]
-    NotImageOrVector {
+    /// Nothing to encode.
+    #[error("encoder `{kind}` needs samples of one value or more, got shape {shape:?}")]
+    Empty {
+        /// Kind of encoder.
+        kind: &'static str,
         /// Shape of one sample.
         shape: Vec<usize>,
     },
@@ -163,7 +165,7 @@ impl EncoderConfig {
     /// When the architecture can't take this shape, or `vb` lacks a parameter.
     pub fn chain(&self, shape: &[usize], vb: VarBuilder) -> Result<Chain, BuildError> {
         let inputs: usize = shape.iter().product();
-        Ok(match *self {
+        let chain = match *self {
             Self::Linear { features } => {
                 positive("linear", &[("features", features)])?;
                 Chain::new(vec![Block::Flatten, Block::linear(&vb.pp("fc"), inputs, features)?], features)
@@ -212,14 +214,17 @@ impl EncoderConfig {
                 blocks.push(Block::memory(&vb.pp("memory"), slots, features)?);
                 Chain::new(blocks, features)
             }
-        })
+        };
+        Ok(chain.of_samples(shape))
     }
 }
 
 fn resnet18(shape: &[usize], vb: &VarBuilder) -> Result<Chain, BuildError> {
-    let (channels, frames) = match *shape {
-        [channels, height, width] if channels * height * width > 0 => (channels, None),
-        [channels, frames, height, width] if channels * frames * height * width > 0 => (channels, Some(frames)),
+    let (channels, frames, size) = match *shape {
+        [channels, height, width] if channels * height * width > 0 => (channels, None, [height, width]),
+        [channels, frames, height, width] if channels * frames * height * width > 0 => {
+            (channels, Some(frames), [height, width])
+        }
         _ => return Err(BuildError::NotImageOrClip { shape: shape.to_vec() }),
     };
     let conv = |vb: VarBuilder, channels, size, stride| Block::residual_conv2d(&vb, channels, size, stride);
@@ -245,7 +250,8 @@ fn resnet18(shape: &[usize], vb: &VarBuilder) -> Result<Chain, BuildError> {
             from = to;
         }
     }
-    blocks.push(Block::Mean);
+    // Five layers of stride 2.
+    blocks.push(Block::Mean { pixels: size.map(|n| n.div_ceil(32)).iter().product() });
     blocks.extend(frames.map(|frames| Block::MeanOfFrames { frames }));
     Ok(Chain::new(blocks, from))
 }
@@ -265,50 +271,94 @@ fn lipschitz(
             return Err(BuildError::Odd { what, given });
         }
     }
-    let mut blocks = vec![];
-    let mut units = match *shape {
-        [channels, height, across] if channels * height * across > 0 => {
-            let missing = |n: usize| n.next_multiple_of(8) - n;
-            let (rows, columns) = (missing(height), missing(across));
-            let padding = [rows / 2, rows - rows / 2, columns / 2, columns - columns / 2];
-            if padding != [0; 4] {
-                blocks.push(Block::ZeroPad { padding });
-            }
-            let mut channels = channels;
-            for (stage, out) in [(1, width), (2, 2 * width)] {
-                blocks.push(Block::SpaceToDepth { block: 2 });
-                let conv = AolConv2d::new(&vb.pp(format!("aol{stage}")), 4 * channels, out, 3)?;
-                blocks.extend([Block::AolConv2d(conv), Block::MaxMin]);
-                for i in 0..sll {
-                    let vb = vb.pp(format!("sll{stage}.{i}"));
-                    blocks.push(Block::SllConv2d(SllConv2d::new(&vb, out, out, 3)?));
-                }
-                channels = out;
-            }
-            blocks.extend([Block::SpaceToDepth { block: 2 }, Block::Flatten]);
-            4 * channels * ((height + rows) / 8) * ((across + columns) / 8)
+    if shape.is_empty() || shape.contains(&0) {
+        return Err(BuildError::Empty { kind: "lipschitz", shape: shape.to_vec() });
+    }
+    let (mut blocks, mut units) = match *shape {
+        [channels, length] => of_signals(vb, [channels, length], width, sll)?,
+        [channels, height, across] => of_images(vb, [channels, height, across], width, sll)?,
+        [channels, _, height, across] => {
+            let (images, units) = of_images(vb, [channels, height, across], width, sll)?;
+            ([vec![Block::Frames], images].concat(), units)
         }
-        [inputs] if inputs > 0 => {
-            let linear = OrthonormalLinear::new(&vb.pp("in"), inputs, width)?;
-            blocks.extend([Block::OrthonormalLinear(linear), Block::MaxMin]);
-            if sll > 0 {
-                blocks.push(Block::Unflatten);
-                for i in 0..sll {
-                    let vb = vb.pp(format!("sll.{i}"));
-                    blocks.push(Block::SllConv2d(SllConv2d::new(&vb, width, width, 1)?));
-                }
-                blocks.push(Block::Flatten);
-            }
-            width
-        }
-        _ => return Err(BuildError::NotImageOrVector { shape: shape.to_vec() }),
+        _ => of_vectors(vb, shape.iter().product(), width, sll)?,
     };
     for (i, out) in hidden.iter().chain([&features]).enumerate() {
         let linear = OrthonormalLinear::new(&vb.pp(format!("fc{}", i + 1)), units, *out)?;
         blocks.extend([Block::OrthonormalLinear(linear), Block::MaxMin]);
         units = *out;
     }
+    if let [_, frames, _, _] = *shape
+        && frames > 1
+    {
+        blocks.push(Block::SumOfFrames { frames });
+    }
     Ok(Chain::new(blocks, features))
+}
+
+/// Blocks, and how many features they put out.
+type Part = candle_core::Result<(Vec<Block>, usize)>;
+
+/// Each stage halves an image, and so does what follows the last.
+const STAGES: usize = 2;
+const MULTIPLE: usize = 1 << (STAGES + 1);
+
+/// Zeros before and after `n` elements, up to the next multiple of what all stages divide by.
+fn missing(n: usize) -> [usize; 2] {
+    let missing = n.next_multiple_of(MULTIPLE) - n;
+    [missing / 2, missing - missing / 2]
+}
+
+fn of_images(vb: &VarBuilder, [mut channels, height, across]: [usize; 3], width: usize, sll: usize) -> Part {
+    let mut blocks = vec![];
+    let ([top, bottom], [left, right]) = (missing(height), missing(across));
+    if [top, bottom, left, right] != [0; 4] {
+        blocks.push(Block::ZeroPad { padding: [top, bottom, left, right] });
+    }
+    for stage in 1..=STAGES {
+        let out = width << (stage - 1);
+        let conv = AolConv2d::new(&vb.pp(format!("aol{stage}")), 4 * channels, out, 3)?;
+        blocks.extend([Block::SpaceToDepth { block: 2 }, Block::AolConv2d(conv), Block::MaxMin]);
+        for i in 0..sll {
+            blocks.push(Block::SllConv2d(SllConv2d::new(&vb.pp(format!("sll{stage}.{i}")), out, out, 3)?));
+        }
+        channels = out;
+    }
+    blocks.extend([Block::SpaceToDepth { block: 2 }, Block::Flatten]);
+    Ok((blocks, 4 * channels * height.div_ceil(MULTIPLE) * across.div_ceil(MULTIPLE)))
+}
+
+/// As [`of_images`], along one axis.
+fn of_signals(vb: &VarBuilder, [mut channels, length]: [usize; 2], width: usize, sll: usize) -> Part {
+    let mut blocks = vec![Block::Row];
+    let [left, right] = missing(length);
+    if [left, right] != [0; 2] {
+        blocks.push(Block::ZeroPad { padding: [0, 0, left, right] });
+    }
+    for stage in 1..=STAGES {
+        let out = width << (stage - 1);
+        let conv = AolConv2d::along_rows(&vb.pp(format!("aol{stage}")), 2 * channels, out, 3)?;
+        blocks.extend([Block::PairsToDepth, Block::AolConv2d(conv), Block::MaxMin]);
+        for i in 0..sll {
+            blocks.push(Block::SllConv2d(SllConv2d::along_rows(&vb.pp(format!("sll{stage}.{i}")), out, out, 3)?));
+        }
+        channels = out;
+    }
+    blocks.extend([Block::PairsToDepth, Block::Flatten]);
+    Ok((blocks, 2 * channels * length.div_ceil(MULTIPLE)))
+}
+
+fn of_vectors(vb: &VarBuilder, inputs: usize, width: usize, sll: usize) -> Part {
+    let linear = OrthonormalLinear::new(&vb.pp("in"), inputs, width)?;
+    let mut blocks = vec![Block::Flatten, Block::OrthonormalLinear(linear), Block::MaxMin];
+    if sll > 0 {
+        blocks.push(Block::Unflatten);
+        for i in 0..sll {
+            blocks.push(Block::SllConv2d(SllConv2d::new(&vb.pp(format!("sll.{i}")), width, width, 1)?));
+        }
+        blocks.push(Block::Flatten);
+    }
+    Ok((blocks, width))
 }
 
 /// Beyond this, one layer alone fills a machine.

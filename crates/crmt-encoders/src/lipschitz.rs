@@ -31,8 +31,8 @@ enum Weights {
     Baked { derived: Tensor, constant: f64 },
 }
 
-/// A `k × k` convolution of stride 1 that keeps the image's size, rescaled to be 1-Lipschitz: with
-/// `w = raw + centre`, it computes with `w / √R²` over input channels, `R²` from
+/// A `k × k` convolution of stride 1 that keeps the image's size (or one along the rows: see
+/// [`along_rows`](Self::along_rows)), rescaled to be 1-Lipschitz: with `w = raw + centre`, it computes with `w / √R²` over input channels, `R²` from
 /// [`crmt_kernels::gram_abs_rowsum`] (AOL: Prach and Lampert, 2022).
 ///
 /// `centre` is a constant matrix with orthonormal rows or columns (a truncated cosine basis) at the middle
@@ -40,7 +40,7 @@ enum Weights {
 #[derive(Debug, Clone)]
 pub struct AolConv2d {
     name: String,
-    /// `[out, in, k, k]`.
+    /// `[out, in, k, k]`; raw ones along the rows `[out, in, k]`.
     weights: Weights,
     /// `[out]`.
     bias: Tensor,
@@ -49,10 +49,20 @@ pub struct AolConv2d {
 impl AolConv2d {
     /// Parameters `weight [outputs, inputs, size, size]` and `bias [outputs]`; `size` is odd.
     pub fn new(vb: &VarBuilder, inputs: usize, outputs: usize, size: usize) -> Result<Self> {
-        odd(size)?;
+        Self::with(vb, &[outputs, inputs, size, size])
+    }
+
+    /// A convolution along the rows, for signals as images of one row: `weight [outputs, inputs, size]`, computed as the
+    /// middle row of a square kernel ([`square`]).
+    pub fn along_rows(vb: &VarBuilder, inputs: usize, outputs: usize, size: usize) -> Result<Self> {
+        Self::with(vb, &[outputs, inputs, size])
+    }
+
+    fn with(vb: &VarBuilder, shape: &[usize]) -> Result<Self> {
+        odd(shape)?;
         let noise = Init::Randn { mean: 0.0, stdev: AOL_NOISE };
-        let raw = vb.get_with_hints((outputs, inputs, size, size), "weight", noise)?;
-        let bias = vb.get_with_hints(outputs, "bias", Init::Const(0.0))?;
+        let raw = vb.get_with_hints(shape, "weight", noise)?;
+        let bias = vb.get_with_hints(shape[0], "bias", Init::Const(0.0))?;
         Ok(Self { name: vb.prefix(), weights: Weights::Raw(raw), bias })
     }
 
@@ -60,7 +70,8 @@ impl AolConv2d {
         match &self.weights {
             Weights::Baked { derived, .. } => Ok(derived.clone()),
             Weights::Raw(raw) => {
-                let kernel = (raw + centre_tap(raw)?)?;
+                let raw = square(raw)?;
+                let kernel = (&raw + centre_tap(&raw)?)?;
                 let scale = (kernels::gram_abs_rowsum(&kernel, 1)? + FLOOR)?.sqrt()?;
                 kernel.broadcast_div(&scale.reshape((1, (), 1, 1))?)
             }
@@ -88,7 +99,7 @@ impl AolConv2d {
     fn constant(&self) -> Result<f64> {
         let raw = match &self.weights {
             Weights::Baked { constant, .. } => return Ok(*constant),
-            Weights::Raw(raw) => exact(raw)?,
+            Weights::Raw(raw) => exact(&square(raw)?)?,
         };
         // With d = R every row sum of the exact kernel would be 1.
         let d = (kernels::gram_abs_rowsum(&(&raw + centre_tap(&raw)?)?, 1)? + FLOOR)?.sqrt()?;
@@ -112,7 +123,7 @@ impl AolConv2d {
 #[derive(Debug, Clone)]
 pub struct SllConv2d {
     name: String,
-    /// `[hidden, channels, k, k]`.
+    /// `[hidden, channels, k, k]`; along the rows `[hidden, channels, k]`.
     kernel: Tensor,
     /// `[hidden]`.
     bias: Tensor,
@@ -123,21 +134,35 @@ pub struct SllConv2d {
 impl SllConv2d {
     /// Parameters `weight [hidden, channels, size, size]`, `bias [hidden]` and `log_q [hidden]`; `size` is odd.
     pub fn new(vb: &VarBuilder, channels: usize, hidden: usize, size: usize) -> Result<Self> {
-        odd(size)?;
-        let init = Init::Randn { mean: 0.0, stdev: 1.0 / ((channels * size * size) as f64).sqrt() };
+        Self::with(vb, &[hidden, channels, size, size])
+    }
+
+    /// As [`AolConv2d::along_rows`].
+    pub fn along_rows(vb: &VarBuilder, channels: usize, hidden: usize, size: usize) -> Result<Self> {
+        Self::with(vb, &[hidden, channels, size])
+    }
+
+    fn with(vb: &VarBuilder, shape: &[usize]) -> Result<Self> {
+        odd(shape)?;
+        let (hidden, fan_in) = (shape[0], shape[1..].iter().product::<usize>());
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 / (fan_in as f64).sqrt() };
         Ok(Self {
             name: vb.prefix(),
-            kernel: vb.get_with_hints((hidden, channels, size, size), "weight", init)?,
+            kernel: vb.get_with_hints(shape, "weight", init)?,
             bias: vb.get_with_hints(hidden, "bias", Init::Const(0.0))?,
             scale: Weights::Raw(vb.get_with_hints(hidden, "log_q", Init::Const(0.0))?),
         })
+    }
+
+    fn kernel(&self) -> Result<Tensor> {
+        square(&self.kernel)
     }
 
     fn scale(&self) -> Result<Tensor> {
         match &self.scale {
             Weights::Baked { derived, .. } => Ok(derived.clone()),
             Weights::Raw(log_q) => {
-                let t = (kernels::residual_scale(&self.kernel, &log_q.exp()?)? + FLOOR)?;
+                let t = (kernels::residual_scale(&self.kernel()?, &log_q.exp()?)? + FLOOR)?;
                 t.recip()? * 2.0
             }
         }
@@ -145,12 +170,12 @@ impl SllConv2d {
 
     /// `x: [batch, channels, h, w]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        kernels::residual_conv2d(x, &self.kernel, &self.bias, &self.scale()?)
+        kernels::residual_conv2d(x, &self.kernel()?, &self.bias, &self.scale()?)
     }
 
     /// This layer among others that are computed together.
     pub fn image_layer(&self) -> Result<kernels::ImageLayer> {
-        let (kernel, bias, scale) = (self.kernel.clone(), self.bias.clone(), self.scale()?);
+        let (kernel, bias, scale) = (self.kernel()?, self.bias.clone(), self.scale()?);
         Ok(kernels::ImageLayer::ResidualConv2d { kernel, bias, scale })
     }
 
@@ -158,7 +183,7 @@ impl SllConv2d {
     pub fn bake(&self) -> Result<Self> {
         Ok(Self {
             name: self.name.clone(),
-            kernel: self.kernel.copy()?.detach(),
+            kernel: self.kernel()?.copy()?.detach(),
             bias: self.bias.copy()?.detach(),
             scale: Weights::Baked { derived: self.scale()?.detach(), constant: self.constant()? },
         })
@@ -171,7 +196,7 @@ impl SllConv2d {
             Weights::Baked { constant, .. } => return Ok(*constant),
             Weights::Raw(log_q) => exact(log_q)?.exp()?,
         };
-        let p = exact(&self.kernel)?.broadcast_mul(&root.reshape(((), 1, 1, 1))?)?;
+        let p = exact(&self.kernel()?)?.broadcast_mul(&root.reshape(((), 1, 1, 1))?)?;
         Ok((2.0 * norm_squared(&p, &(q / &root)?)? - 1.0).max(1.0))
     }
 
@@ -237,11 +262,22 @@ impl OrthonormalLinear {
     }
 }
 
-fn odd(size: usize) -> Result<()> {
+fn odd(kernel: &[usize]) -> Result<()> {
+    let size = kernel[kernel.len() - 1];
     if size.is_multiple_of(2) {
         candle_core::bail!("a convolution that keeps the image's size needs an odd kernel, got {size}")
     }
     Ok(())
+}
+
+/// `kernel: [out, in, k, k]` itself; `[out, in, k]` as the middle row of `[out, in, k, k]`, zeros elsewhere. On an image of
+/// one row the other rows see nothing but padding, and zeros add nothing to a Gram kernel, so every theorem about the square
+/// kernel is the one about the row.
+fn square(kernel: &Tensor) -> Result<Tensor> {
+    match kernel.dims() {
+        &[_, _, k] => kernels::zero_pad2d(&kernel.unsqueeze(2)?, [k / 2, k / 2, 0, 0]),
+        _ => Ok(kernel.clone()),
+    }
 }
 
 /// On the host, in `f64`, tracking nothing.

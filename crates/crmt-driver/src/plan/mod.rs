@@ -83,7 +83,7 @@ pub struct SyntheticPlan {
 pub struct ModelPlan {
     /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `resnet18` (the published recipe's: 512
     /// features, also for clips `[channels, frames, height, width]`), `mlp`, `linear`, or `lipschitz` (1-Lipschitz by
-    /// construction).
+    /// construction, for every shape).
     pub encoder: String,
     /// The same for one modality by name; it wins over `encoder`.
     pub encoders: BTreeMap<String, String>,

@@ -40,6 +40,8 @@ fn no_pair_beats_a_block() -> TestResult {
         ("narrower AOL", Block::AolConv2d(AolConv2d::new(&vb.pp("b"), 6, 4, 3)?), n / 6 * 4, 0.3),
         ("large AOL", Block::AolConv2d(AolConv2d::new(&vb.pp("c"), 6, 6, 5)?), n, 0.3),
         ("SLL", Block::SllConv2d(SllConv2d::new(&vb.pp("d"), 6, 8, 3)?), n, 0.3),
+        ("AOL along rows", Block::AolConv2d(AolConv2d::along_rows(&vb.pp("f"), 6, 8, 5)?), n / 6 * 8, 0.3),
+        ("SLL along rows", Block::SllConv2d(SllConv2d::along_rows(&vb.pp("g"), 6, 8, 3)?), n, 0.3),
         ("narrow SLL", Block::SllConv2d(SllConv2d::new(&vb.pp("e"), 6, 2, 3)?), n, 0.3),
         ("max-min", Block::MaxMin, n, 0.3),
         ("zero-pad", Block::ZeroPad { padding: [1, 0, 2, 3] }, 6 * 8 * 10, 0.9),
@@ -100,6 +102,10 @@ fn no_pair_beats_a_network_and_its_audit_says_so() -> TestResult {
         ("odd image", config((4, 2, &[], 6)), vec![3, 9, 17], 10, 0.05),
         ("vector", config((16, 2, &[12], 6)), vec![7], 12, 0.3),
         ("long vector", config((8, 0, &[], 6)), vec![31], 12, 0.3),
+        ("signal", config((4, 2, &[], 6)), vec![2, 40], 10, 0.05),
+        ("odd signal", config((4, 1, &[10], 6)), vec![3, 13], 10, 0.05),
+        ("clip", config((4, 1, &[], 6)), vec![1, 3, 8, 7], 10, 0.05),
+        ("five axes", config((8, 1, &[], 6)), vec![2, 1, 3, 2, 2], 12, 0.3),
     ] {
         let store = Store::new(7);
         let encoder = config.build(&shape, store.live(DType::F64))?;
@@ -174,7 +180,8 @@ fn bits(t: &Tensor) -> candle_core::Result<Vec<u64>> {
 #[test]
 fn baked_is_the_same_bit_for_bit_and_stays_behind() -> TestResult {
     for dtype in [DType::F32, DType::F64] {
-        for (config, shape) in [(config(SMALL), vec![2, 12, 9]), (config(SMALL), vec![5])] {
+        for shape in [vec![2, 12, 9], vec![5], vec![2, 11], vec![1, 2, 8, 9]] {
+            let config = config(SMALL);
             let store = Store::new(5);
             let live = config.chain(&shape, store.live(dtype))?;
             store.disturb(2, 0.3)?;
@@ -206,7 +213,7 @@ fn baked_is_the_same_bit_for_bit_and_stays_behind() -> TestResult {
 
 #[test]
 fn parameter_gradients_match_difference_quotients() -> TestResult {
-    for shape in [vec![1, 8, 8], vec![3]] {
+    for shape in [vec![1, 8, 8], vec![3], vec![1, 16], vec![1, 2, 8, 8]] {
         let store = Store::new(6);
         let chain = config((4, 1, &[6], 4)).chain(&shape, store.live(DType::F64))?;
         let batch: Vec<usize> = [2].iter().chain(&shape).copied().collect();
@@ -255,10 +262,120 @@ fn names_are_stable() -> TestResult {
         "image.fc1.bias image.fc1.weight image.fc2.bias image.fc2.weight image.in.bias image.in.weight \
          image.sll.0.bias image.sll.0.log_q image.sll.0.weight"
     );
+    assert_eq!(names(&[1, 40])?, names(&[1, 28, 28])?);
+    assert_eq!(names(&[1, 6, 28, 28])?, names(&[1, 28, 28])?);
+    assert_eq!(names(&[1, 2, 3, 4, 5])?, names(&[5])?);
     let store = Store::new(7);
     let encoder = digits().build(&[1, 28, 28], store.live(DType::F32))?;
     assert_eq!(store.variables.lock().unwrap()["fc1.weight"].dims(), [256, 2048]);
     assert_eq!(encoder.out_dim(), 128);
+    Ok(())
+}
+
+/// Every shape has an encoder whose Jacobian is no longer than what an audit says, whatever is odd, short or empty about it.
+#[test]
+fn every_shape_is_taken() -> TestResult {
+    let shapes: [&[usize]; 14] = [
+        &[1],
+        &[512],
+        &[1, 1],
+        &[1, 40],
+        &[3, 2],
+        &[40, 1],
+        &[1, 1, 1],
+        &[2, 1, 9],
+        &[1, 2, 3],
+        &[3, 5, 7],
+        &[1, 1, 1, 1],
+        &[2, 3, 5, 2],
+        &[1, 4, 3, 3],
+        &[2, 1, 2, 1, 3],
+    ];
+    for shape in shapes {
+        let store = Store::new(11);
+        let encoder = config((4, 1, &[10], 6)).build(shape, store.live(DType::F64))?;
+        for noise in [0.0, 1.0] {
+            store.disturb(3, noise)?;
+            let bound = crmt_certify::audit(&encoder.layers()?)?.bound().value();
+            let norm = jacobian_norm(encoder.as_ref(), shape)?;
+            assert!(bound < 1.0 + 1e-10 && norm <= bound + ROUNDING, "{shape:?}: {norm} above {bound}");
+            assert!(noise > 0.0 || norm > 0.02, "{shape:?}: {norm}: nothing is left of the input");
+        }
+    }
+    Ok(())
+}
+
+/// The spectral norm of the Jacobian at a random input, row by row, by 30 steps of the power method from below.
+fn jacobian_norm(encoder: &dyn Encoder, shape: &[usize]) -> Result<f64, Box<dyn std::error::Error>> {
+    let batch: Vec<usize> = [1].iter().chain(shape).copied().collect();
+    let x = Var::from_tensor(&random(4, &batch)?)?;
+    let y = encoder.encode(&x, Mode::Eval)?;
+    let row = |o: usize| -> Result<Tensor, Box<dyn std::error::Error>> {
+        Ok(y.get(0)?.get(o)?.backward()?.remove(&x).expect("tracked").flatten_all()?)
+    };
+    let jacobian = Tensor::stack(&(0..encoder.out_dim()).map(row).collect::<Result<Vec<_>, _>>()?, 0)?;
+    let length = |v: &Tensor| v.sqr()?.sum_all()?.sqrt()?.to_scalar::<f64>();
+    let mut v = random(5, &[jacobian.dim(1)?, 1])?;
+    let mut norm = 0.0;
+    for _ in 0..30 {
+        v = (&v / length(&v)?)?;
+        let image = jacobian.matmul(&v)?;
+        norm = length(&image)?;
+        v = jacobian.t()?.matmul(&image)?;
+    }
+    Ok(norm)
+}
+
+/// A signal's network is an image's of one row, with square kernels whose other rows are zero: the same numbers, and a bound
+/// that does not pay for the zeros.
+#[test]
+fn a_kernel_along_the_rows_is_the_middle_of_a_square_one() -> TestResult {
+    let store = Store::new(12);
+    let conv = AolConv2d::along_rows(&store.live(DType::F64), 4, 6, 3)?;
+    let Layer::Bounded { layer, .. } = conv.describe()? else { panic!("AOL has a theorem") };
+    let Layer::Conv2d { kernel, padding: 1, .. } = *layer else { panic!("a convolution") };
+    assert_eq!(kernel.dims(), [6, 4, 3, 3]);
+    for (row, empty) in [(0, true), (1, false), (2, true)] {
+        assert_eq!(kernel.narrow(2, row, 1)?.abs()?.max_all()?.to_scalar::<f64>()? == 0.0, empty);
+    }
+    // From the definition, at one place of one output.
+    let x = random(1, &[1, 4, 1, 9])?;
+    let taps = kernel.get(2)?.narrow(1, 1, 1)?;
+    let by_hand = (x.get(0)?.narrow(2, 3, 3)? * taps)?.sum_all()?.to_scalar::<f64>()?;
+    let there = conv.forward(&x)?.get(0)?.get(2)?.get(0)?.get(4)?.to_scalar::<f64>()?;
+    assert!((there - by_hand).abs() < 1e-14, "{there} {by_hand}");
+    Ok(())
+}
+
+/// What every frame shares keeps its length, and a mean of frames or pixels is declared what it is.
+#[test]
+fn means_and_sums_of_frames_are_bounded_tightly() -> TestResult {
+    for (block, shape, constant) in [
+        (Block::MeanOfFrames { frames: 9 }, [9, 6], 1.0 / 3.0),
+        (Block::SumOfFrames { frames: 9 }, [9, 6], 1.0),
+        (Block::SumOfFrames { frames: 7 }, [7, 6], 1.0),
+        (Block::MeanOfFrames { frames: 7 }, [7, 6], 1.0 / 7f64.sqrt()),
+    ] {
+        let chain = Chain::new(vec![block], 6);
+        let bound = crmt_certify::audit(&chain.layers()?)?.bound().value();
+        assert!((constant..constant * (1.0 + 1e-14)).contains(&bound), "{bound} for {constant}");
+        // Equal frames are the worst case.
+        let x = random(1, &[1, 6])?.broadcast_as(&shape)?.contiguous()?;
+        let length = |v: &Tensor| v.sqr()?.sum_all()?.sqrt()?.to_scalar::<f64>();
+        let rate = length(&chain.encode(&x, Mode::Eval)?)? / length(&x)?;
+        // The factor of a sum is an f32 below the root.
+        assert!(rate <= bound * (1.0 + 1e-15) && rate > bound * (1.0 - 2e-7), "{rate} of {bound}");
+    }
+    let chain = Chain::new(vec![Block::Mean { pixels: 12 }], 2);
+    let ones = Tensor::ones((1, 2, 3, 4), DType::F64, &Device::Cpu)?;
+    let rate = 2f64.sqrt() / 24f64.sqrt();
+    assert!(chain.encode(&ones, Mode::Eval)?.to_vec2::<f64>()? == [[1.0, 1.0]]);
+    let bound = crmt_certify::audit(&chain.layers()?)?.bound().value();
+    assert!((rate..rate * (1.0 + 1e-14)).contains(&bound), "{bound} for {rate}");
+    // A mean of fewer pixels is longer: an encoder that was built for some shape takes no other.
+    let refused =
+        chain.of_samples(&[2, 3, 4]).encode(&Tensor::ones((1, 2, 1, 1), DType::F64, &Device::Cpu)?, Mode::Eval);
+    assert!(refused.unwrap_err().to_string().contains("[2, 3, 4]"));
     Ok(())
 }
 
@@ -275,8 +392,8 @@ fn configurations_are_read_strictly_and_errors_help() -> TestResult {
         ((15, 1, &[256][..], 128), &[1, 28, 28][..], ["width is 15", "even"]),
         ((16, 1, &[256, 7], 128), &[1, 28, 28], ["hidden is 7", "even"]),
         ((16, 1, &[256], 0), &[1, 28, 28], ["features is 0", "expected 1"]),
-        ((16, 1, &[256], 128), &[28, 28], ["[channels, height, width]", "[28, 28]"]),
-        ((16, 1, &[256], 128), &[1, 0, 28], ["at least 1", "[1, 0, 28]"]),
+        ((16, 1, &[256], 128), &[1, 0, 28], ["one value or more", "[1, 0, 28]"]),
+        ((16, 1, &[256], 128), &[], ["one value or more", "[]"]),
     ] {
         let error = error(config(given), shape);
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
@@ -322,7 +439,8 @@ fn frozen_convolutions_follow_training() -> TestResult {
                 cache: Default::default(),
             })
         };
-        let blocks = vec![conv("1", (2, 12))?, Block::Relu, conv("2", (12, 20))?, Block::Relu, Block::Mean];
+        let blocks =
+            vec![conv("1", (2, 12))?, Block::Relu, conv("2", (12, 20))?, Block::Relu, Block::Mean { pixels: 4 * 3 }];
         Ok(Chain::new(blocks, 20))
     };
     let (live, frozen) = (chain(store.live(DType::F64))?, chain(store.frozen(DType::F64))?);

@@ -150,7 +150,7 @@ fn the_description_is_audited() -> TestResult {
     let mut blocks = vec![Block::Frames, conv("stem", [1, 4], 7, 2)?, norm("bn", 4)?, Block::Relu];
     blocks.push(Block::MaxPool2d { kernel: 3, stride: 2, padding: 1 });
     blocks.extend([block("same", [4, 4], 1)?, Block::Relu, block("wider", [4, 6], 2)?, Block::Relu]);
-    blocks.extend([Block::Mean, Block::MeanOfFrames { frames: 2 }]);
+    blocks.extend([Block::Mean { pixels: 4 * 4 }, Block::MeanOfFrames { frames: 2 }]);
     let chain = Chain::new(blocks, 6);
     let variables: BTreeMap<String, Var> = store.data().lock().expect("one thread").clone().into_iter().collect();
     fill(&variables)?;

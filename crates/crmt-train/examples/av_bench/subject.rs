@@ -68,7 +68,7 @@ fn encoder(options: &Options, modality: &Modality, vb: &VarBuilder) -> Result<Bo
     let refused =
         |source: Box<dyn Error + Send + Sync>| BuildError::Encoder { modality: modality.name.clone(), source };
     match options.model {
-        Architecture::Cnn => Ok(Box::new(cnn(vb, modality.shape[0], options.width.get())?)),
+        Architecture::Cnn => Ok(Box::new(cnn(vb, &modality.shape, options.width.get())?)),
         Architecture::Resnet18 => {
             EncoderConfig::Resnet18.build(&modality.shape, vb.clone()).map_err(|e| refused(e.into()))
         }
@@ -81,12 +81,12 @@ pub fn channels(input: usize, width: usize) -> [usize; 5] {
 }
 
 /// Four convolutions 3×3 of stride 2 with ReLUs, and the mean over all pixels.
-fn cnn(vb: &VarBuilder, input: usize, width: usize) -> candle_core::Result<Chain> {
-    let channels = channels(input, width);
+fn cnn(vb: &VarBuilder, shape: &[usize], width: usize) -> candle_core::Result<Chain> {
+    let channels = channels(shape[0], width);
     let mut blocks = vec![];
     for (i, pair) in channels.windows(2).enumerate() {
         blocks.extend([Block::conv2d(&vb.pp(i), pair[0], pair[1], 3, 2, 1)?, Block::Relu]);
     }
-    blocks.push(Block::Mean);
+    blocks.push(Block::Mean { pixels: shape[1..].iter().map(|n| n.div_ceil(16)).product() });
     Ok(Chain::new(blocks, channels[4]))
 }
