@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: every check a change must pass, cheapest first, each step timed. Knows which
 //! commands to run and in what order, not what they check.
 use crate::tools::execute;
-use crate::{tidy, workspace};
+use crate::{results, tidy, workspace};
 use anyhow::{Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
 use std::process::Command;
@@ -25,9 +25,14 @@ struct Step {
 }
 
 /// Cheapest first, so that a mistake costs as little waiting as it can.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { name: "fmt", about: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"]) },
     Step { name: "tidy", about: "the repository's own invariants hold", run: tidy::run },
+    Step {
+        name: "results",
+        about: "published tables are what the sweeps wrote, and say it where older",
+        run: results::check,
+    },
     Step { name: "clippy", about: "no warning from rustc or clippy anywhere", run: clippy },
     Step { name: "alone", about: "each library builds alone, without default features", run: alone },
     Step { name: "tests", about: "unit, integration and documentation tests", run: || cargo(&["test", "--workspace"]) },

@@ -3,7 +3,9 @@
 mod bench;
 mod ci;
 mod cuda;
+mod git;
 mod prepare;
+mod results;
 mod say;
 mod sweep;
 mod tidy;
@@ -33,6 +35,8 @@ enum Task {
     GpuBench(cuda::BundleArgs),
     /// Prepare a data set from its original files
     Prepare(prepare::Args),
+    /// Check or renew the tables of docs/results.md
+    Results(results::Args),
     /// Train a grid of models and print the table of their results
     Sweep(sweep::Args),
     /// Check what the compiler can't: arrows between crates, habits of the sources, links
@@ -60,13 +64,14 @@ fn main() -> ExitCode {
         Task::CudaCheck(args) => cuda::check(&args),
         Task::GpuBench(args) => cuda::bundle(&args),
         Task::Prepare(args) => prepare::run(args),
+        Task::Results(args) => results::run(&args),
         Task::Sweep(args) => sweep::run(&args),
         Task::Tidy => tidy::run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say::tell(&format!("error: {error:#}\n"));
             // As the driver: 1 when a check or a run failed, 2 for input that can't be used.
             ExitCode::from(if is_check || error.is::<Failed>() { 1 } else { 2 })
         }

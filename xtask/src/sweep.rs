@@ -1,78 +1,119 @@
 //! `cargo xtask sweep FILE`: how results are made: a grid of runs of the driver, and the table of
 //! means over seeds. docs/sweep.md is its manual. Knows the driver as a program, not as a library.
 mod column;
+mod cost;
+mod data;
+mod folder;
+mod number;
 mod plan;
 mod pool;
+mod preview;
+mod print;
+mod probe;
 mod progress;
+mod rehearsal;
+mod render;
 mod spec;
+mod state;
+mod stop;
 mod table;
 
-use crate::Failed;
-use crate::say::say;
-use crate::workspace;
+use crate::git::{self, Commit};
+use crate::say::{say, tell};
+use crate::{Failed, workspace};
 use anyhow::{Context, Result, bail};
-use plan::{Run, State};
-use pool::{Event, Job};
+use cost::Costs;
+use folder::Lock;
+use plan::Run;
+use pool::{Event, Fault, Job, Pool};
 use progress::Progress;
+use serde_json::Value;
 use spec::Spec;
-use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use state::State;
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
+use stop::Stop;
 use table::{Point, Table};
 
 /// How much of a failed run's log is shown.
 const TAIL: usize = 12;
+/// Of which commit each run is, as far as it is known.
+pub const COMMITS: &str = "commits.toml";
 
 /// Arguments of `cargo xtask sweep`.
 #[derive(clap::Args)]
 pub struct Args {
     /// The sweep: what is fixed, what varies, which columns to report (see docs/sweep.md)
-    file: PathBuf,
+    pub file: PathBuf,
     /// Runs at a time [default: half the cores]
     #[arg(long, short, value_name = "N")]
-    jobs: Option<NonZeroUsize>,
+    pub jobs: Option<NonZeroUsize>,
     /// Under the settings of the file's section `[full]`, in a folder of their own
     #[arg(long)]
-    full: bool,
-    /// Show what would run, and run nothing
+    pub full: bool,
+    /// Check the settings and the data as before running, show what would run and what it costs, and run nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
+    /// Measure what nothing is known of: one epoch and a few attacked samples for each row
+    #[arg(long, requires = "dry_run")]
+    pub probe: bool,
     /// Start the remaining runs even after one has failed
     #[arg(long)]
-    keep_going: bool,
+    pub keep_going: bool,
     /// Run this program instead of building crmt-driver
     #[arg(long, value_name = "PATH")]
-    driver: Option<PathBuf>,
+    pub driver: Option<PathBuf>,
+}
+
+impl Args {
+    /// The usual, of a file.
+    pub fn of(file: PathBuf) -> Self {
+        Self { file, jobs: None, full: false, dry_run: false, probe: false, keep_going: false, driver: None }
+    }
+
+    fn workers(&self) -> usize {
+        self.jobs.map_or(cores() / 2, NonZeroUsize::get).max(1)
+    }
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Where the runs of a sweep file go, and what their folders are called.
+///
+/// # Errors
+/// If the file is wrong.
+pub fn plan_of(text: &str) -> Result<(PathBuf, Vec<String>)> {
+    let spec = Spec::parse(text, false)?;
+    let slugs = plan::expand(&spec).into_iter().map(|run| run.slug).collect();
+    Ok((spec.out, slugs))
 }
 
 /// Runs what is missing and prints the table.
 ///
 /// # Errors
-/// If the file is wrong, a run fails or breaks a certificate, or files can't be written. Finished
-/// runs are kept.
+/// If the file is wrong, a run fails or breaks a certificate, the data changed between runs, this program is told to stop, or
+/// files can't be written. Finished runs are kept.
 pub fn run(args: &Args) -> Result<()> {
     let text = fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
     let spec = Spec::parse(&text, args.full).with_context(|| args.file.display().to_string())?;
     let runs = plan::expand(&spec);
-    let states = runs.iter().map(|run| run.state(&spec.out)).collect::<Result<Vec<State>>>()?;
     if args.dry_run {
-        let line =
-            |(run, state): (&Run, &State)| format!("{state:<5} {}\n      {}\n", run.slug, run.command_line(&spec.out));
-        return say(&runs.iter().zip(&states).map(line).collect::<String>());
+        return preview::show(args, &spec, &runs);
     }
     fs::create_dir_all(&spec.out).with_context(|| format!("making {}", spec.out.display()))?;
-    let _lock = lock(&spec.out)?;
+    let lock = Lock::take(&spec.out)?;
+    let sweep = Sweep::look(&spec, &runs)?;
     write(&spec.out.join("sweep.toml"), text.as_bytes())?;
 
-    let missing: Vec<&Run> =
-        runs.iter().zip(&states).filter(|(_, state)| **state == State::Missing).map(|(run, _)| run).collect();
+    let missing = sweep.missing();
     say(&format!("{}: {} runs, {} finished earlier\n", spec.name, runs.len(), runs.len() - missing.len()))?;
-    let failures = if missing.is_empty() { Vec::new() } else { run_missing(args, &spec, &missing)? };
+    let ended = if missing.is_empty() { Ended::default() } else { sweep.run_missing(args, &missing, &lock)? };
 
-    let table = report(&spec, &runs)?;
+    let table = Sweep::look(&spec, &runs)?.table(&ended);
     if table.finished() > 0 {
         let csv = spec.out.join("table.csv");
         write(&csv, &table.csv()?)?;
@@ -80,34 +121,25 @@ pub fn run(args: &Args) -> Result<()> {
         write(&spec.out.join("table.tex"), table.latex().as_bytes())?;
         say(&format!("\n{}\n{}, table.md and table.tex have the table\n", table.text(), csv.display()))?;
     }
-    for failure in &failures {
-        eprintln!("\nfailed: {}: {}\n{}", failure.slug, failure.reason, failure.tail);
+    for failure in &ended.failures {
+        tell(&format!("\nfailed: {}: {}\n{}\n", failure.slug, failure.reason, failure.tail));
     }
-    if table.violations() > 0 {
-        return Err(Failed(format!("{} attacks succeeded inside certified regions", table.violations())).into());
-    }
-    if failures.is_empty() {
-        return Ok(());
-    }
-    let plural = if failures.len() == 1 { "run" } else { "runs" };
-    let unstarted = runs.len().saturating_sub(table.finished() + failures.len());
-    let unstarted =
-        if unstarted > 0 { format!(", {unstarted} not started (--keep-going starts all)") } else { String::new() };
-    let advice = "the same command continues and keeps what is finished";
-    Err(Failed(format!("{} {plural} failed{unstarted}; {advice}", failures.len())).into())
+    ended.verdict(&table, runs.len())
 }
 
-/// Two sweeps in one folder would clear away each other's unfinished runs.
-fn lock(out: &Path) -> Result<File> {
-    let path = out.join("sweep.lock");
-    let file = File::create(&path).with_context(|| format!("making {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another sweep is writing to {}; wait for it or choose another out", out.display())
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
+/// A sweep and what there is of its runs.
+struct Sweep<'a> {
+    spec: &'a Spec,
+    runs: &'a [Run],
+    states: Vec<State>,
+}
+
+/// How those runs ended that did not end well.
+#[derive(Default)]
+struct Ended {
+    failures: Vec<Failure>,
+    /// Ended by a signal to this program, or never begun because of it.
+    stopped: bool,
 }
 
 struct Failure {
@@ -116,107 +148,186 @@ struct Failure {
     tail: String,
 }
 
-/// Runs `missing` on a pool of processes; the failures are returned, not raised, for the finished
-/// runs deserve their table.
-fn run_missing(args: &Args, spec: &Spec, missing: &[&Run]) -> Result<Vec<Failure>> {
-    let driver = match &args.driver {
-        Some(path) if path.is_file() => std::path::absolute(path)?,
-        Some(path) => bail!("--driver {}: no such file", path.display()),
-        None => build_driver()?,
-    };
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let workers = args.jobs.map_or(cores / 2, NonZeroUsize::get).clamp(1, missing.len());
-    rehearse(&driver, missing, &spec.out)?;
-    let jobs = missing.iter().map(|run| job(&driver, run, &spec.out, cores / workers)).collect::<Result<Vec<Job>>>()?;
+impl<'a> Sweep<'a> {
+    /// Reads what the runs of this sweep have left, and nothing else that lies in its folder.
+    ///
+    /// # Errors
+    /// If a result is not the one that the sweep asks for, or two were made on data that differ.
+    fn look(spec: &'a Spec, runs: &'a [Run]) -> Result<Self> {
+        let states = runs.iter().map(|run| State::of(run, &spec.out)).collect::<Result<Vec<State>>>()?;
+        let sweep = Self { spec, runs, states };
+        data::same(&sweep.finished())?;
+        Ok(sweep)
+    }
 
-    let mut failures = Vec::new();
-    let mut progress = Progress::new(jobs.len(), workers);
-    pool::run(jobs, workers, args.keep_going, |event| match event {
-        Event::Started(index) => progress.started(&missing[index].slug),
-        Event::Finished { index, outcome, time } => {
-            progress.finished(&missing[index].slug, outcome.is_ok(), time);
-            if let Err(reason) = outcome {
-                let slug = missing[index].slug.clone();
-                let tail = tail(&spec.out.join(format!("{slug}.log")));
-                failures.push(Failure { slug, reason, tail });
+    fn finished(&self) -> Vec<(&'a Run, &Value)> {
+        let runs = self.runs.iter().zip(&self.states);
+        runs.filter_map(|(run, state)| Some((run, state.summary()?))).collect()
+    }
+
+    fn missing(&self) -> Vec<(&'a Run, &State)> {
+        self.runs.iter().zip(&self.states).filter(|(_, state)| state.summary().is_none()).collect()
+    }
+
+    /// What the finished runs say that they took.
+    fn costs(&self) -> Costs {
+        let mut costs = Costs::default();
+        for (run, summary) in self.finished() {
+            summary["seconds"].as_f64().into_iter().for_each(|seconds| costs.learn(run, seconds));
+        }
+        costs
+    }
+
+    /// Runs what is missing on a pool of processes; failures are returned, not raised, for the finished runs deserve their
+    /// table.
+    fn run_missing(&self, args: &Args, missing: &[(&Run, &State)], lock: &Lock) -> Result<Ended> {
+        let out = &self.spec.out;
+        for (run, _) in missing {
+            if let Some(who) = folder::busy(&out.join(&run.slug))? {
+                bail!(
+                    "{} is being written by another process: wait for it, or end it{who}",
+                    out.join(&run.slug).display()
+                );
             }
         }
-    });
-    progress.close();
-    Ok(failures)
+        let driver = driver(args)?;
+        let runs: Vec<&Run> = missing.iter().map(|(run, _)| *run).collect();
+        rehearsal::check(&driver, &runs, out)?;
+        self.note_commit(args, missing)?;
+        let workers = args.workers().min(missing.len());
+        let jobs = missing.iter().map(|(run, state)| job(&driver, run, state, out, cores() / workers)).collect();
+
+        let stop = Stop::on_signals()?;
+        let mut ended = Ended::default();
+        let mut progress = Progress::new(runs.clone(), workers, self.costs());
+        let judge = |index: usize| self.judge(runs[index]).map_err(|error| format!("{error:#}"));
+        let pool = Pool { workers, keep_going: args.keep_going, stop: &stop, input: &|| lock.share(), judge: &judge };
+        pool.run(jobs, |event| match event {
+            Event::Started(index) => progress.started(index),
+            Event::Finished { index, outcome, time } => {
+                progress.finished(index, &outcome, time);
+                if let Err(Fault::Failed(reason)) = outcome {
+                    let slug = runs[index].slug.clone();
+                    let tail = tail(&out.join(format!("{slug}.log")));
+                    ended.failures.push(Failure { slug, reason, tail });
+                }
+            }
+        });
+        progress.close();
+        ended.stopped = stop.asked();
+        Ok(ended)
+    }
+
+    /// Whether a run that ended well left a result, on the data of those that were there before.
+    fn judge(&self, run: &Run) -> Result<()> {
+        let state = State::of(run, &self.spec.out)?;
+        let Some(summary) = state.summary() else {
+            bail!("it ended well but left no result in {}", self.spec.out.join(&run.slug).display());
+        };
+        let mut finished = self.finished();
+        finished.push((run, summary));
+        data::same(&finished)
+    }
+
+    /// Writes down of which commit the runs are that begin now. One that goes on stays of the commit that began it.
+    fn note_commit(&self, args: &Args, missing: &[(&Run, &State)]) -> Result<()> {
+        let path = self.spec.out.join(COMMITS);
+        let mut commits: toml::Table = fs::read_to_string(&path).unwrap_or_default().parse().unwrap_or_default();
+        // A program of somebody's own may be of any.
+        let now = if args.driver.is_some() { None } else { Commit::now(&git::root(), git::CODE) };
+        for (run, _) in missing.iter().filter(|(_, state)| **state != State::Stopped) {
+            commits.remove(&run.slug);
+            if let Some(commit) = &now {
+                commits.insert(run.slug.clone(), commit.to_string().into());
+            }
+        }
+        write(&path, toml::to_string(&commits)?.as_bytes())
+    }
+
+    fn table(&self, ended: &Ended) -> Table {
+        let mut points: Vec<Point> = Vec::new();
+        for (run, state) in self.runs.iter().zip(&self.states) {
+            let point = match points.iter_mut().find(|point| point.label == run.point) {
+                Some(point) => point,
+                None => {
+                    let (label, shown) = (run.point.clone(), run.shown.clone());
+                    points.push_mut(Point { label, shown, planned: 0, summaries: Vec::new() })
+                }
+            };
+            point.planned += 1;
+            point.summaries.extend(state.summary().cloned());
+        }
+        let failed: Vec<&str> = ended.failures.iter().map(|failure| failure.slug.as_str()).collect();
+        let unfinished = self.missing().len() - failed.len();
+        let mut notes = vec![];
+        if !failed.is_empty() {
+            notes.push(format!("{} of {} runs failed: {}", failed.len(), self.runs.len(), failed.join(", ")));
+        }
+        if unfinished > 0 {
+            notes.push(format!("{unfinished} of {} runs are not finished", self.runs.len()));
+        }
+        Table::new(points, &self.spec.tables, notes)
+    }
 }
 
-/// Has the driver check the settings of every run, so that a misspelt one in the last corner of the
-/// grid is told now and not tomorrow.
-fn rehearse(driver: &Path, missing: &[&Run], out: &Path) -> Result<()> {
-    let mut faults: BTreeMap<String, usize> = BTreeMap::new();
-    for run in missing {
-        let mut command = Command::new(driver);
-        let output = command.args(run.arguments(out)).arg("--explain").stdin(Stdio::null()).output();
-        let output = output.with_context(|| format!("starting {}", driver.display()))?;
-        if !output.status.success() {
-            *faults.entry(String::from_utf8_lossy(&output.stderr).trim().to_owned()).or_default() += 1;
+impl Ended {
+    fn verdict(&self, table: &Table, runs: usize) -> Result<()> {
+        if table.violations() > 0 {
+            return Err(Failed(format!("{} attacks succeeded inside certified regions", table.violations())).into());
+        }
+        let failed = self.failures.len();
+        let unfinished = runs - table.finished() - failed;
+        let advice = "the same command continues and keeps what is finished";
+        if self.stopped && unfinished > 0 {
+            return Err(Failed(format!("stopped: {unfinished} runs are not finished; {advice}")).into());
+        }
+        if failed == 0 {
+            return Ok(());
+        }
+        let plural = if failed == 1 { "run" } else { "runs" };
+        let unstarted = if unfinished > 0 {
+            format!(", {unfinished} not started (--keep-going starts all)")
+        } else {
+            String::new()
+        };
+        Err(Failed(format!("{failed} {plural} failed{unstarted}; {advice}")).into())
+    }
+}
+
+/// The program that makes the runs.
+fn driver(args: &Args) -> Result<PathBuf> {
+    match &args.driver {
+        Some(path) if path.is_file() => Ok(std::path::absolute(path)?),
+        Some(path) => bail!("--driver {}: no such file", path.display()),
+        None => {
+            say("$ cargo build --release --package crmt-driver\n")?;
+            let programs = workspace::build(&["--release", "--package", "crmt-driver", "--bins"])?;
+            programs.into_iter().next().context("crmt-driver has no program")
         }
     }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let told = faults.iter().map(|(fault, count)| format!("\n{count} of {} runs: {fault}", missing.len()));
-    bail!("the driver refuses the settings:{}", told.collect::<String>())
 }
 
-fn build_driver() -> Result<PathBuf> {
-    println!("$ cargo build --release --package crmt-driver");
-    let programs = workspace::build(&["--release", "--package", "crmt-driver", "--bins"])?;
-    programs.into_iter().next().context("crmt-driver has no program")
-}
-
-fn job(driver: &Path, run: &Run, out: &Path, threads: usize) -> Result<Job> {
-    let folder = out.join(&run.slug);
-    if folder.exists() {
-        // What an interrupted or failed run left; a finished one would not be run.
-        fs::remove_dir_all(&folder).with_context(|| format!("clearing {}", folder.display()))?;
-    }
+fn job(driver: &Path, run: &Run, state: &State, out: &Path, threads: usize) -> Job {
     let mut environment = Vec::new();
     if std::env::var_os("RAYON_NUM_THREADS").is_none() {
         environment.push(("RAYON_NUM_THREADS", threads.max(1).to_string()));
     }
-    Ok(Job {
+    Job {
         program: driver.to_path_buf(),
-        arguments: run.arguments(out),
+        arguments: run.making(state, out),
         environment,
         log: out.join(format!("{}.log", run.slug)),
-        proof: folder.join(plan::SUMMARY),
-    })
+        append: *state == State::Stopped,
+    }
 }
 
 fn tail(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
-    let shown = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("  {line}\n")).collect::<String>();
+    let last = &lines[lines.len().saturating_sub(TAIL)..];
+    let shown = last.iter().map(|line| format!("  {}\n", print::escaped(line))).collect::<String>();
     format!("{shown}  ({} has all of it)", log.display())
-}
-
-/// Reads what the finished runs of this sweep say, and nothing else that lies in `out`.
-fn report(spec: &Spec, runs: &[Run]) -> Result<Table> {
-    let mut points: Vec<Point> = Vec::new();
-    for run in runs {
-        let point = match points.iter_mut().find(|point| point.label == run.point) {
-            Some(point) => point,
-            None => {
-                let (label, shown) = (run.point.clone(), run.shown.clone());
-                points.push_mut(Point { label, shown, planned: 0, summaries: Vec::new() })
-            }
-        };
-        point.planned += 1;
-        if run.state(&spec.out)? == State::Finished {
-            let path = spec.out.join(&run.slug).join(plan::SUMMARY);
-            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            point.summaries.push(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?);
-        }
-    }
-    Ok(Table::new(points, &spec.tables))
 }
 
 /// Replaces a file atomically, and names it if that fails.

@@ -26,6 +26,11 @@ const LISTS: [Entries; 3] = [
     Entries { name: "radii", keys: &["threat"], field: "mean" },
 ];
 
+/// Lists whose numbers are certificates or estimates.
+const EVIDENT: &[&str] = &["certified", "radii"];
+/// Evidence that makes a certificate; any other is an estimate.
+const CERTIFICATES: &[&str] = &["proved", "confident"];
+
 /// Fields that are fractions and printed in percent.
 const FRACTIONS: &[&str] = &["accuracy", "clean", "attacked_samples", "vulnerability_share"];
 
@@ -126,6 +131,23 @@ impl Column {
         }
     }
 
+    /// Whether its numbers rest on a certificate or an estimate.
+    pub fn has_evidence(&self) -> bool {
+        matches!(&self.place, Place::Entry { list, .. } if EVIDENT.contains(list))
+    }
+
+    /// In what its numbers are, as a heading says it after the name.
+    pub fn unit(&self) -> &'static str {
+        if self.is_fraction() {
+            return ", %";
+        }
+        match &self.place {
+            Place::Path(parts) if matches!(parts[0].as_str(), "seconds" | "stages") => ", s",
+            Place::Entry { list: "radii", field, .. } if field[0] == "mean" || field[0] == "quantiles" => ", units",
+            _ => "",
+        }
+    }
+
     /// The numbers this column leads to in one summary, in its order.
     pub fn find(&self, summary: &Value) -> Vec<Found> {
         match &self.place {
@@ -152,7 +174,8 @@ impl Column {
         });
         let name = [list.to_owned()].into_iter().chain(keys).collect::<Vec<_>>().join(".");
         let suffix = self.text.contains(':');
-        let estimated = entry.get("evidence").and_then(Value::as_str) == Some("estimated");
+        let evidence = entry.get("evidence").and_then(Value::as_str);
+        let estimated = self.has_evidence() && !evidence.is_some_and(|evidence| CERTIFICATES.contains(&evidence));
         let found = descend(entry, field).into_iter().map(|(path, value)| {
             let name = if suffix { format!("{name}:{}", path.join(".")) } else { name.clone() };
             Found { name, value, estimated }

@@ -1,17 +1,10 @@
-//! From a sweep to its runs: the cartesian product, a folder name for each, and whether it is done.
-//! Starts nothing.
+//! From a sweep to its runs: the cartesian product, and for each a folder name and a command. Starts nothing and reads no run.
 use super::spec::{Spec, Variant};
-use anyhow::{Context, Result, bail};
+use super::state::State;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 use std::path::Path;
 use toml::{Table, Value};
 
-/// The file whose existence means that a run is finished.
-pub const SUMMARY: &str = "summary.json";
-/// The settings a run was made with.
-const CONFIG: &str = "config.toml";
 /// Readable parts of folder names are cut here; the digest after them still tells runs apart.
 const READABLE: usize = 100;
 /// Settings that have an option of their own; the others go through `--set`.
@@ -28,22 +21,6 @@ pub struct Run {
     pub point: Vec<(String, String)>,
     /// The same as people read it: the label of its variant, if it has one, and what else tells its row.
     pub shown: Vec<(String, String)>,
-}
-
-/// Whether a run is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Finished,
-    Missing,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Finished => "done",
-            Self::Missing => "to do",
-        })
-    }
 }
 
 /// The cartesian product of the variants and the grid, the last key fastest.
@@ -81,33 +58,23 @@ pub fn expand(spec: &Spec) -> Vec<Run> {
 }
 
 impl Run {
-    /// Whether the run is there, made with just these settings.
-    ///
-    /// # Errors
-    /// If its folder holds a finished run made with other settings: someone has edited it, and to
-    /// replace it would destroy a result.
-    pub fn state(&self, out: &Path) -> Result<State> {
-        let folder = out.join(&self.slug);
-        if !folder.join(SUMMARY).is_file() {
-            return Ok(State::Missing);
-        }
-        let path = folder.join(CONFIG);
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let config: Table = text.parse().with_context(|| path.display().to_string())?;
-        for (key, wanted) in &self.settings {
-            if let Some(used) = lookup(&config, key)
-                && !equal(used, wanted)
-            {
-                bail!(
-                    "{} was made with {key} = {used}, not {wanted}: move the folder away to run it again",
-                    folder.display()
-                );
-            }
-        }
-        Ok(State::Finished)
+    /// Of the driver, for tables and costs: what is named once for all seeds.
+    pub fn method(&self) -> String {
+        self.settings.get("method").map_or_else(|| "default".to_owned(), plain)
     }
 
-    /// What the driver is told.
+    /// What makes the run of what is there: it is begun, gone on with, or begun anew in the place of remains.
+    pub fn making(&self, state: &State, out: &Path) -> Vec<String> {
+        let folder = out.join(&self.slug);
+        match state {
+            State::Stopped => vec!["train".into(), "--resume".into(), folder.display().to_string()],
+            // The driver looks itself whether it may: at who works there, and that nothing but remains of a run goes.
+            State::Remains => [self.arguments(out), vec!["--overwrite".into()]].concat(),
+            State::Missing | State::Finished(_) => self.arguments(out),
+        }
+    }
+
+    /// What the driver is told to train it.
     pub fn arguments(&self, out: &Path) -> Vec<String> {
         let mut arguments = vec!["train".to_owned()];
         for option in OPTIONS {
@@ -121,9 +88,9 @@ impl Run {
         arguments
     }
 
-    /// The command as a person would type it.
-    pub fn command_line(&self, out: &Path) -> String {
-        let quoted = self.arguments(out).into_iter().map(|argument| {
+    /// The command that makes it, as a person would type it.
+    pub fn command_line(&self, state: &State, out: &Path) -> String {
+        let quoted = self.making(state, out).into_iter().map(|argument| {
             let simple = argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=+:,".contains(c));
             if simple { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
         });
@@ -161,37 +128,13 @@ fn slug(pairs: &[(&str, &Value)], settings: &BTreeMap<String, Value>) -> String 
 }
 
 /// FNV-1a over `key = value` lines in the order of the keys, folded to 32 bits: a name, not a secret;
-/// should two ever collide, [`Run::state`] notices that the settings differ.
+/// should two ever collide, [`super::state`] notices that the settings differ.
 fn digest(settings: &BTreeMap<String, Value>) -> u32 {
     let lines = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
     let hash = lines
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash >> 32) as u32 ^ hash as u32
-}
-
-/// The value at a dotted key.
-fn lookup<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
-    table.get(key).or_else(|| {
-        let (first, rest) = key.split_once('.')?;
-        lookup(table.get(first)?.as_table()?, rest)
-    })
-}
-
-/// Equal as settings: `8` and `8.0` are one number, and the driver takes `1` and `"1,2"` for lists.
-fn equal(used: &Value, wanted: &Value) -> bool {
-    let number = |value: &Value| value.as_float().or_else(|| value.as_integer().map(|integer| integer as f64));
-    let parse = |part: &str| part.parse().map_or_else(|_| Value::String(part.to_owned()), Value::Float);
-    match (used, wanted) {
-        (Value::Array(used), Value::Array(wanted)) => {
-            used.len() == wanted.len() && used.iter().zip(wanted).all(|(used, wanted)| equal(used, wanted))
-        }
-        (Value::Array(_), Value::String(text)) => {
-            equal(used, &Value::Array(text.split(',').map(|part| parse(part.trim())).collect()))
-        }
-        (Value::Array(items), single) => items.len() == 1 && equal(&items[0], single),
-        _ => used == wanted || number(used).is_some_and(|used| number(wanted) == Some(used)),
-    }
 }
 
 #[cfg(test)]
@@ -252,7 +195,7 @@ mod tests {
         assert_eq!(told("\"l2\""), "x=l2");
         assert_eq!(told("1.0"), "x=1.0");
         assert_eq!(told("[1, 2]"), "x=[1, 2]");
-        let line = expand(&spec("[base]\nx = [1, 2]"))[0].command_line(Path::new("o"));
+        let line = expand(&spec("[base]\nx = [1, 2]"))[0].command_line(&State::Missing, Path::new("o"));
         assert!(line.starts_with("crmt-driver train --set 'x=[1, 2]' --out o/"), "{line}");
     }
 
@@ -265,41 +208,5 @@ mod tests {
         assert!(slug("[grid]\na.x = [1]\nb.x = [2]").starts_with("a.x-1_b.x-2_"));
         assert!(slug("[grid]\ndata = [\"a b/c\"]").starts_with("data-a-b-c_"));
         assert!(slug(&format!("[grid]\nx = [\"{}\"]", "long".repeat(99))).len() <= READABLE + 8);
-    }
-
-    #[test]
-    fn only_a_finished_run_with_these_settings_counts() {
-        let out = tempfile::tempdir().expect("a scratch folder");
-        let run = &expand(&spec(SWEEP))[0];
-        let state = || run.state(out.path());
-        assert_eq!(state().expect("readable"), State::Missing);
-        let folder = out.path().join(&run.slug);
-        fs::create_dir(&folder).expect("a run folder");
-        let config = "method = \"jt\"\nseed = 0\ndata = \"synthetic\"\nrho = 0.5\nmore = 1\n[attack]\nnorm = \"l2\"\n";
-        fs::write(folder.join(CONFIG), config).expect("written");
-        assert_eq!(state().expect("readable"), State::Missing, "no summary yet");
-        fs::write(folder.join(SUMMARY), "{}").expect("written");
-        assert_eq!(state().expect("readable"), State::Finished);
-        fs::write(folder.join(CONFIG), config.replace("0.5", "0.25")).expect("written");
-        let error = state().expect_err("edited by hand").to_string();
-        assert!(error.contains("was made with rho = 0.25, not 0.5"), "{error}");
-    }
-
-    #[test]
-    fn settings_are_compared_as_the_driver_reads_them() {
-        let same = |used: &str, wanted: &str| {
-            let table: Table = format!("used = {used}\nwanted = {wanted}").parse().expect("two values");
-            equal(&table["used"], &table["wanted"])
-        };
-        for (used, wanted) in
-            [("8", "8.0"), ("[1.0]", "[1]"), ("[0.5, 1.0]", "\"0.5, 1\""), ("[\"a\"]", "\"a\""), ("[2.0]", "2")]
-        {
-            assert!(same(used, wanted), "{used} {wanted}");
-        }
-        for (used, wanted) in
-            [("8", "\"8\""), ("0.1", "0.2"), ("[1, 2]", "[1]"), ("[1, 2]", "1"), ("[1, 2]", "\"1,3\"")]
-        {
-            assert!(!same(used, wanted), "{used} {wanted}");
-        }
     }
 }

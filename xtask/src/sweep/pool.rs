@@ -1,14 +1,19 @@
-//! A pool of processes: runs commands a few at a time, their output in files. Knows nothing of what
-//! they compute.
+//! A pool of processes: runs commands a few at a time, their output in files, and ends them when asked to stop. Knows nothing
+//! of what they compute.
+use super::stop::Stop;
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How often a running command is looked at.
+const LOOK: Duration = Duration::from_millis(40);
 
 /// One command.
 #[derive(Debug)]
@@ -18,66 +23,106 @@ pub struct Job {
     pub environment: Vec<(&'static str, String)>,
     /// Receives standard output and error.
     pub log: PathBuf,
-    /// Must exist afterwards.
-    pub proof: PathBuf,
+    /// Keep what the log holds already.
+    pub append: bool,
 }
 
 /// What happened to the job at an index.
 #[derive(Debug)]
 pub enum Event {
     Started(usize),
-    Finished {
-        index: usize,
-        /// Why it failed.
-        outcome: Result<(), String>,
-        time: Duration,
-    },
+    Finished { index: usize, outcome: Result<(), Fault>, time: Duration },
 }
 
-/// Runs the jobs in order, `workers` at a time. After a failure no further job starts unless
-/// `keep_going`; those that run are waited for. `on_event` is called on the caller's thread.
-pub fn run(jobs: Vec<Job>, workers: usize, keep_going: bool, mut on_event: impl FnMut(Event)) {
-    let queue = Mutex::new(jobs.into_iter().enumerate().collect::<VecDeque<_>>());
-    let stop = AtomicBool::new(false);
-    let (sender, events) = mpsc::channel();
-    let (queue, stop) = (&queue, &stop);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            let sender = sender.clone();
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
-                    let Some((index, job)) = next else { break };
-                    let start = Instant::now();
-                    // The receiver lives as long as this scope, so sending can't fail.
-                    let _ = sender.send(Event::Started(index));
-                    let outcome = execute(&job);
-                    if outcome.is_err() && !keep_going {
-                        stop.store(true, Ordering::Relaxed);
+/// Why a job did not end well.
+#[derive(Debug, PartialEq)]
+pub enum Fault {
+    /// It was ended, for this program was asked to stop.
+    Stopped,
+    /// It failed of itself.
+    Failed(String),
+}
+
+/// How jobs are run.
+pub struct Pool<'a> {
+    /// So many at a time.
+    pub workers: usize,
+    /// After a failure further jobs start.
+    pub keep_going: bool,
+    /// When asked, jobs are ended and no further one starts.
+    pub stop: &'a Stop,
+    /// Each job's standard input.
+    pub input: &'a (dyn Fn() -> io::Result<Stdio> + Sync),
+    /// Whether what the job at an index left is good, once it has ended well.
+    pub judge: &'a (dyn Fn(usize) -> Result<(), String> + Sync),
+}
+
+impl Pool<'_> {
+    /// Runs the jobs in order. After a failure those that run are waited for. `on_event` is called on the caller's thread.
+    pub fn run(&self, jobs: Vec<Job>, mut on_event: impl FnMut(Event)) {
+        let queue = Mutex::new(jobs.into_iter().enumerate().collect::<VecDeque<_>>());
+        let failed = AtomicBool::new(false);
+        let (sender, events) = mpsc::channel();
+        let (queue, failed) = (&queue, &failed);
+        thread::scope(|scope| {
+            for _ in 0..self.workers {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    while !self.stop.asked() && (self.keep_going || !failed.load(Ordering::Relaxed)) {
+                        let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+                        let Some((index, job)) = next else { break };
+                        let start = Instant::now();
+                        // The receiver lives as long as this scope, so sending can't fail.
+                        let _ = sender.send(Event::Started(index));
+                        let outcome = self.execute(&job).and_then(|()| (self.judge)(index).map_err(Fault::Failed));
+                        failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                        let _ = sender.send(Event::Finished { index, outcome, time: start.elapsed() });
                     }
-                    let _ = sender.send(Event::Finished { index, outcome, time: start.elapsed() });
-                }
-            });
+                });
+            }
+            drop(sender);
+            events.iter().for_each(&mut on_event);
+        });
+    }
+
+    fn execute(&self, job: &Job) -> Result<(), Fault> {
+        let log = OpenOptions::new().create(true).write(true).append(job.append).truncate(!job.append).open(&job.log);
+        let log = log.map_err(|error| Fault::of(&job.log, &error))?;
+        let copy = log.try_clone().map_err(|error| Fault::of(&job.log, &error))?;
+        let input = (self.input)().map_err(|error| Fault::of(&job.program, &error))?;
+        let mut command = Command::new(&job.program);
+        command.args(&job.arguments).envs(job.environment.iter().map(|(key, value)| (key, value)));
+        let child = command.stdin(input).stdout(log).stderr(copy).spawn();
+        let status =
+            child.and_then(|mut child| self.wait(&mut child)).map_err(|error| Fault::of(&job.program, &error))?;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            // A terminal interrupts all of its processes at once.
+            Some(status) if !(status.code().is_none() && self.stop.asked()) => Err(Fault::Failed(status.to_string())),
+            _ => Err(Fault::Stopped),
         }
-        drop(sender);
-        events.iter().for_each(&mut on_event);
-    });
+    }
+
+    /// How the child ended; none if it was ended.
+    fn wait(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            if self.stop.asked() {
+                // No signal that it could handle: whatever ends a run of the driver, it can be resumed.
+                child.kill()?;
+                return child.wait().map(|_| None);
+            }
+            thread::sleep(LOOK);
+        }
+    }
 }
 
-fn execute(job: &Job) -> Result<(), String> {
-    let log = File::create(&job.log).map_err(|error| format!("{}: {error}", job.log.display()))?;
-    let copy = log.try_clone().map_err(|error| format!("{}: {error}", job.log.display()))?;
-    let mut command = Command::new(&job.program);
-    command.args(&job.arguments).envs(job.environment.iter().map(|(key, value)| (key, value)));
-    let status = command.stdin(Stdio::null()).stdout(log).stderr(copy).status();
-    let status = status.map_err(|error| format!("{}: {error}", job.program.display()))?;
-    if !status.success() {
-        return Err(status.to_string());
+impl Fault {
+    fn of(path: &Path, error: &io::Error) -> Self {
+        Self::Failed(format!("{}: {error}", path.display()))
     }
-    if !job.proof.is_file() {
-        return Err(format!("it ended well but left no {}", job.proof.display()));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -85,15 +130,21 @@ mod tests {
     use super::*;
 
     /// Jobs run the test program itself, which lists its tests: a real process on every platform.
-    fn job(folder: &std::path::Path, name: &str, argument: &str) -> Job {
+    fn job(folder: &Path, name: &str, argument: &str) -> Job {
         let log = folder.join(format!("{name}.log"));
         let program = std::env::current_exe().expect("a test is a program");
-        Job { program, arguments: vec![argument.to_owned()], environment: Vec::new(), proof: log.clone(), log }
+        Job { program, arguments: vec![argument.to_owned()], environment: Vec::new(), log, append: false }
     }
 
-    fn outcomes(jobs: Vec<Job>, workers: usize, keep_going: bool) -> Vec<(usize, Result<(), String>)> {
+    fn outcomes(jobs: Vec<Job>, workers: usize, keep_going: bool) -> Vec<(usize, Result<(), Fault>)> {
+        let stop = Stop::default();
+        let judge = |index: usize| if index < 10 { Ok(()) } else { Err("it left nothing".to_owned()) };
+        with(&Pool { workers, keep_going, stop: &stop, input: &|| Ok(Stdio::null()), judge: &judge }, jobs)
+    }
+
+    fn with(pool: &Pool<'_>, jobs: Vec<Job>) -> Vec<(usize, Result<(), Fault>)> {
         let (mut started, mut finished) = (Vec::new(), Vec::new());
-        run(jobs, workers, keep_going, |event| match event {
+        pool.run(jobs, |event| match event {
             Event::Started(index) => started.push(index),
             Event::Finished { index, outcome, .. } => finished.push((index, outcome)),
         });
@@ -103,13 +154,23 @@ mod tests {
         finished
     }
 
+    fn reason(outcome: &Result<(), Fault>) -> &str {
+        match outcome {
+            Err(Fault::Failed(reason)) => reason,
+            _ => "",
+        }
+    }
+
     #[test]
     fn all_jobs_run_and_their_output_is_kept() {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let jobs = ["a", "b", "c"].map(|name| job(folder.path(), name, "--list")).into();
         assert!(outcomes(jobs, 2, false).iter().all(|(_, outcome)| outcome.is_ok()));
-        let log = std::fs::read_to_string(folder.path().join("c.log")).expect("a log");
-        assert!(log.contains("all_jobs_run_and_their_output_is_kept"), "{log}");
+        let log = || std::fs::read_to_string(folder.path().join("c.log")).expect("a log");
+        assert!(log().contains("all_jobs_run_and_their_output_is_kept"));
+        let before = log().len();
+        outcomes(vec![Job { append: true, ..job(folder.path(), "c", "--list") }], 1, false);
+        assert!(log().len() >= 2 * before, "what a run said before it was stopped stays");
     }
 
     #[test]
@@ -124,12 +185,23 @@ mod tests {
     }
 
     #[test]
-    fn a_run_must_leave_its_proof_and_a_program_must_exist() {
+    fn a_run_is_judged_and_a_program_must_exist() {
         let folder = tempfile::tempdir().expect("a scratch folder");
-        let unproved = Job { proof: folder.path().join("summary.json"), ..job(folder.path(), "a", "--list") };
-        let absent = Job { program: folder.path().join("nothing"), ..job(folder.path(), "b", "--list") };
-        let outcomes = outcomes(vec![unproved, absent], 2, true);
-        assert!(outcomes[0].1.as_ref().is_err_and(|reason| reason.contains("left no")), "{outcomes:?}");
-        assert!(outcomes[1].1.as_ref().is_err_and(|reason| reason.contains("nothing")), "{outcomes:?}");
+        let jobs = (0..11).map(|index| {
+            let job = job(folder.path(), &index.to_string(), "--list");
+            if index == 1 { Job { program: folder.path().join("nothing"), ..job } } else { job }
+        });
+        let outcomes = outcomes(jobs.collect(), 2, true);
+        assert!(reason(&outcomes[1].1).contains("nothing"), "{outcomes:?}");
+        assert_eq!(reason(&outcomes[10].1), "it left nothing", "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_wish_to_stop_ends_what_runs_and_starts_nothing() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let stop = Stop::default();
+        stop.ask();
+        let pool = Pool { workers: 2, keep_going: true, stop: &stop, input: &|| Ok(Stdio::null()), judge: &|_| Ok(()) };
+        assert!(with(&pool, vec![job(folder.path(), "a", "--list")]).is_empty());
     }
 }

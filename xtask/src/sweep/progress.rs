@@ -1,51 +1,62 @@
 //! How far a sweep is: a bar with the time left on a terminal, plain lines elsewhere. Runs nothing.
+use super::cost::{Costs, short};
+use super::plan::Run;
+use super::pool::Fault;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::{IsTerminal, stderr};
-use std::time::Duration;
+use std::io::{IsTerminal, Write, stderr};
+use std::time::{Duration, Instant};
 
-/// The progress of a number of runs.
-pub struct Progress {
+/// The progress of some runs.
+pub struct Progress<'a> {
     bar: Option<ProgressBar>,
-    total: usize,
+    runs: Vec<&'a Run>,
     workers: usize,
-    done: usize,
-    /// Process seconds spent on finished runs.
-    spent: Duration,
-    running: Vec<String>,
+    costs: Costs,
+    done: Vec<bool>,
+    running: Vec<(usize, Instant)>,
 }
 
-impl Progress {
-    /// For `total` runs, `workers` at a time.
-    pub fn new(total: usize, workers: usize) -> Self {
+impl<'a> Progress<'a> {
+    /// Of `runs`, `workers` at a time; `costs` are those of runs that are finished.
+    pub fn new(runs: Vec<&'a Run>, workers: usize, costs: Costs) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new(total as u64);
+            let bar = ProgressBar::new(runs.len() as u64);
             let style = ProgressStyle::with_template("{elapsed} [{bar:30}] {pos}/{len} {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_secs(1));
             bar
         });
-        Self { bar, total, workers, done: 0, spent: Duration::ZERO, running: Vec::new() }
+        let done = vec![false; runs.len()];
+        Self { bar, runs, workers, costs, done, running: Vec::new() }
     }
 
-    /// A run has begun.
-    pub fn started(&mut self, slug: &str) {
-        self.running.push(slug.to_owned());
+    /// The run at `index` has begun.
+    pub fn started(&mut self, index: usize) {
+        self.running.push((index, Instant::now()));
         self.refresh();
     }
 
-    /// A run has ended.
-    pub fn finished(&mut self, slug: &str, well: bool, time: Duration) {
-        self.running.retain(|running| running != slug);
-        self.done += 1;
-        self.spent += time;
-        let verdict = if well { "ok" } else { "FAILED" };
-        let line = format!("[{}/{}] {verdict} {slug} in {}", self.done, self.total, short(time));
+    /// It has ended.
+    pub fn finished(&mut self, index: usize, outcome: &Result<(), Fault>, time: Duration) {
+        self.running.retain(|(running, _)| *running != index);
+        self.done[index] = true;
+        if outcome.is_ok() {
+            self.costs.learn(self.runs[index], time.as_secs_f64());
+        }
+        let verdict = match outcome {
+            Ok(()) => "ok",
+            Err(Fault::Failed(_)) => "FAILED",
+            Err(Fault::Stopped) => "stopped",
+        };
+        let count = self.done.iter().filter(|done| **done).count();
+        let line = format!("[{count}/{}] {verdict} {} in {}", self.runs.len(), self.runs[index].slug, short(time));
         match &self.bar {
             Some(bar) => {
                 bar.inc(1);
                 bar.println(line);
             }
-            None => eprintln!("{line}{}", self.left()),
+            // Nobody may be listening: no reason to leave runs behind.
+            None => drop(writeln!(stderr(), "{line}{}", self.left())),
         }
         self.refresh();
     }
@@ -61,48 +72,44 @@ impl Progress {
         if let Some(bar) = &self.bar {
             let more = self.running.len().saturating_sub(1);
             let others = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let first = self.running.first().map_or("", String::as_str);
-            bar.set_message(format!("{}{others}{}", first, self.left()));
+            let first = self.running.first().map_or("", |(index, _)| self.runs[*index].slug.as_str());
+            bar.set_message(format!("{first}{others}{}", self.left()));
         }
     }
 
-    /// `, about 3 min left`: the mean time of a run, times what remains, shared by the workers.
+    /// `, about 3 min left`, from what each method's own runs took.
     fn left(&self) -> String {
-        let remaining = self.total - self.done;
-        if self.done == 0 || remaining == 0 {
+        let remaining = || self.runs.iter().zip(&self.done).filter(|(_, done)| !**done).map(|(run, _)| *run);
+        if remaining().next().is_none() {
             return String::new();
         }
-        let rounds = remaining as f64 / self.workers.min(remaining) as f64;
-        format!(", about {} left", short((self.spent / self.done as u32).mul_f64(rounds)))
-    }
-}
-
-/// `42 s`, `7 min`, `2 h 05 min`.
-fn short(time: Duration) -> String {
-    match time.as_secs() {
-        seconds @ 0..100 => format!("{seconds} s"),
-        seconds @ 100..6000 => format!("{} min", (seconds + 30) / 60),
-        seconds => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
+        let Some((all, _)) = self.costs.together(remaining(), self.workers) else { return String::new() };
+        let spent: Duration = self.running.iter().map(|(_, start)| start.elapsed()).sum();
+        format!(", about {} left", short(all.saturating_sub(spent / self.workers.max(1) as u32)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::expand;
+    use super::super::spec::Spec;
     use super::*;
 
     #[test]
-    fn times_are_short() {
-        let text = |seconds| short(Duration::from_secs(seconds));
-        assert_eq!([text(0), text(99), text(100), text(7500)], ["0 s", "99 s", "2 min", "2 h 05 min"]);
-    }
-
-    #[test]
-    fn the_time_left_is_shared_by_the_workers() {
-        let mut progress = Progress { bar: None, ..Progress::new(5, 2) };
+    fn the_time_left_is_of_each_methods_own_runs() {
+        let text = "name = \"t\"\n[grid]\nmethod = [\"jt\", \"at\"]\nseed = [0, 1, 2]\n";
+        let runs = expand(&Spec::parse(text, false).expect("a good sweep"));
+        let mut progress = Progress { bar: None, ..Progress::new(runs.iter().collect(), 2, Costs::default()) };
         assert_eq!(progress.left(), "", "nothing is known yet");
-        progress.finished("a", true, Duration::from_secs(10));
-        assert_eq!(progress.left(), ", about 20 s left", "four runs of 10 s, two at a time");
-        (0..4).for_each(|_| progress.finished("b", false, Duration::from_secs(10)));
+        progress.finished(0, &Ok(()), Duration::from_secs(10));
+        assert_eq!(progress.left(), ", about 25 s left", "five runs of 10 s, two at a time");
+        progress.finished(3, &Ok(()), Duration::from_secs(90));
+        assert_eq!(progress.left(), ", about 2 min left", "2·10 s + 2·90 s by two are 100 s");
+        progress.finished(4, &Err(Fault::Failed("early".into())), Duration::ZERO);
+        assert_eq!(progress.left(), ", about 90 s left", "no shorter than the longest, and a failure teaches nothing");
+        for index in [1, 2, 5] {
+            progress.finished(index, &Ok(()), Duration::from_secs(1));
+        }
         assert_eq!(progress.left(), "");
     }
 }

@@ -1,6 +1,7 @@
 //! The sweep file: parsed, with every fault reported at once. Knows no key of the driver's own
 //! configuration: the driver names wrong ones itself.
 use super::column::Column;
+use super::print::{escaped, printable};
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,6 +38,8 @@ pub struct Shown {
     pub columns: Vec<Column>,
 }
 
+/// More runs than this are a mistake: a grid's lists multiply.
+const MOST: u128 = 10_000;
 const TOP: &[&str] = &["name", "out", "base", "full", "grid", "variants", "table"];
 const TABLE: &[&str] = &["title", "columns"];
 
@@ -48,6 +51,7 @@ impl Spec {
     pub fn parse(text: &str, full: bool) -> Result<Self> {
         let file: Table = text.parse()?;
         let mut faults = Vec::new();
+        unprintable(&Value::Table(file.clone()), "", &mut faults);
         unknown(&file, TOP, "", &mut faults);
         let mut name = name(&file, &mut faults);
         if full {
@@ -91,6 +95,12 @@ impl Spec {
                 faults.push(format!("seed must be a whole number from 0 up, not {value}"));
             }
         }
+        let count = runs(&variants, &grid);
+        if count > MOST {
+            faults.push(format!(
+                "the grid has {count} combinations, a sweep at most {MOST}: shorten its lists, or make several sweeps"
+            ));
+        }
         grid.sort_by_key(|(key, _)| (key == "seed", key != "method", key.clone()));
         let tables = tables(&file, &mut faults);
         if faults.is_empty() {
@@ -107,6 +117,41 @@ pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> S
     let scored = known.into_iter().map(|known| (strsim::jaro_winkler(word, known), known));
     let best = scored.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map_or_else(String::new, |(_, known)| format!(", did you mean {known}?"))
+}
+
+/// How many runs the lists multiply to; counted before any of them takes memory.
+fn runs(variants: &[Variant], grid: &[(String, Vec<Value>)]) -> u128 {
+    let lists = grid.iter().map(|(_, values)| values.len());
+    lists.fold(variants.len().max(1) as u128, |product, values| product.saturating_mul(values as u128))
+}
+
+/// Names and titles become folders, rows, headings and comments of one line each: what breaks or hides a line is refused in
+/// all of them, wherever it stands in the file.
+fn unprintable(value: &Value, place: &str, faults: &mut Vec<String>) {
+    let below = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
+    let mut check = |what: &str, text: &str| {
+        if let Some(c) = text.chars().find(|c| !printable(*c)) {
+            let shown = escaped(text);
+            faults.push(format!(
+                "{what} = \"{shown}\" has the character U+{:04X}: write plain text of one line",
+                u32::from(c)
+            ));
+        }
+    };
+    match value {
+        Value::String(text) => check(place, text),
+        Value::Array(items) => items.iter().for_each(|item| unprintable(item, place, faults)),
+        Value::Table(table) => {
+            for (key, value) in table {
+                if key.chars().all(printable) {
+                    unprintable(value, &below(key), faults);
+                } else {
+                    faults.push(format!("the key {} has a character that can't be printed", escaped(&below(key))));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn unknown(table: &Table, known: &[&str], prefix: &str, faults: &mut Vec<String>) {
@@ -333,6 +378,39 @@ mod tests {
         assert_eq!(whole.name, "s-full");
         let none = Spec::parse("name = \"s\"\n[grid]\nseed = [0]\n", true).expect_err("no [full]").to_string();
         assert!(none.contains("[full]"), "{none}");
+    }
+
+    #[test]
+    fn text_that_breaks_or_hides_a_line_is_refused_everywhere() {
+        for (text, says) in [
+            (
+                "[[variants]]\nlabel = \"two\\nlines\"\na = 1",
+                "variants.label = \"two\\nlines\" has the character U+000A",
+            ),
+            ("[table]\ntitle = \"a\\n\\\\end{document}\"", "table.title"),
+            ("[table]\ncolumns = [{ \"a\\tb\" = \"accuracy.clean\" }]", "the key table.columns.a\\tb"),
+            ("[base]\ndata = \"a\\u001b[31m\"", "base.data = \"a\\u{1b}[31m\" has the character U+001B"),
+            ("[grid]\nx = [\"a\\u202eb\"]", "grid.x = \"a\\u{202e}b\" has the character U+202E"),
+            ("[grid]\n\"x\\ny\" = [1]", "the key grid.x\\ny"),
+            ("out = \"a\\r\"", "out = \"a\\r\""),
+        ] {
+            let fault = Spec::parse(&format!("name = \"s\"\n{text}"), false).expect_err(text).to_string();
+            assert!(fault.contains(says), "{says}: {fault}");
+            assert!(!fault.chars().any(|c| c.is_control() && c != '\n'), "{fault:?}");
+        }
+        let plain = "name = \"s\"\n[[variants]]\nlabel = \"Löwe & 狮子, 5 %\"\na = 1";
+        assert!(Spec::parse(plain, false).is_ok(), "letters of any script are text");
+    }
+
+    #[test]
+    fn a_grid_too_large_is_refused_with_its_size() {
+        let list = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]";
+        let grid = |keys: usize| (0..keys).map(|key| format!("k{key} = {list}\n")).collect::<String>();
+        let parse = |keys| Spec::parse(&format!("name = \"s\"\n[grid]\n{}", grid(keys)), false);
+        assert!(parse(4).is_ok(), "10,000 runs are many, but can be meant");
+        let fault = parse(12).expect_err("10^12 runs").to_string();
+        assert!(fault.contains("the grid has 1000000000000 combinations, a sweep at most 10000"), "{fault}");
+        assert!(parse(50).is_err(), "10^50 is more than any counter");
     }
 
     #[test]
