@@ -287,11 +287,21 @@ impl Split {
         if range.start > range.end || range.end > self.len() {
             return Err(BatchError::Range { start: range.start, end: range.end, len: self.len() });
         }
+        self.samples(&range.collect::<Vec<_>>())
+    }
+
+    /// The samples of these numbers, in this order, as [`batch`](Self::batch) has them.
+    ///
+    /// # Errors
+    /// As [`batch`](Self::batch).
+    pub fn samples(&self, samples: &[usize]) -> Result<Batch, BatchError> {
+        if let Some(beyond) = samples.iter().find(|i| **i >= self.len()) {
+            return Err(BatchError::Range { start: *beyond, end: beyond + 1, len: self.len() });
+        }
         if matches!(self.pairing, Pairing::Class { .. }) {
             return Err(BatchError::NotFixed);
         }
-        let samples: Vec<_> = range.collect();
-        self.gather(&samples, |_| unreachable!("a fixed pairing draws nothing"), |_, _| ())
+        self.gather(samples, |_| unreachable!("a fixed pairing draws nothing"), |_, _| ())
     }
 
     /// All samples in order, in batches of `size`; the last one may be smaller.

@@ -116,7 +116,7 @@ pub struct EvaluateArgs {
     /// Attacks or presets; the list is below [default: the run's evaluate.attacks].
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub attack: Vec<String>,
-    /// How many report samples to attack or corrupt; 0 for all.
+    /// How many report samples to attack or corrupt, drawn by the run's seed; 0 for all.
     #[arg(long)]
     pub samples: Option<usize>,
     /// `l2`, or `linf` for `each` and single modalities.
@@ -215,7 +215,7 @@ pub struct CertifyArgs {
     #[arg(long, value_name = "true|false", requires = "smooth", require_equals = true)]
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     pub missing: Option<bool>,
-    /// How many report samples --falsify attacks or --smooth certifies; 0 for all.
+    /// How many report samples --falsify attacks or --smooth certifies, drawn by the run's seed; 0 for all.
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// The data set, if it has moved since training.

@@ -302,6 +302,12 @@ fn answer<T: Serialize>(text: &str, runs: &[T], json: bool, voice: &Voice) -> Re
 /// A violation is a failed check.
 fn verdict(runs: &[&Summary]) -> Result<Verdict> {
     let violations: u64 = runs.iter().map(|r| r.violations).sum();
+    for judged in runs.iter().filter_map(|r| r.smoothing.as_ref()?.judged.as_ref()).filter(|j| j.violations > 0) {
+        eprintln!(
+            "error: {} of {} certificates of the smoothed network fell, which chance does less than once in a million runs",
+            judged.fell, judged.samples
+        );
+    }
     if violations > 0 {
         eprintln!("error: {violations} attacks succeeded inside a certified radius: this is a bug of this program");
         return Ok(Verdict::Broken);

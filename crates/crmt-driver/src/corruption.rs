@@ -1,6 +1,7 @@
 //! Accuracy of a trained model on corrupted report samples: nobody attacks, one modality's signal is bad.
 //! Knows which corruptions there are, computed here or prepared with the data; does not know what they do.
 use crate::{
+    drawn::ids,
     people::{Stage, Voice},
     record::CorruptionResult,
     training::EVAL_BATCH,
@@ -20,7 +21,7 @@ pub struct Asked<'a> {
     pub names: &'a [String],
     /// From 1 to 5; empty for all.
     pub severities: &'a [u8],
-    /// How many report samples, the first ones; 0 for all.
+    /// How many report samples are drawn; 0 for all.
     pub samples: usize,
 }
 
@@ -35,27 +36,28 @@ enum Source<'a> {
     Prepared(&'a PreparedCorruption),
 }
 
-/// Accuracy by modality, corruption and severity, on the same samples as clean.
+/// Accuracy by modality, corruption and severity, on the same samples as clean: report samples of these numbers.
 pub fn measure(
     model: &Model,
     data: &DataSet,
     asked: &Asked<'_>,
+    drawn: &[usize],
     streams: Streams,
     voice: &Voice,
 ) -> Result<Vec<CorruptionResult>> {
     let cases = cases(data, asked.names)?;
     let wanted = |s: &Severity| asked.severities.is_empty() || asked.severities.contains(&s.level());
     let severities: Vec<Severity> = Severity::ALL.into_iter().filter(wanted).collect();
-    let samples = if asked.samples == 0 { data.report.len() } else { asked.samples.min(data.report.len()) };
+    let samples = drawn.len();
     let bar = voice.stage("corruptions", ((cases.len() * severities.len() + 1) * samples) as u64);
-    let clean = data.report.batch(0..samples)?;
+    let clean = data.report.samples(drawn)?;
     let accuracy = |batch: &Batch| Ok::<_, anyhow::Error>(right(model, batch, &bar)? as f64 / samples as f64);
     let clean_accuracy = accuracy(&clean)?;
-    let draws = Draws::new(streams, 0);
+    let draws = Draws::for_samples(streams, ids(drawn));
     let mut results = vec![];
     for case in &cases {
         for severity in &severities {
-            let Some(corrupted) = case.corrupted(*severity, &clean, data, &draws)? else {
+            let Some(corrupted) = case.corrupted(*severity, &clean, data, drawn, &draws)? else {
                 bar.inc(samples as u64);
                 continue;
             };
@@ -108,13 +110,20 @@ impl Case<'_> {
         }
     }
 
-    /// The samples of `clean`, the first of the report split, corrupted; `None` where this severity was not prepared.
-    fn corrupted(&self, severity: Severity, clean: &Batch, data: &DataSet, draws: &Draws) -> Result<Option<Batch>> {
+    /// The samples of `clean`, which are `drawn` of the report split, corrupted; `None` where this severity was not prepared.
+    fn corrupted(
+        &self,
+        severity: Severity,
+        clean: &Batch,
+        data: &DataSet,
+        drawn: &[usize],
+        draws: &Draws,
+    ) -> Result<Option<Batch>> {
         let corruption = match self.source {
             Source::Computed(corruption) => corruption,
             Source::Prepared(corruption) => {
                 let split = data.corrupted_report(corruption, severity.level());
-                return Ok(split.map(|split| split.batch(0..clean.len())).transpose()?);
+                return Ok(split.map(|split| split.samples(drawn)).transpose()?);
             }
         };
         let inputs = clean.inputs.try_enumerate(|m, x| {

@@ -2,6 +2,7 @@
 //! further an attack has to go is measured. Does not know how certificates are computed.
 use crate::{
     certification::{self, OfBatch},
+    drawn::{drawn, ids},
     lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
     plan::FalsifyPlan,
@@ -69,10 +70,11 @@ struct Claim<'a> {
     split: Option<PerModality<Vec<f64>>>,
 }
 
-/// Attacks every kind of certificate of the first report samples.
+/// Attacks every kind of certificate of drawn report samples.
 pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<Vec<Falsification>> {
     let report = &subject.data.report;
-    let samples = if plan.samples == 0 { report.len() } else { plan.samples.min(report.len()) };
+    let drawn = drawn(plan.samples, report.len(), &subject.streams);
+    let samples = drawn.len();
     let constants = subject.bounds.constants()?;
     if let Constants::Proved(c) = &constants
         && c.weights() != Some(subject.hash)
@@ -89,16 +91,15 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let tight = samples.min(plan.tightness_samples);
     let passes = kinds * (RESTARTS.len() * samples + tight * (HALVINGS + 1) / 2);
     let bar = voice.stage("attacking certificates", passes as u64);
-    for start in (0..samples).step_by(EVAL_BATCH) {
-        let rows = start..(start + EVAL_BATCH).min(samples);
-        let batch = report.batch(rows.clone())?;
+    for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
+        let batch = report.samples(part)?;
         let claims = match &constants {
             Constants::Proved(c) => claims(c, subject, plan, &batch)?,
             Constants::Estimated(c) => claims(c, subject, plan, &batch)?,
         };
-        let search = Search { batch: &batch, first: start, streams: subject.streams, plan, bar: &bar };
+        let search = Search { batch: &batch, samples: part, streams: subject.streams, plan, bar: &bar };
         for (k, claim) in claims.iter().enumerate() {
-            let found = search.judge(claim, tight.saturating_sub(start))?;
+            let found = search.judge(claim, tight.saturating_sub(i * EVAL_BATCH))?;
             match results.get_mut(k) {
                 Some(result) => result.merge(found),
                 None => results.push(found),
@@ -244,8 +245,8 @@ fn equal_budgets<E: Grade>(region: &MissingRegion<E>, modalities: usize) -> Resu
 /// Attacks within claims.
 struct Search<'a> {
     batch: &'a Batch,
-    /// Number of the first sample in the report split.
-    first: usize,
+    /// Their numbers in the report split.
+    samples: &'a [usize],
     streams: Streams,
     plan: &'a FalsifyPlan,
     bar: &'a Stage,
@@ -312,8 +313,8 @@ impl Search<'_> {
             let index = Tensor::new(chosen.as_slice(), self.batch.labels.device())?;
             let inputs = victim.part(&self.batch.inputs).try_map(|x| x.index_select(&index, 0))?;
             let goal = Goal::Avoid(self.batch.labels.index_select(&index, 0)?);
-            let ids = chosen.iter().map(|i| self.first as u64 + u64::from(*i)).collect();
-            let draws = Draws::for_samples(self.streams, ids);
+            let own: Vec<usize> = chosen.iter().map(|i| self.samples[*i as usize]).collect();
+            let draws = Draws::for_samples(self.streams, ids(&own));
             let radii: Vec<f64> =
                 standing.iter().map(|i| factors[*i] * finite_or_far(claim.radii[rows[*i] as usize])).collect();
             let pgd = Pgd { restarts: restarts.to_vec(), ..Pgd::strong(budget.clone()).with_steps(steps) };
@@ -390,10 +391,11 @@ mod tests {
         let refused = falsify(&Subject { hash: &other, ..subject }, &plan.falsify, &voice).unwrap_err().to_string();
         assert!(refused.contains("another"), "{refused}");
         // A claim three percent too large is caught.
-        let batch = data.report.batch(0..40)?;
+        let samples: Vec<usize> = (0..40).collect();
+        let batch = data.report.samples(&samples)?;
         let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
         let bar = voice.stage("", 1);
-        let search = Search { batch: &batch, first: 0, streams, plan: &plan.falsify, bar: &bar };
+        let search = Search { batch: &batch, samples: &samples, streams, plan: &plan.falsify, bar: &bar };
         for mut claim in claims(&constants, &subject, &plan.falsify, &batch)? {
             claim.radii.iter_mut().for_each(|r| *r *= 1.03);
             let claimed = claim.radii.iter().filter(|r| **r > 0.0).count();

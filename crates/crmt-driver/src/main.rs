@@ -11,6 +11,7 @@ mod cli;
 mod commands;
 mod corruption;
 mod diagnosis;
+mod drawn;
 mod evaluation;
 mod events;
 mod examples;

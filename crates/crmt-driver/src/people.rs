@@ -1,6 +1,9 @@
 //! What people see while they wait and when it is done: progress, and the sandwich table.
 //! Does not compute anything.
-use crate::record::{CertifiedResult, SmoothedAttack, SmoothedResult, SmoothingResult, Summary, mean_accuracy};
+use crate::{
+    drawn,
+    record::{CertifiedResult, SmoothedAttack, SmoothedResult, SmoothingResult, Summary, mean_accuracy},
+};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -145,7 +148,14 @@ pub fn sandwich(runs: &[&Summary]) -> String {
             ]);
         }
     }
-    table(&["method", "threat", "budget", "clean", "attacked", "certified", "estimated"], &rows, 3)
+    let attacked = |run: &Summary| {
+        let samples = run.attacks.first()?.samples;
+        let of = drawn::told(samples, run.accuracy.samples, run.drawn.contains_key("evaluate"));
+        Some(format!("  {}: of {of}\n", run.method))
+    };
+    let words: String = runs.iter().filter_map(|run| attacked(run)).collect();
+    let header = ["method", "threat", "budget", "clean", "attacked", "certified", "estimated"];
+    format!("{}{words}", table(&header, &rows, 3))
 }
 
 /// What each attack left standing, and how near the nearest adversarials are; nothing unless there were several.
@@ -253,13 +263,13 @@ pub fn smoothed(runs: &[&Summary]) -> Option<String> {
     for (run, smoothing) in runs.iter().filter_map(|run| Some((run, run.smoothing.as_ref()?))) {
         let sigmas = run.modalities.iter().filter_map(|m| Some(format!("{m} {}", smoothing.sigmas.get(m)?)));
         words.push(format!(
-            "  {}: noise of sigma {}; {} + {} draws, {} samples; each certificate holds with confidence {} %\n",
+            "  {}: noise of sigma {}; {} + {} draws; each certificate holds with confidence {} %\n  of {}\n",
             run.method,
             sigmas.collect::<Vec<_>>().join(", "),
             smoothing.selection_draws,
             smoothing.draws,
-            smoothing.samples,
             confidence(smoothing.alpha_each),
+            drawn::told(smoothing.samples, run.accuracy.samples, run.drawn.contains_key("smooth")),
         ));
         let fell: u64 = smoothing.attacks.iter().map(|a| a.fell).sum();
         if let Some(attack) = smoothing.attacks.first() {
@@ -267,6 +277,15 @@ pub fn smoothed(runs: &[&Summary]) -> Option<String> {
             words.push(format!(
                 "  attacked through the noise, judged by {} fresh draws: {fell} of {inside} fell inside their certificates\n",
                 attack.draws,
+            ));
+        }
+        if let Some(judged) = &smoothing.judged {
+            words.push(format!(
+                "  {} of {} attacked samples fell, {} chance alone ({:.2} % each at most)\n",
+                judged.fell,
+                judged.samples,
+                if judged.violations > 0 { "beyond" } else { "within" },
+                100.0 * judged.chance,
             ));
         }
         for classifier in &smoothing.classifiers {

@@ -37,9 +37,15 @@ pub struct Summary {
     /// Certificates of the smoothed network; none unless it was smoothed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<SmoothingResult>,
+    /// By stage that measured report samples (`evaluate`, `falsify`, `smooth`, `corrupt`): how many there are to draw from. A
+    /// measurement of n of them is of the rows of `samples.csv` with `drawn` below n. A stage that is not named took the first
+    /// n, as older programs did.
+    #[serde(default)]
+    pub drawn: BTreeMap<String, u64>,
     /// `confusion[label][prediction]`: counts on the clean report split.
     pub confusion: Vec<Vec<u64>>,
-    /// Attacks that succeeded inside a certified region. Anything but 0 is a bug of this program.
+    /// Attacks that succeeded inside a certified region, those inside smoothed ones if they are beyond chance. Anything but 0
+    /// is a bug of this program.
     pub violations: u64,
     /// What a reader should know before trusting the numbers.
     pub warnings: Vec<String>,
@@ -110,7 +116,7 @@ pub struct CorruptionResult {
     pub accuracy: f64,
     /// The same without the corruption, on the same samples.
     pub clean: f64,
-    /// How many report samples, the first ones.
+    /// How many report samples.
     pub samples: u64,
 }
 
@@ -229,6 +235,9 @@ pub struct SmoothingResult {
     /// After `certify --smooth --attack`: attacks on the one with every modality.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attacks: Vec<SmoothedAttack>,
+    /// All of these attacks together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Judged>,
 }
 
 /// An attack on a smoothed network, through the noise.
@@ -244,8 +253,23 @@ pub struct SmoothedAttack {
     pub draws: u64,
     /// Samples that are certified beyond the budget.
     pub inside: u64,
-    /// Those whose class has four standard deviations fewer votes than half: a certificate that failed.
+    /// Those whose class has four standard deviations fewer votes than half: see [`Judged`].
     pub fell: u64,
+}
+
+/// What all attacks on a smoothed network say of its certificates. Each may be wrong with a small probability, and so may its
+/// judge: only more failures than chance explains are violations.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judged {
+    /// Samples that were attacked strictly inside a certificate.
+    pub samples: u64,
+    /// Those that fell to any attack inside.
+    pub fell: u64,
+    /// The most that the probability of this can be for a sample of a right program: that of a wrong certificate, and that
+    /// of a wrong judgement for each attack.
+    pub chance: f64,
+    /// `fell`, if so many are less likely than one in a million by chance; otherwise 0.
+    pub violations: u64,
 }
 
 /// One smoothed classifier.
@@ -280,7 +304,7 @@ pub struct EpochMetrics {
     pub learning_rate: f64,
     /// Accuracy on the selection split.
     pub select_accuracy: f64,
-    /// Accuracy of its first samples under the probing attack; none where there is no probe.
+    /// Accuracy of drawn samples of it under the probing attack; none where there is no probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub select_attacked: Option<f64>,
     /// By modality: mean over the epoch's samples of its own margin `s_y − max_{j≠y} s_j`.

@@ -7,6 +7,7 @@ use crate::{
     checkpoints::Checkpoints,
     corruption,
     diagnosis::{self, Diagnosis},
+    drawn::{drawn, order},
     evaluation,
     events::Events,
     examples::{self, Example},
@@ -275,7 +276,7 @@ impl Run {
         Ok(())
     }
 
-    /// Attacks on the first report samples; the nearest adversarials go to `keep`.
+    /// Attacks on drawn report samples; the nearest adversarials go to `keep`.
     pub fn attack(&mut self, keep: Option<&Path>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.model()?;
@@ -308,6 +309,7 @@ impl Run {
         }
         (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
         self.attacked = true;
+        self.drawn("evaluate");
         self.summary.warnings.retain(|w| !w.starts_with(DOUBT));
         self.summary.warnings.extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
         self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
@@ -318,7 +320,10 @@ impl Run {
     pub fn corrupt(&mut self, asked: &corruption::Asked<'_>, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.model()?;
-        self.summary.corruptions = corruption::measure(&model, &self.data, asked, self.attack_streams(), voice)?;
+        let samples = drawn(asked.samples, self.data.report.len(), &self.streams());
+        self.summary.corruptions =
+            corruption::measure(&model, &self.data, asked, &samples, self.attack_streams(), voice)?;
+        self.drawn("corrupt");
         self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -346,7 +351,7 @@ impl Run {
         write_file(file, &predictions::to_bytes(&model, &self.data, &self.summary, format)?)
     }
 
-    /// Attacks on the certificates of the first report samples. What is known of kinds that `plan` leaves out stays.
+    /// Attacks on the certificates of drawn report samples. What is known of kinds that `plan` leaves out stays.
     pub fn falsify(&mut self, bounds: &Bounds, plan: &FalsifyPlan, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.model()?;
@@ -358,11 +363,12 @@ impl Run {
         let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
         self.summary.falsification.retain(|known| !again(known));
         self.summary.falsification.splice(0..0, results);
+        self.drawn("falsify");
         self.summary.stages.insert("falsify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Certificates of the smoothed network on the first report samples; `attacked`, if asked for.
+    /// Certificates of the smoothed network on drawn report samples; `attacked`, if asked for.
     pub fn smooth(&mut self, attacked: bool, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let (plan, model) = (&self.plan.smooth, self.model()?);
@@ -380,10 +386,14 @@ impl Run {
         eps.dedup();
         let sigmas = sigmas("smooth.sigmas", plan.sigma, &plan.sigmas, &self.data)?;
         let (data, chunk, steps) = (&self.data, plan.chunk, self.plan.evaluate.steps);
-        let target = Target { model: &model, data, sigmas: &sigmas, seed: self.plan.seed, chunk };
-        let attacks = match &classifiers[..] {
-            [all, ..] if attacked => smooth_attack::attack(&target, all, &eps, steps, voice)?,
-            _ => vec![],
+        let alpha_each = plan.alpha / classifiers.len() as f64;
+        let target = Target { model: &model, data, sigmas: &sigmas, seed: self.plan.seed, chunk, alpha: alpha_each };
+        let (attacks, judged) = match &classifiers[..] {
+            [all, ..] if attacked => {
+                let (attacks, judged) = smooth_attack::attack(&target, all, &eps, steps, voice)?;
+                (attacks, Some(judged))
+            }
+            _ => (vec![], None),
         };
         let sigma = |name: &String| (name.clone(), plan.sigmas.get(name).copied().unwrap_or(plan.sigma));
         self.summary.smoothing = Some(SmoothingResult {
@@ -391,14 +401,21 @@ impl Run {
             selection_draws: plan.selection_draws,
             draws: plan.draws,
             alpha: plan.alpha,
-            alpha_each: plan.alpha / classifiers.len() as f64,
+            alpha_each,
             samples: classifiers.first().map_or(0, |c| c.samples.len() as u64),
             classifiers: classifiers.iter().map(|c| c.result(&eps)).collect(),
             attacks,
+            judged,
         });
+        self.drawn("smooth");
         self.smoothed = Some(smoothed::to_csv(&classifiers, &self.summary.modalities)?);
         self.summary.stages.insert("smooth".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
+    }
+
+    /// Notes that what a stage measured was drawn.
+    fn drawn(&mut self, stage: &str) {
+        self.summary.drawn.insert(stage.to_owned(), self.data.report.len() as u64);
     }
 
     /// Confronts radii with attacks, and writes samples, report and, last, the summary; then what was kept of a stopped
@@ -427,6 +444,11 @@ impl Run {
         } else {
             let falsified: u64 = self.summary.falsification.iter().map(|f| f.violations).sum();
             self.summary.violations = beaten.values().sum::<u64>() + falsified;
+        }
+        let judged = self.summary.smoothing.as_ref().and_then(|s| s.judged.as_ref());
+        self.summary.violations += judged.map_or(0, |judged| judged.violations);
+        for (place, i) in order(self.rows.len(), &self.streams()).into_iter().enumerate() {
+            self.rows[i].drawn = place as u64;
         }
         self.summary.seconds = self.summary.stages.values().sum();
         tracing::debug!(stages = ?self.summary.stages, "seconds");

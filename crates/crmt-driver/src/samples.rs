@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::{collections::BTreeMap, path::Path};
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
+const DRAWN: &str = "drawn";
 const RIVAL: &str = "rival";
 const VULNERABILITY: &str = "vulnerability.";
 const SHAPLEY: &str = "shapley.";
@@ -12,7 +13,7 @@ const DISTANCE: &str = "distance.";
 const BY: &str = "by.";
 const SPENT: &str = "spent.";
 
-/// The table as CSV. Columns: `sample, label, prediction`, then `radius.THREAT` and
+/// The table as CSV. Columns: `sample, label, prediction, drawn`, then `radius.THREAT` and
 /// `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each modality, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
 /// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
 /// `by.THREAT.NORM` (which attack) and `spent.THREAT.NORM.NAME` (the distance of each modality).
@@ -22,7 +23,7 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     let attacked = rows.iter().find(|r| !r.outcomes.is_empty());
     let attacks: Vec<String> = attacked.map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(vec![]);
-    let header = FIXED.into_iter().map(str::to_owned);
+    let header = FIXED.into_iter().chain([DRAWN]).map(str::to_owned);
     let radii = threats.iter().flat_map(|t| [format!("radius.{t}"), format!("evidence.{t}")]);
     let modalities: Vec<String> =
         rows.first().and_then(|r| r.why.as_ref()).map(|w| w.shapley.keys().cloned().collect()).unwrap_or_default();
@@ -36,7 +37,7 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
     });
     csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()).chain(columns))?;
     for row in rows {
-        let fixed = [row.index.to_string(), row.label.to_string(), row.prediction.to_string()].into_iter();
+        let fixed = [row.index, row.label as u64, row.prediction as u64, row.drawn].map(|n| n.to_string()).into_iter();
         let radii = threats.iter().flat_map(|t| {
             let radius = row.radii.get(t).map(f64::to_string).unwrap_or_default();
             [radius, evidence.to_owned()]
@@ -96,6 +97,8 @@ fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleR
     for (column, value) in header.iter().zip(record).skip(FIXED.len()).filter(|(_, value)| !value.is_empty()) {
         if let Some(threat) = column.strip_prefix("radius.") {
             row.radii.insert(threat.to_owned(), value.parse().with_context(|| column.to_owned())?);
+        } else if column == DRAWN {
+            row.drawn = value.parse().with_context(|| column.to_owned())?;
         } else if column == RIVAL {
             row.why.get_or_insert_default().rival = value.parse().with_context(|| column.to_owned())?;
         } else if let Some(name) = column.strip_prefix(VULNERABILITY) {
@@ -144,6 +147,7 @@ mod tests {
             index,
             label: 1,
             prediction: 2,
+            drawn: 9 - index,
             radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
             why: Some(Why {
                 rival: 7,

@@ -1,6 +1,11 @@
 //! What the selection split says of a model after each epoch, and which number chooses the best.
 //! Does not know how a model is trained.
-use crate::{lipschitz::scales, plan::Plan, training::EVAL_BATCH};
+use crate::{
+    drawn::{drawn, ids},
+    lipschitz::scales,
+    plan::Plan,
+    training::EVAL_BATCH,
+};
 use anyhow::Result;
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};
 use crmt_core::{AdditiveClassifier, Fusion, Streams};
@@ -38,9 +43,9 @@ pub const AS_RELEASED: &str = "as-released";
 pub fn select(plan: &Plan, data: &DataSet, model: &Model, criterion: Criterion) -> Result<Selected> {
     let split = if plan.select.split == AS_RELEASED { &data.report } else { &data.select };
     let (accuracy, radius) = clean(model, split, criterion)?;
-    let attacked = match plan.select.samples.min(split.len()) {
+    let attacked = match plan.select.samples {
         0 => None,
-        samples => Some(attacked(plan, split, model, samples)?),
+        _ => Some(attacked(plan, split, model)?),
     };
     let score = match criterion {
         Criterion::Clean => accuracy,
@@ -72,16 +77,18 @@ fn clean(model: &Model, split: &Split, criterion: Criterion) -> Result<(f64, f64
     Ok((right / n, radius / n))
 }
 
-/// Accuracy of the first samples under a quick attack.
-fn attacked(plan: &Plan, split: &Split, model: &Model, samples: usize) -> Result<f64> {
+/// Accuracy of drawn samples under a quick attack.
+fn attacked(plan: &Plan, split: &Split, model: &Model) -> Result<f64> {
     let attack = Pgd::quick(Budget::Joint(plan.select.eps), plan.select.steps, Loss::Margin);
     let mut standing = 0;
-    for first in (0..samples).step_by(EVAL_BATCH) {
-        let batch = split.batch(first..samples.min(first + EVAL_BATCH))?;
+    let streams = Streams::new(plan.seed);
+    let samples = drawn(plan.select.samples, split.len(), &streams);
+    for part in samples.chunks(EVAL_BATCH) {
+        let batch = split.samples(part)?;
         let goal = Goal::Avoid(batch.labels.clone());
-        let draws = Draws::new(Streams::new(plan.seed), first as u64);
+        let draws = Draws::for_samples(streams, ids(part));
         let outcome = crmt_attacks::run(&attack, model, &batch.inputs, &goal, &draws)?;
         standing += outcome.success.iter().filter(|broken| !**broken).count();
     }
-    Ok(standing as f64 / samples as f64)
+    Ok(standing as f64 / samples.len() as f64)
 }

@@ -10,16 +10,18 @@ use anyhow::{Context, Result};
 /// The kind of evidence.
 pub const EVIDENCE: &str = "confident";
 
-/// A smoothed classifier on the first report samples.
+/// A smoothed classifier on drawn report samples.
 pub struct Smoothed {
     /// Names of the modalities it has to do without; empty when it has all.
     pub missing: String,
-    /// In order.
+    /// In the order in which they were drawn.
     pub samples: Vec<Certified>,
 }
 
 /// What is certified at one sample.
 pub struct Certified {
+    /// Number of the sample in the report split.
+    pub sample: u64,
     /// The true class.
     pub label: u32,
     /// The class that stays predicted; none when the certificate abstains.
@@ -88,9 +90,9 @@ pub fn to_csv(classifiers: &[Smoothed], names: &[String]) -> Result<Vec<u8>> {
     let fixed = ["sample", "label", "missing", "class", "n_A", "p_lower", "radius"].map(str::to_owned);
     csv.write_record(fixed.into_iter().chain(threats.iter().map(|t| format!("radius.{t}"))))?;
     for classifier in classifiers {
-        for (i, s) in classifier.samples.iter().enumerate() {
+        for s in &classifier.samples {
             let fixed = [
-                i.to_string(),
+                s.sample.to_string(),
                 s.label.to_string(),
                 classifier.missing.clone(),
                 s.class.map(|k| k.to_string()).unwrap_or_default(),
@@ -109,16 +111,20 @@ pub fn to_csv(classifiers: &[Smoothed], names: &[String]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn sample(label: u32, class: Option<u32>, radius: f64) -> Certified {
+    fn sample(sample: u64, label: u32, class: Option<u32>, radius: f64) -> Certified {
         let radii = [("joint", 0.25), ("pix", 0.25), ("wav", 1.0)];
         let radii = radii.map(|(t, sigma)| (t.to_owned(), sigma * radius)).to_vec();
-        Certified { label, class, count: 9, p_lower: 0.75, radius, radii }
+        Certified { sample, label, class, count: 9, p_lower: 0.75, radius, radii }
     }
 
     #[test]
     fn only_what_is_right_and_certified_counts() -> Result<()> {
-        let samples =
-            vec![sample(1, Some(1), 2.0), sample(1, Some(0), 3.0), sample(0, None, 0.0), sample(0, Some(0), 1.0)];
+        let samples = vec![
+            sample(5, 1, Some(1), 2.0),
+            sample(3, 1, Some(0), 3.0),
+            sample(9, 0, None, 0.0),
+            sample(0, 0, Some(0), 1.0),
+        ];
         let smoothed = Smoothed { missing: String::new(), samples };
         let result = smoothed.result(&[0.5, 2.0]);
         assert_eq!((result.accuracy, result.abstained, result.mean_radius), (0.5, 0.25, 0.75));
@@ -130,7 +136,7 @@ mod tests {
         let csv = String::from_utf8(to_csv(&[smoothed], &["pix".into(), "wav".into()])?)?;
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines[0], "sample,label,missing,class,n_A,p_lower,radius,radius.joint,radius.pix,radius.wav");
-        assert_eq!((lines[1], lines[3]), ("0,1,,1,9,0.75,2,0.5,0.5,2", "2,0,,,9,0.75,0,0,0,0"));
+        assert_eq!((lines[1], lines[3]), ("5,1,,1,9,0.75,2,0.5,0.5,2", "9,0,,,9,0.75,0,0,0,0"));
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! Randomized smoothing of a trained network: votes are drawn, kept, and turned into certificates.
 //! Does not know what is made of the certificates, nor radii that follow from Lipschitz constants.
 use crate::{
+    drawn::drawn,
     people::Voice,
     plan::SmoothPlan,
     run_dir::{self, RunDir},
@@ -50,15 +51,15 @@ struct Variant {
     votes: Vec<Votes>,
 }
 
-/// Smooths on the first samples: with every modality first, then, if the plan says so, without each.
+/// Smooths on drawn samples: with every modality first, then, if the plan says so, without each.
 pub fn smooth(of: &Subject, plan: &SmoothPlan, voice: &Voice) -> Result<Vec<Smoothed>> {
     let names = of.data.modalities.map(|m| m.name.clone());
     let sigmas = sigmas("smooth.sigmas", plan.sigma, &plan.sigmas, of.data)?;
-    let samples = if plan.samples == 0 { of.data.report.len() } else { plan.samples.min(of.data.report.len()) };
+    let samples = drawn(plan.samples, of.data.report.len(), &Streams::new(of.seed));
     let mut variants = variants(of, plan, &sigmas)?;
     let mut store = Store::open(of.dir, origin(of, plan, &names, &sigmas)?, voice)?;
-    let batch = of.data.report.batch(0..samples)?;
-    draw(of, plan, &batch.inputs, &mut variants, &mut store, voice)?;
+    let batch = of.data.report.samples(&samples)?;
+    draw(of, plan, &samples, &batch.inputs, &mut variants, &mut store, voice)?;
     let labels = batch.labels.to_vec1::<u32>()?;
     variants.iter().map(|variant| variant.smoothed(&labels, &names, of.weights)).collect()
 }
@@ -68,6 +69,8 @@ fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: 
     let mut baselines = Sha256::new();
     of.data.baselines.iter().try_for_each(|b| sealed::bytes(b).map(|bytes| baselines.update(bytes)))?;
     let settings = [
+        // Another number where what is counted changes: votes of older programs are not used.
+        ("format", "2".to_owned()),
         ("weights", of.weights.to_owned()),
         ("report_sha256", of.report_sha256.to_owned()),
         ("baselines_sha256", sealed::hex(baselines)),
@@ -111,15 +114,15 @@ fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Resul
 fn draw(
     of: &Subject,
     plan: &SmoothPlan,
+    samples: &[usize],
     inputs: &PerModality<Tensor>,
     variants: &mut [Variant],
     store: &mut Store,
     voice: &Voice,
 ) -> Result<()> {
-    let samples = inputs[0].dim(0)?;
     let counted = |votes: &[Votes]| votes.iter().flat_map(|v| v.selection.iter().chain(&v.estimation)).sum::<u64>();
-    let total = (variants.len() * samples) as u64 * (plan.selection_draws + plan.draws);
-    let known: u64 = variants.iter().map(|v| counted(&store.votes(&v.name, samples)[..samples])).sum();
+    let total = (variants.len() * samples.len()) as u64 * (plan.selection_draws + plan.draws);
+    let known: u64 = variants.iter().map(|v| counted(&store.votes(&v.name, samples))).sum();
     if known > 0 {
         voice.say(format!("  {known} of {total} draws are in {} already", of.dir.file(run_dir::VOTES).display()));
     }
@@ -130,27 +133,25 @@ fn draw(
             Some(missing) => missing.apply(inputs, &of.data.baselines)?,
             None => inputs.clone(),
         };
-        let mut all = store.votes(&variant.name, samples);
-        // Of samples beyond those asked for now, votes are kept as they are.
-        let (votes, beyond) = all.split_at_mut(samples);
-        let mut seen = counted(votes);
+        let mut votes = store.votes(&variant.name, samples);
+        let mut seen = counted(&votes);
         let mut failed = None;
         let progress = |votes: &[Votes], done: u64, _: u64| {
             bar.inc(done - seen);
             seen = done;
             if saved.is_none_or(|at| at.elapsed() >= SAVE_EVERY) {
                 saved = Some(Instant::now());
-                failed = store.save(&variant.name, votes.iter().chain(&*beyond)).err();
+                failed = store.save(&variant.name, votes).err();
             }
             if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let flow = variant.smoothing.run(of.model, &inputs, &Streams::new(of.seed), votes, plan.chunk, progress)?;
+        let flow =
+            variant.smoothing.run(of.model, &inputs, &Streams::new(of.seed), &mut votes, plan.chunk, progress)?;
         if let (ControlFlow::Break(()), Some(e)) = (flow, failed) {
             return Err(e);
         }
-        store.save(&variant.name, all.iter())?;
-        all.truncate(samples);
-        variant.votes = all;
+        store.save(&variant.name, &votes)?;
+        variant.votes = votes;
     }
     Ok(())
 }
@@ -171,6 +172,7 @@ impl Variant {
             let alone = present.iter().map(|m| (names[*m].clone(), alone(*m)));
             let count = votes.selected().and_then(|k| votes.estimation.get(k as usize)).copied().unwrap_or(0);
             Ok(Certified {
+                sample: votes.id,
                 label: *label,
                 class: certificate.as_ref().map(SmoothCertificate::class),
                 count,

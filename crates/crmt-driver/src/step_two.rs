@@ -2,6 +2,7 @@
 //! the selection split, and which one is kept. Does not know how a phase is trained.
 use crate::{
     checkpoint::Architecture,
+    drawn::{drawn, ids},
     lipschitz::{Bounds, Constants},
     plan::{Plan, StepTwoPlan},
     selection::{AS_RELEASED, accuracy},
@@ -274,12 +275,19 @@ fn certified(settings: &StepTwoPlan, bounds: &Bounds, learner: &Learner, select:
 
 /// Mean accuracy over the accepting budgets, under a joint 20-step PGD on the margin.
 fn attacked(settings: &StepTwoPlan, learner: &Learner, select: &crmt_data::Split, streams: Streams) -> Result<f64> {
-    let batch = select.batch(0..settings.accept_samples.min(select.len()))?;
+    let samples = drawn(settings.accept_samples, select.len(), &streams);
+    let batch = select.samples(&samples)?;
     let goal = Goal::Avoid(batch.labels.clone());
     let mut standing = 0.0;
     for eps in &settings.accept_eps {
         let attack = Pgd::quick(Budget::Joint(*eps), 20, Loss::Margin);
-        let outcome = crmt_attacks::run(&attack, learner.fixed(), &batch.inputs, &goal, &Draws::new(streams, 0))?;
+        let outcome = crmt_attacks::run(
+            &attack,
+            learner.fixed(),
+            &batch.inputs,
+            &goal,
+            &Draws::for_samples(streams, ids(&samples)),
+        )?;
         standing += outcome.success.iter().filter(|broken| !**broken).count() as f64;
     }
     Ok(standing / (batch.len() * settings.accept_eps.len()) as f64)

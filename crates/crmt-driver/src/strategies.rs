@@ -1,6 +1,7 @@
 //! The objective that a plan asks for, on its data set. A new strategy is a line here.
 //! Does not know the loop.
 use crate::{
+    drawn::drawn,
     plan::{AdversaryPlan, Plan},
     sigmas::sigmas,
 };
@@ -20,7 +21,7 @@ pub fn strategy(plan: &Plan, data: &DataSet, streams: &Streams, steps: u64) -> R
         "certified" => Box::new(certified(plan, data, steps)),
         "g-blend" => {
             let samples = plan.g_blend.samples;
-            let select = data.select.batch(0..samples.min(data.select.len()))?;
+            let select = data.select.samples(&drawn(samples, data.select.len(), streams))?;
             Box::new(GBlend::new(inputs, plan.g_blend.every, data.train_sample(streams, samples)?, select))
         }
         "ogm-ge" => Box::new(OgmGe { inputs, alpha: plan.ogm_ge.alpha, noise: plan.ogm_ge.noise }),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// What votes depend on, as text by name. Votes of anything else are of no use.
 pub type Origin = BTreeMap<String, String>;
 
-/// Selection and estimation votes of a sample; its position is its id.
+/// Selection and estimation votes of a sample.
 type Counts = (Vec<u64>, Vec<u64>);
 
 /// Votes by classifier, which is named by its missing modalities.
@@ -26,7 +26,8 @@ pub struct Store<'a> {
 #[derive(Serialize, Deserialize)]
 struct Content {
     of: Origin,
-    votes: BTreeMap<String, Vec<Counts>>,
+    /// By classifier and number of the sample.
+    votes: BTreeMap<String, BTreeMap<u64, Counts>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,7 +53,11 @@ impl<'a> Store<'a> {
         if file.sha256 != sha256(&file.content) {
             bail!(altered());
         }
-        let content: Content = serde_json::from_str(&file.content).with_context(altered)?;
+        // What is unaltered and can't be read is of another version.
+        let Ok(content) = serde_json::from_str::<Content>(&file.content) else {
+            voice.say(format!("  {} is of another version of this program: drawing anew", path.display()));
+            return fresh(of);
+        };
         let Some(other) = of.keys().chain(content.of.keys()).find(|key| of.get(*key) != content.of.get(*key)) else {
             return Ok(Self { dir, content });
         };
@@ -62,20 +67,20 @@ impl<'a> Store<'a> {
         fresh(of)
     }
 
-    /// Votes of a classifier for at least `samples` samples.
-    pub fn votes(&self, classifier: &str, samples: usize) -> Vec<Votes> {
-        let stored = self.content.votes.get(classifier).map_or(&[][..], Vec::as_slice);
-        let vote = |id| match stored.get(id).cloned() {
-            Some((selection, estimation)) => Votes { id: id as u64, selection, estimation },
-            None => Votes::new(id as u64),
+    /// Votes of a classifier for the samples of these numbers.
+    pub fn votes(&self, classifier: &str, samples: &[usize]) -> Vec<Votes> {
+        let stored = |id: u64| self.content.votes.get(classifier)?.get(&id).cloned();
+        let vote = |id: u64| match stored(id) {
+            Some((selection, estimation)) => Votes { id, selection, estimation },
+            None => Votes::new(id),
         };
-        (0..samples.max(stored.len())).map(vote).collect()
+        samples.iter().map(|i| vote(*i as u64)).collect()
     }
 
-    /// Replaces a classifier's votes, in the file as well.
-    pub fn save<'v>(&mut self, classifier: &str, votes: impl Iterator<Item = &'v Votes>) -> Result<()> {
-        let counts = votes.map(|v| (v.selection.clone(), v.estimation.clone())).collect();
-        self.content.votes.insert(classifier.to_owned(), counts);
+    /// Replaces a classifier's votes for these samples, in the file as well; those for others stay.
+    pub fn save(&mut self, classifier: &str, votes: &[Votes]) -> Result<()> {
+        let counts = votes.iter().map(|v| (v.id, (v.selection.clone(), v.estimation.clone())));
+        self.content.votes.entry(classifier.to_owned()).or_default().extend(counts);
         let content = serde_json::to_string(&self.content)?;
         let file = File { sha256: sha256(&content), content };
         self.dir.write(run_dir::VOTES, &serde_json::to_vec(&file)?)
@@ -97,12 +102,21 @@ mod tests {
         let voice = Voice::new(true);
         let of = |draws: &str| Origin::from([("draws".to_owned(), draws.to_owned())]);
         let votes = |id| Votes { id, selection: vec![3, 1], estimation: vec![] };
-        Store::open(&run, of("9"), &voice)?.save("", [votes(0), votes(1)].iter())?;
+        Store::open(&run, of("9"), &voice)?.save("", &[votes(7), votes(1)])?;
+        let mut again = Store::open(&run, of("9"), &voice)?;
+        assert_eq!(again.votes("", &[1, 7, 2]), [votes(1), votes(7), Votes::new(2)]);
+        again.save("", &[votes(4)])?;
         let again = Store::open(&run, of("9"), &voice)?;
-        assert_eq!(again.votes("", 3), [votes(0), votes(1), Votes::new(2)]);
-        assert_eq!(again.votes("", 1).len(), 2, "more than asked for are kept");
-        assert_eq!(again.votes("audio", 1), [Votes::new(0)]);
-        assert_eq!(Store::open(&run, of("8"), &voice)?.votes("", 1), [Votes::new(0)]);
+        assert_eq!(again.votes("", &[7, 4]), [votes(7), votes(4)], "others are kept");
+        assert_eq!(again.votes("audio", &[1]), [Votes::new(1)]);
+        assert_eq!(Store::open(&run, of("8"), &voice)?.votes("", &[1]), [Votes::new(1)]);
+        // Of a version that kept something else.
+        let other = r#"{"of":{"draws":"9"},"votes":{"":[[[3,1],[]]]}}"#.to_owned();
+        let file = serde_json::to_vec(&File { sha256: sha256(&other), content: other })?;
+        let ours = run.read(run_dir::VOTES)?;
+        run.write(run_dir::VOTES, &file)?;
+        assert_eq!(Store::open(&run, of("9"), &voice)?.votes("", &[0]), [Votes::new(0)]);
+        run.write(run_dir::VOTES, ours.as_bytes())?;
         let good = run.read(run_dir::VOTES)?;
         for bad in [good.replace('3', "2"), good[..good.len() / 2].to_owned(), String::new()] {
             run.write(run_dir::VOTES, bad.as_bytes())?;

@@ -6,6 +6,8 @@ use std::{fs, path::Path};
 
 #[path = "cli/diagnose.rs"]
 mod diagnose;
+#[path = "cli/drawn.rs"]
+mod drawn;
 #[path = "cli/python.rs"]
 mod python;
 #[path = "cli/shapes.rs"]
@@ -97,7 +99,7 @@ fn a_run_has_everything_it_should() -> Anyhow {
     assert_eq!(phases, ["step-1", "step-1", "step-2", "step-2"]);
     let samples = fs::read_to_string(run.join("samples.csv"))?;
     assert_eq!(samples.lines().count(), 61);
-    assert!(samples.starts_with("sample,label,prediction,radius."), "{}", &samples[..60]);
+    assert!(samples.starts_with("sample,label,prediction,drawn,radius."), "{}", &samples[..60]);
     assert!(fs::read_to_string(run.join("report.html"))?.contains("CRMT-JT"));
     // The resolved plan gives the same run again.
     let config = run.join("config.toml");

@@ -4,6 +4,7 @@ mod part;
 
 use crate::{
     arsenal::{self, Named},
+    drawn::{drawn, ids},
     examples::Example,
     partial::{Origin, Parts},
     people::Voice,
@@ -66,6 +67,8 @@ pub struct Attacked {
     pub doubts: Vec<String>,
     /// If they are kept: the nearest adversarials of each threat.
     pub adversarials: Vec<Adversarials>,
+    /// Numbers of the attacked samples in the report split, in the order of everything above.
+    pub samples: Vec<usize>,
 }
 
 /// The nearest adversarial of every sample; where there is none, the clean input.
@@ -106,11 +109,12 @@ pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
     }
 }
 
-/// Attacks the first report samples under every threat and budget, and writes what happened into their rows. A sample
+/// Attacks drawn report samples under every threat and budget, and writes what happened into their rows. A sample
 /// broken at a budget counts as broken at every larger one. Parts that an evaluation of the same settings finished
 /// before it was stopped are not made again. The plan has passed [`check`].
-pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRow], voice: &Voice) -> Result<Attacked> {
-    let samples = if plan.samples == 0 { of.data.report.len() } else { plan.samples.min(of.data.report.len()) };
+pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow], voice: &Voice) -> Result<Attacked> {
+    let drawn = drawn(plan.samples, of.data.report.len(), &Streams::new(of.seed));
+    let samples = drawn.len();
     let names: Vec<String> = of.data.modalities.iter().map(|m| m.name.clone()).collect();
     let mut eps = plan.eps.clone();
     eps.sort_by(f64::total_cmp);
@@ -124,15 +128,17 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRo
         streams: Streams::new(of.seed.wrapping_add(plan.seed)),
         parts: Parts::new(of.dir, PARTS, origin(&of, plan)?),
     };
-    rows.iter_mut().for_each(|row| {
+    all.iter_mut().for_each(|row| {
         row.outcomes.clear();
         row.nearest.clear();
     });
+    let mut rows: Vec<SampleRow> = drawn.iter().map(|i| all[*i].clone()).collect();
+    let rows = &mut rows[..];
     let mut attacked = Attacked::default();
     let mut found: Vec<OfThreat> = vec![];
     for threat in threats(plan, &names)? {
         let name = threat.name_with(&names, &plan.baseline);
-        found.push(search.threat(threat, name, rows, samples, keep, voice)?);
+        found.push(search.threat(threat, name, &drawn, rows, keep, voice)?);
     }
     for of in &mut found {
         attacked.examples.append(&mut of.examples);
@@ -173,6 +179,8 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, rows: &mut [SampleRo
     }
     attacked.results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
     attacked.nearest.sort_by_key(|r: &NearestResult| r.threat != JOINT);
+    drawn.iter().zip(rows).for_each(|(i, row)| std::mem::swap(&mut all[*i], row));
+    attacked.samples = drawn;
     Ok(attacked)
 }
 
@@ -195,7 +203,7 @@ fn origin(of: &Subject, plan: &EvaluatePlan) -> Result<Origin> {
     let [report, baselines] = of.data_sha256;
     let origin = [
         // Another number where what is found changes: parts of older programs are not used.
-        ("format", "1".to_owned()),
+        ("format", "2".to_owned()),
         ("weights", of.weights.to_owned()),
         ("report_sha256", report.to_owned()),
         ("baselines_sha256", baselines.to_owned()),
@@ -229,26 +237,26 @@ impl<'a> Search<'a> {
         &self,
         threat: Threat,
         name: String,
+        drawn: &[usize],
         rows: &[SampleRow],
-        samples: usize,
         keep: bool,
         voice: &Voice,
     ) -> Result<OfThreat> {
-        let data = self.of.data;
+        let (data, samples) = (self.of.data, drawn.len());
         let model = Remembering::new(self.of.model);
         let target = |missing: Option<Missing>| -> Result<Target> {
             Ok(Target { victim: Victim::new(&model, missing.clone(), self.of.baselines)?, missing })
         };
         let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
-        let mut doubts = self.doubts(&threat, &targets[0].victim, samples)?;
+        let mut doubts = self.doubts(&threat, &targets[0].victim, drawn)?;
         let bar = voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64);
         let mut whole = Part { fell: vec![vec![]; self.attacks.len()], ..Part::default() };
         let mut examples: Vec<Example> = vec![];
         let mut kept: Vec<PerModality<Tensor>> = vec![];
-        for first in (0..samples).step_by(PART) {
-            let batch = data.report.batch(first..(first + PART).min(samples))?;
-            let (part, adversarials) = self.part(&threat, &name, &targets, &batch, first, &bar)?;
-            examples.extend(self.examples(&name, &part, &batch, &adversarials, &rows[first..])?);
+        for (own, rows) in drawn.chunks(PART).zip(rows.chunks(PART)) {
+            let batch = data.report.samples(own)?;
+            let (part, adversarials) = self.part(&threat, &name, &targets, &batch, own, &bar)?;
+            examples.extend(self.examples(&name, &part, &batch, &adversarials, rows)?);
             examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
             examples.truncate(EXAMPLES);
             whole.extend(part);
@@ -270,16 +278,16 @@ impl<'a> Search<'a> {
         Ok(OfThreat { strongest: whole.strongest(), threat, name, whole, examples, doubts, kept })
     }
 
-    /// Signs, on the first samples, that attacks on this victim say little.
-    fn doubts(&self, threat: &Threat, victim: &Victim, samples: usize) -> Result<Vec<String>> {
-        let samples = samples.min(self.plan.check_samples);
-        if samples == 0 {
+    /// Signs, on some of the drawn samples, that attacks on this victim say little.
+    fn doubts(&self, threat: &Threat, victim: &Victim, drawn: &[usize]) -> Result<Vec<String>> {
+        let samples = &drawn[..self.plan.check_samples.min(drawn.len())];
+        if samples.is_empty() {
             return Ok(vec![]);
         }
-        let batch = self.of.data.report.batch(0..samples)?;
+        let batch = self.of.data.report.samples(samples)?;
         let inputs = victim.part(&batch.inputs);
         let budget = |eps: f64| self.budget(threat, eps, inputs.len());
-        let draws = Draws::new(self.streams, 0);
+        let draws = Draws::for_samples(self.streams, ids(samples));
         let findings = self_check(victim, &inputs, &batch.labels, &budget, &self.eps, &draws)?;
         Ok(findings.iter().map(ToString::to_string).collect())
     }

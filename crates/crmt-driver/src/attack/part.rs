@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 /// What all attacks of one threat did to some samples.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Part {
+    /// Their numbers in the report split.
+    pub samples: Vec<usize>,
     /// Per sample: wrong before any attack.
     pub wrong: Vec<bool>,
     /// `[attack][sample]`: the first of the budgets at which it fell.
@@ -47,6 +49,7 @@ pub struct Found {
 impl Part {
     /// Appends the samples of the next part.
     pub fn extend(&mut self, next: Self) {
+        self.samples.extend(next.samples);
         self.wrong.extend(next.wrong);
         self.fell.iter_mut().zip(next.fell).for_each(|(all, next)| all.extend(next));
         self.nearest.extend(next.nearest);
@@ -60,7 +63,7 @@ impl Part {
 }
 
 impl Search<'_> {
-    /// Attacks `batch`, whose first sample has this number in the report split. Also the nearest adversarials, the clean
+    /// Attacks `batch`, whose samples have these numbers in the report split. Also the nearest adversarials, the clean
     /// inputs where there is none.
     pub fn part(
         &self,
@@ -68,13 +71,13 @@ impl Search<'_> {
         name: &str,
         targets: &[Target],
         batch: &Batch,
-        first: usize,
+        own: &[usize],
         bar: &Stage,
     ) -> Result<(Part, PerModality<Tensor>)> {
         let samples = batch.len();
-        let key = format!("{name}-{first}-{samples}");
+        let key = format!("{name}-{}-{samples}", own[0]);
         let modalities = self.of.data.modalities.map(|m| m.name.clone());
-        if let Some((part, tensors)) = self.parts.read::<Part>(&key) {
+        if let Some((part, tensors)) = self.parts.read::<Part>(&key).filter(|(part, _)| part.samples == own) {
             let inputs: Option<Vec<Tensor>> = modalities.iter().map(|m| tensors.get(m).cloned()).collect();
             if let Some(inputs) = inputs.and_then(PerModality::new) {
                 bar.inc((self.eps.len() * samples * self.attacks.len()) as u64);
@@ -84,7 +87,7 @@ impl Search<'_> {
         let wrong = wrong(targets, batch)?;
         let fell = wrong.iter().map(|wrong| wrong.then_some(0)).collect();
         let fell = vec![fell; self.attacks.len()];
-        let mut part = Part { fell, nearest: vec![None; samples], wrong, undefined: 0 };
+        let mut part = Part { samples: own.to_vec(), fell, nearest: vec![None; samples], wrong, undefined: 0 };
         let mut points: Vec<PerModality<Tensor>> =
             (0..samples).map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1))).collect::<candle_core::Result<_>>()?;
         for (k, eps) in self.eps.iter().enumerate() {
@@ -111,7 +114,7 @@ impl Search<'_> {
                         let rows = Tensor::new(standing.as_slice(), batch.labels.device())?;
                         let inputs = target.victim.part(&batch.inputs).try_map(|x| x.index_select(&rows, 0))?;
                         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
-                        let ids = standing.iter().map(|i| first as u64 + u64::from(*i)).collect();
+                        let ids = standing.iter().map(|i| own[*i as usize] as u64).collect();
                         let draws = Draws::for_samples(self.streams, ids);
                         let outcome = run(member.as_ref(), &target.victim, &inputs, &goal, &draws)?;
                         part.undefined += outcome.undefined as u64;
@@ -167,7 +170,7 @@ impl Search<'_> {
         self.eps.iter().position(|eps| distance <= eps * (1. + 1e-6)).unwrap_or(self.eps.len() - 1)
     }
 
-    /// The samples of a part that fell at the smallest distances; `rows` begin with its first sample.
+    /// The samples of a part that fell at the smallest distances; `rows` are those of its samples.
     pub fn examples(
         &self,
         name: &str,

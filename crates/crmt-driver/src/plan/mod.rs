@@ -134,7 +134,7 @@ pub struct CertifyPlan {
 pub struct EvaluatePlan {
     /// Budgets, in each modality's declared units.
     pub eps: Vec<f64>,
-    /// The first so many report samples are attacked; 0 for all.
+    /// So many report samples are attacked, drawn without replacement by the run's seed; 0 for all.
     pub samples: usize,
     /// `l2`, or `linf` for `each` and single modalities.
     pub norm: String,
@@ -167,7 +167,7 @@ pub struct EvaluatePlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FalsifyPlan {
-    /// The first so many report samples are attacked; 0 for all.
+    /// So many report samples are attacked, drawn without replacement by the run's seed; 0 for all.
     pub samples: usize,
     /// Threats as in `evaluate.threats`; empty for every kind of certificate.
     pub threats: Vec<String>,
@@ -193,7 +193,7 @@ pub struct SmoothPlan {
     pub selection_draws: u64,
     /// Probability that a sample's certificates are wrong.
     pub alpha: f64,
-    /// The first so many report samples are smoothed; 0 for all.
+    /// So many report samples are smoothed, drawn without replacement by the run's seed; 0 for all.
     pub samples: usize,
     /// Also without each modality.
     pub missing: bool,

@@ -203,7 +203,7 @@ pub struct SelectPlan {
     pub criterion: String,
     /// `selection`, or `as-released`: the report split, so that what is reported of the best epoch is optimistic.
     pub split: String,
-    /// The first so many samples are attacked after each epoch, for the record and for `attacked`; 0: none.
+    /// So many samples, drawn by the run's seed, are attacked after each epoch, for the record and for `attacked`; 0: none.
     pub samples: usize,
     /// Their joint budget.
     pub eps: f64,

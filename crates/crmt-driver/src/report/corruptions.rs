@@ -1,8 +1,9 @@
 //! Common corruptions: accuracy against severity, one chart for each modality, and a table with means.
 //! Knows no corruption by name.
 use super::RunRecord;
-use super::html::{count, escape, figure, group, percent, section, table};
+use super::html::{escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
+use crate::drawn;
 use crate::record::{CorruptionResult, mean_accuracy};
 
 const SIZE: (f64, f64) = (440.0, 240.0);
@@ -99,11 +100,9 @@ fn means(run: &RunRecord) -> String {
     let severities: String = (1..=5).map(|s| format!("<th scope=\"col\">{s}</th>")).collect();
     let head = format!("<th scope=\"col\">severity</th>{severities}<th scope=\"col\">mean</th>");
     let caption = format!(
-        "<b>Accuracy, %</b>, on {} report samples, {} % right without corruption; sampling error up to ±{} points",
-        count(first.samples),
+        "<b>Accuracy, %</b>, {} % right without corruption; of {}",
         percent(first.clean),
-        // Two standard errors of a fraction near one half, the widest case.
-        percent(1.0 / (first.samples.max(1) as f64).sqrt())
+        drawn::told(first.samples, run.summary.accuracy.samples, run.summary.drawn.contains_key("corrupt"))
     );
     table("sandwich", &caption, &head, &of_modalities(run).map(body).collect::<String>())
 }

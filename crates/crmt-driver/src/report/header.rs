@@ -3,6 +3,7 @@
 use super::RunRecord;
 use super::html::{budget, count, escape, listed, percent};
 use super::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
+use crate::drawn;
 
 /// The header of the page.
 pub fn header(runs: &[RunRecord]) -> String {
@@ -109,14 +110,14 @@ fn verdict(runs: &[RunRecord]) -> String {
     } else {
         format!("{} at ε = {eps}: no perturbation of that size, known or not, can change those.", listed(&proofs))
     });
-    // Two standard errors of a fraction near one half, the widest case.
-    let error = 1.0 / (cells.iter().map(|c| c.samples).min().unwrap_or(1).max(1) as f64).sqrt();
+    let all = runs.iter().map(|r| r.summary.accuracy.samples).max().unwrap_or(0);
+    let samples = cells.iter().map(|c| c.samples).min().unwrap_or(0);
+    let drawn = runs.iter().all(|r| r.summary.drawn.contains_key("evaluate"));
     format!(
-        "<p class=\"verdict\">{text}</p>\n{}<p class=\"fine\">Sampling error of these fractions: up to ±{} points \
-         ({} samples); the spread between training seeds comes on top.</p>\n",
+        "<p class=\"verdict\">{text}</p>\n{}<p class=\"fine\">These fractions are of {}; the spread between training seeds \
+         comes on top.</p>\n",
         partition(runs, &cells),
-        percent(error),
-        count(cells.iter().map(|c| c.samples).min().unwrap_or(0))
+        drawn::told(samples, all, drawn)
     )
 }
 

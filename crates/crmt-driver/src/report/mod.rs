@@ -58,6 +58,8 @@ pub struct SampleRow {
     pub label: usize,
     /// Predicted class without an attacker.
     pub prediction: usize,
+    /// Its place among all report samples in the order in which they are drawn, from 0.
+    pub drawn: u64,
     /// Radius by threat (`joint` or a modality's name), in declared units; its evidence is in [`Summary::radii`].
     pub radii: BTreeMap<String, f64>,
     /// What limits the joint radius; none before radii are computed.

@@ -4,6 +4,7 @@ use super::RunRecord;
 use super::html::{budget, count, distance, escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
 use super::sandwich::{same_budget, steps};
+use crate::drawn;
 use crate::people::confidence;
 use crate::record::{SmoothedResult, SmoothingResult};
 
@@ -36,13 +37,11 @@ fn told(run: &RunRecord, smoothing: &SmoothingResult) -> String {
     format!(
         "<h3>{}</h3>\n<dl class=\"facts\">{facts}</dl>\n<div class=\"row\">{}{}</div>\n\
          <p class=\"fine\">Right: the certified class is the label. A certificate abstains when no class is likely enough. \
-         Radii count as 0 where it abstains or the class is wrong. Sampling error of these fractions: up to ±{} \
-         points.</p>\n",
+         Radii count as 0 where it abstains or the class is wrong. Of {}.</p>\n",
         escape(&run.title),
         fractions(smoothing),
         curves(run, smoothing),
-        // Two standard errors of a fraction near one half, the widest case.
-        percent(1.0 / (smoothing.samples.max(1) as f64).sqrt())
+        drawn::told(smoothing.samples, run.summary.accuracy.samples, run.summary.drawn.contains_key("smooth"))
     )
 }
 
