@@ -292,15 +292,51 @@ fn a_dry_run_says_what_the_sweep_costs() {
     let scratch = Scratch::new(&SWEEP.replace("[0, 1, 2]", "[0]"));
     scratch.sweep(&["--dry-run"]).success().stdout(contains("1 of 1 runs remain")).stdout(contains("--probe measures"));
     scratch.sweep(&[]).success();
-    let summary =
-        scratch.results("jt_seed-0").into_iter().find(|path| path.is_dir()).expect("a run").join("summary.json");
-    let timed = fs::read_to_string(&summary).expect("a summary").replacen('{', "{\"seconds\": 50, ", 1);
-    fs::write(&summary, timed).expect("written");
     scratch.write("sweep.toml", &SWEEP.replace("[\"jt\"]", "[\"jt\", \"at\"]"));
     let said = scratch.sweep(&["--dry-run", "--jobs", "1"]).success();
-    said.stdout(contains("2 × method jt: about 50 s each"))
+    said.stdout(contains("2 × method jt: about 12 s each"))
         .stdout(contains("3 × method at: nothing like it was measured yet"))
-        .stdout(contains("together about 4 min, 1 at a time, if the 3 unknown"));
+        .stdout(contains("together about 60 s, 1 at a time, if the 3 unknown"));
+    // 12 s, 19 more epochs of 3, and nine times more attacks of 2.
+    let probed = scratch.sweep(&["--dry-run", "--jobs", "1", "--probe"]).success();
+    probed.stdout(contains("3 × method at: about 87 s each")).stderr(contains("1 of 20 epochs and 16 of 160"));
+    assert_eq!(scratch.calls(), ["at 0", "jt 0"], "one row was measured");
+    assert!(scratch.results("at").is_empty(), "somewhere else");
+}
+
+/// The driver of this workspace, where it was built beside this program, as `cargo test --workspace` does.
+fn real_driver() -> Option<PathBuf> {
+    let driver = Path::new(env!("CARGO_BIN_EXE_xtask")).with_file_name("crmt-driver");
+    driver.is_file().then_some(driver)
+}
+
+#[test]
+fn the_driver_and_the_sweep_understand_each_other() {
+    let Some(driver) = real_driver() else {
+        eprintln!("skipped: no crmt-driver beside xtask");
+        return;
+    };
+    let small = "train.epochs = 1\ntrain.batch = 2\nmodel.encoder = \"mlp\"\nmodel.mlp_width = 4\nmodel.features = 4\n\
+                 evaluate.samples = 2\nevaluate.steps = 1\nevaluate.check_samples = 0\ncertify.samples = 2\nselect.samples = 2\n\
+                 certify.evidence = \"estimated\"\n";
+    let scratch = Scratch::new(&format!(
+        "name = \"t\"\n[base]\ndata = \"tiny\"\nmethod = \"jt\"\n{small}[grid]\nseed = [0, 1]\n"
+    ));
+    tiny(&scratch.path().join("tiny"));
+    let sweep = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command.current_dir(scratch.path()).args(["sweep", "sweep.toml", "--driver"]).arg(&driver);
+        command.args(arguments).assert()
+    };
+    sweep(&[]).success().stdout(contains("estimated.joint.1, %"));
+    let table = scratch.read("runs/t/table.md");
+    assert!(!table.contains("certified") && table.contains("\n| 2 | "), "nothing here is a certificate: {table}");
+    sweep(&["--dry-run"]).success().stdout(contains("0 of 2 runs remain"));
+
+    let folder = scratch.results("seed-1").into_iter().find(|path| path.is_dir()).expect("a run");
+    let summary = fs::read_to_string(folder.join("summary.json")).expect("a summary");
+    fs::write(folder.join("summary.json"), &summary[..summary.len() / 2]).expect("written");
+    sweep(&[]).failure().code(2).stderr(contains("summary.json is torn"));
 }
 
 #[test]
