@@ -59,6 +59,13 @@ impl Commit {
         Self { name: text.trim_end_matches(CHANGED).to_owned(), changed }
     }
 
+    /// Whether the code may be another at the two: it is, or it can't be said.
+    pub fn differs(&self, other: &Self, root: &Path, code: &[&str]) -> bool {
+        let changed =
+            |old: &Self, new: &Self| changes(root, &old.name, &new.name, code).is_none_or(|log| !log.is_empty());
+        self.changed || other.changed || changed(self, other) || changed(other, self)
+    }
+
     /// Its name, if nothing differed from it.
     pub fn clean(&self) -> Option<&str> {
         (!self.changed).then_some(self.name.as_str())

@@ -273,28 +273,25 @@ fn complete(csv: &Path) -> Result<()> {
 /// The commit of all runs of a sweep: the oldest, where the code did not change between several.
 fn commit_of(root: &Path, sweep: &str, runs: &Path) -> Result<String> {
     let commits: toml::Table = read(runs, sweep::COMMITS)?.parse().context("commits.toml")?;
-    let mut names: Vec<String> = vec![];
+    let mut all: Vec<Commit> = vec![];
     for run in sweep::plan_of(sweep)?.1 {
         let Some(commit) = commits.get(&run).and_then(toml::Value::as_str).map(Commit::parse) else {
             bail!("of which commit {run} is was not noted, for the sweep ran a --driver: say it by --commit");
         };
-        match commit.clean() {
-            Some(name) if !names.iter().any(|other| other == name) => names.push(name.to_owned()),
-            Some(_) => {}
-            None => bail!("{run} was made by {commit}: commit them, move the runs away, and give the sweep again"),
+        if commit.clean().is_none() {
+            bail!("{run} was made by {commit}: commit them, move the runs away, and give the sweep again");
         }
-    }
-    let changed =
-        |old: &String, new: &String| git::changes(root, old, new, git::CODE).is_none_or(|log| !log.is_empty());
-    for old in &names {
-        if let Some(new) = names.iter().find(|new| changed(old, new) || changed(new, old)) {
+        if let Some(other) = all.iter().find(|other| other.differs(&commit, root, git::CODE)) {
             bail!(
-                "the runs are of commits {old} and {new}, between which the code changed: move the older ones away, and give the sweep again"
+                "the runs are of commits {other} and {commit}, between which the code changed: move the older ones away, and \
+                 give the sweep again"
             );
         }
+        all.push(commit);
     }
-    let oldest = names.iter().max_by_key(|name| git::changes(root, name, "HEAD", &[]).map(|log| log.len()));
-    oldest.cloned().context("the sweep has no runs")
+    let names = all.iter().filter_map(Commit::clean);
+    let oldest = names.max_by_key(|name| git::changes(root, name, "HEAD", &[]).map(|log| log.len()));
+    oldest.map(str::to_owned).context("the sweep has no runs")
 }
 
 fn read(folder: &Path, name: &str) -> Result<String> {

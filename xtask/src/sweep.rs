@@ -104,8 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.dry_run {
         return preview::show(args, &spec, &runs);
     }
-    fs::create_dir_all(&spec.out).with_context(|| format!("making {}", spec.out.display()))?;
-    let lock = Lock::take(&spec.out)?;
+    let lock = Lock::take(&spec.out, &args.file)?;
     let sweep = Sweep::look(&spec, &runs)?;
     write(&spec.out.join("sweep.toml"), text.as_bytes())?;
 
@@ -231,8 +230,7 @@ impl<'a> Sweep<'a> {
 
     /// Writes down of which commit the runs are that begin now. One that goes on stays of the commit that began it.
     fn note_commit(&self, args: &Args, missing: &[(&Run, &State)]) -> Result<()> {
-        let path = self.spec.out.join(COMMITS);
-        let mut commits: toml::Table = fs::read_to_string(&path).unwrap_or_default().parse().unwrap_or_default();
+        let mut commits = self.commits();
         // A program of somebody's own may be of any.
         let now = if args.driver.is_some() { None } else { Commit::now(&git::root(), git::CODE) };
         for (run, _) in missing.iter().filter(|(_, state)| **state != State::Stopped) {
@@ -241,7 +239,25 @@ impl<'a> Sweep<'a> {
                 commits.insert(run.slug.clone(), commit.to_string().into());
             }
         }
-        write(&path, toml::to_string(&commits)?.as_bytes())
+        write(&self.spec.out.join(COMMITS), toml::to_string(&commits)?.as_bytes())
+    }
+
+    /// By run, as far as it was noted.
+    fn commits(&self) -> toml::Table {
+        let text = fs::read_to_string(self.spec.out.join(COMMITS)).unwrap_or_default();
+        text.parse().unwrap_or_default()
+    }
+
+    /// A warning, if finished runs are of commits between which the code changed.
+    fn mixture(&self) -> Option<String> {
+        let commits = self.commits();
+        let of = |(run, _): &(&Run, &Value)| Some(Commit::parse(commits.get(&run.slug)?.as_str()?));
+        let mut commits: Vec<Commit> = self.finished().iter().filter_map(of).collect();
+        commits.sort_by_key(Commit::to_string);
+        commits.dedup();
+        let (first, rest) = commits.split_first()?;
+        let other = rest.iter().find(|other| first.differs(other, &git::root(), git::CODE))?;
+        Some(format!("some runs are of commit {first}, some of {other}, and the code is another in between"))
     }
 
     fn table(&self, ended: &Ended) -> Table {
@@ -266,6 +282,7 @@ impl<'a> Sweep<'a> {
         if unfinished > 0 {
             notes.push(format!("{unfinished} of {} runs are not finished", self.runs.len()));
         }
+        notes.extend(self.mixture());
         Table::new(points, &self.spec.tables, notes)
     }
 }

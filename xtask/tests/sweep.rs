@@ -129,10 +129,7 @@ fn an_interrupt_leaves_finished_runs_intact() {
     // A group of its own, as a terminal makes for the command it runs and interrupts.
     let mut child = command.process_group(0).spawn().expect("xtask starts");
     let start = Instant::now();
-    while scratch.calls().len() < 2 {
-        assert!(start.elapsed() < Duration::from_secs(20), "two short processes start within 20 s on any machine");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_for_slow(&scratch);
     let group = format!("-{}", child.id());
     // As Ctrl-C would end all of them; but a shell may have started us in the background, where INT is ignored.
     assert!(std::process::Command::new("kill").args(["-TERM", "--", &group]).status().expect("kill").success());
@@ -150,13 +147,18 @@ fn begun(scratch: &Scratch) -> std::process::Child {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.current_dir(scratch.path()).args(["sweep", "sweep.toml", "--driver", DRIVER, "--jobs", "1"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("xtask starts");
+    wait_for_slow(scratch);
+    child
+}
+
+/// Until the run of `slow` has kept something to go on from.
+fn wait_for_slow(scratch: &Scratch) {
     let start = Instant::now();
     let config = |path: &PathBuf| path.join("config.toml").is_file();
     while !scratch.results("slow_seed-0").iter().any(config) {
         assert!(start.elapsed() < Duration::from_secs(20), "two short processes start within 20 s on any machine");
         std::thread::sleep(Duration::from_millis(20));
     }
-    child
 }
 
 const SLOW: [&str; 4] = ["[\"jt\"]", "[\"jt\", \"slow\"]", "[0, 1, 2]", "[0]"];

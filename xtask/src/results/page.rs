@@ -237,7 +237,7 @@ mod tests {
             ),
             "{page}"
         );
-        assert_eq!(with_quotes(&page, "s", &new[..1]), Err("no cell b | x 1 in table 2 of s".into()));
+        assert_eq!(with_quotes(&page, "s", &new[..1]), Err("no cell b | a in table 2 of s".into()));
     }
 
     #[test]

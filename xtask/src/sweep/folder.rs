@@ -1,6 +1,7 @@
 //! Who works in a folder: the lock of a sweep's folder, which its runs hold too as long as they live, and the locks of single
 //! runs. Knows no file of a run but its lock.
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
@@ -16,12 +17,21 @@ const SHOWN: usize = 160;
 pub struct Lock(File);
 
 impl Lock {
-    /// Two sweeps in one folder would take each other's runs away.
+    /// Makes the folder if need be. Two sweeps in one would take each other's runs away, and in a folder of something else
+    /// a sweep could replace a file that is not its own; `file`, which describes the sweep, may lie there.
     ///
     /// # Errors
-    /// If another sweep, or a run of one that was killed, is still at work there; it is named.
-    pub fn take(out: &Path) -> Result<Self> {
+    /// If another sweep, or a run of one that was killed, is still at work there; it is named. If the folder is not a sweep's.
+    pub fn take(out: &Path, file: &Path) -> Result<Self> {
+        fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
         let path = out.join("sweep.lock");
+        if let Some(other) = stranger(out, file).filter(|_| !path.is_file()) {
+            bail!(
+                "{} is no folder of a sweep (it holds {}): choose a new or an empty one as out",
+                out.display(),
+                super::print::escaped(&other.to_string_lossy())
+            );
+        }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.with_context(|| format!("making {}", path.display()))?;
         match file.try_lock() {
@@ -43,6 +53,13 @@ impl Lock {
     pub fn share(&self) -> io::Result<Stdio> {
         Ok(self.0.try_clone()?.into())
     }
+}
+
+/// Anything in a folder but the sweep's own description.
+fn stranger(out: &Path, file: &Path) -> Option<OsString> {
+    let file = file.canonicalize().ok();
+    let mut entries = fs::read_dir(out).into_iter().flatten().flatten();
+    entries.find(|entry| entry.path().canonicalize().ok() != file || file.is_none()).map(|entry| entry.file_name())
 }
 
 /// Who writes to the run in `folder`, if anybody does: his processes, none where the system doesn't say.
@@ -95,14 +112,32 @@ mod tests {
     #[test]
     fn a_lock_is_held_by_whoever_has_it_open() {
         let folder = tempfile::tempdir().expect("a scratch folder");
-        let lock = Lock::take(folder.path()).expect("nobody has it");
-        let refused = Lock::take(folder.path()).expect_err("taken").to_string();
+        let take = || Lock::take(folder.path(), Path::new("s.toml"));
+        let lock = take().expect("nobody has it");
+        let refused = take().expect_err("taken").to_string();
         assert!(refused.contains("another sweep is writing"), "{refused}");
         let shared = lock.0.try_clone().expect("a handle");
         drop(lock);
-        assert!(Lock::take(folder.path()).is_err(), "a run has it still");
+        assert!(take().is_err(), "a run has it still");
         drop(shared);
-        assert!(Lock::take(folder.path()).is_ok());
+        assert!(take().is_ok());
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let file = folder.path().join("s.toml");
+        fs::write(&file, "").expect("written");
+        let mine = folder.path().join("table.md");
+        fs::write(&mine, "mine").expect("written");
+        let refused = Lock::take(folder.path(), &file).expect_err("not a sweep's").to_string();
+        assert!(refused.contains("no folder of a sweep (it holds table.md)"), "{refused}");
+        assert!(!folder.path().join("sweep.lock").exists());
+        fs::remove_file(&mine).expect("a file");
+        drop(Lock::take(folder.path(), &file).expect("the description may lie there"));
+        fs::write(&mine, "ours").expect("written");
+        assert!(Lock::take(folder.path(), &file).is_ok(), "it is a sweep's by now");
+        assert!(Lock::take(&folder.path().join("new/one"), &file).is_ok());
     }
 
     #[test]

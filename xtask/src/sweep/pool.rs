@@ -2,7 +2,7 @@
 //! of what they compute.
 use super::stop::Stop;
 use std::collections::VecDeque;
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -86,8 +86,7 @@ impl Pool<'_> {
     }
 
     fn execute(&self, job: &Job) -> Result<(), Fault> {
-        let log = OpenOptions::new().create(true).write(true).append(job.append).truncate(!job.append).open(&job.log);
-        let log = log.map_err(|error| Fault::of(&job.log, &error))?;
+        let log = job.open_log().map_err(|error| Fault::of(&job.log, &error))?;
         let copy = log.try_clone().map_err(|error| Fault::of(&job.log, &error))?;
         let input = (self.input)().map_err(|error| Fault::of(&job.program, &error))?;
         let mut command = Command::new(&job.program);
@@ -115,6 +114,19 @@ impl Pool<'_> {
                 return child.wait().map(|_| None);
             }
             thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Job {
+    /// Never through a link, which would lead to a file that is not ours.
+    fn open_log(&self) -> io::Result<File> {
+        if self.append && self.log.symlink_metadata().is_ok_and(|file| file.is_file()) {
+            return OpenOptions::new().append(true).open(&self.log);
+        }
+        match fs::remove_file(&self.log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::create_new(&self.log),
         }
     }
 }
@@ -166,7 +178,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let jobs = ["a", "b", "c"].map(|name| job(folder.path(), name, "--list")).into();
         assert!(outcomes(jobs, 2, false).iter().all(|(_, outcome)| outcome.is_ok()));
-        let log = || std::fs::read_to_string(folder.path().join("c.log")).expect("a log");
+        let log = || fs::read_to_string(folder.path().join("c.log")).expect("a log");
         assert!(log().contains("all_jobs_run_and_their_output_is_kept"));
         let before = log().len();
         outcomes(vec![Job { append: true, ..job(folder.path(), "c", "--list") }], 1, false);
@@ -180,7 +192,7 @@ mod tests {
         assert_eq!(outcomes(jobs(), 1, false).len(), 1);
         let both = outcomes(jobs(), 1, true);
         assert!(both.len() == 2 && both[0].1.is_err() && both[1].1.is_ok(), "{both:?}");
-        let log = std::fs::read_to_string(folder.path().join("--no-such-flag.log")).expect("a log");
+        let log = fs::read_to_string(folder.path().join("--no-such-flag.log")).expect("a log");
         assert!(log.contains("no-such-flag"), "standard error is kept too: {log}");
     }
 
@@ -194,6 +206,21 @@ mod tests {
         let outcomes = outcomes(jobs.collect(), 2, true);
         assert!(reason(&outcomes[1].1).contains("nothing"), "{outcomes:?}");
         assert_eq!(reason(&outcomes[10].1), "it left nothing", "{outcomes:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_log_is_not_written_through_a_link() {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let mine = folder.path().join("mine.txt");
+        for append in [false, true] {
+            fs::write(&mine, "mine").expect("written");
+            let job = Job { append, ..job(folder.path(), "a", "--list") };
+            let _ = fs::remove_file(&job.log);
+            std::os::unix::fs::symlink(&mine, &job.log).expect("a link");
+            assert!(outcomes(vec![job], 1, false)[0].1.is_ok());
+            assert_eq!(fs::read_to_string(&mine).expect("still there"), "mine");
+        }
     }
 
     #[test]
