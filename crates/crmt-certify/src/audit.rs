@@ -1,4 +1,5 @@
-//! The audit: an upper bound of an encoder's l2 Lipschitz constant, layer by layer, from its declared chain.
+//! The audit: an upper bound of an encoder's l2 Lipschitz constant, layer by layer, from its declared chain; and how far
+//! the program that computes the chain is from real arithmetic.
 //! Does not know how the encoder computes; a certificate is as true as the declaration.
 //!
 //! | layer | bound |
@@ -6,11 +7,24 @@
 //! | linear | verified Gram iteration (T13) or `sqrt(1 + |W W^T - I|_F)` (T12b), the lesser |
 //! | convolution | Gram iteration on a frequency grid (T12, T13) or row sums of the absolute Gram matrix, the lesser; any input size, zero padding, stride |
 //! | diagonal | largest absolute entry; tighter: folded into a neighbouring linear layer or convolution |
-//! | fixed | its theorem ([`rule`](crate::rule)) |
+//! | exact, fixed | its theorem ([`rule`](crate::rule)) |
 //! | bounded | its theorem, or the bound of what it computes, the lesser |
 //! | residual | 1 + the branch; for a linear branch, `I + branch` as one matrix or kernel, the lesser |
+//! | flatten, shift | 1 |
 //! | unbounded | refused, by name |
-use crate::{AuditError, SoundBound, conv::conv_bound, gram::both_bounds, row_sum_bound, row_sums::cost};
+//!
+//! Layers whose sizes can't follow one another are refused, too: one was forgotten, or is declared for another axis.
+use crate::{
+    AuditError, Program, SoundBound,
+    conv::conv_bound,
+    fold::{fold_first, with_identity},
+    gram::both_bounds,
+    layout::Layout,
+    numbers::{Product, greatest},
+    rounding::{Drift, drift},
+    row_sum_bound,
+    row_sums::cost,
+};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Layer;
 use std::fmt;
@@ -79,6 +93,8 @@ pub struct Audit {
     rows: Vec<AuditRow>,
     bound: SoundBound,
     last: Option<LastLinear>,
+    /// In `f64` and in `f32`.
+    drifts: [Option<Drift>; 2],
 }
 
 /// `phi = A psi`: what last-layer absorption needs.
@@ -88,6 +104,8 @@ pub(crate) struct LastLinear {
     pub weight: Tensor,
     /// Bound of `psi`.
     pub prefix: f64,
+    /// Whether somebody vouches that a square `A` is not stored `[in, out]`.
+    pub vouched: bool,
 }
 
 impl Audit {
@@ -101,8 +119,24 @@ impl Audit {
         self.bound
     }
 
+    /// Vouches that the last linear layer's weights are stored `[out, in]`, as [`Layer::Linear`] asks. Of a square matrix
+    /// nothing else can tell; without this word, constants are the greater of both readings.
+    pub fn out_in(mut self) -> Self {
+        self.last.iter_mut().for_each(|last| last.vouched = true);
+        self
+    }
+
     pub(crate) fn last_linear(&self) -> Option<&LastLinear> {
         self.last.as_ref()
+    }
+
+    /// How far `program` is from real arithmetic; `None`: a layer does not say what it rounds.
+    pub(crate) fn drift(&self, program: Program) -> Option<Drift> {
+        match program {
+            Program::Real => Some(Drift::NONE),
+            Program::F64 => self.drifts[0],
+            Program::F32 => self.drifts[1],
+        }
     }
 }
 
@@ -117,141 +151,78 @@ impl fmt::Display for Audit {
     }
 }
 
-/// Bounds the composition of `layers`, in order of application. An empty chain is the identity, bounded by 1.
+/// Bounds the composition of `layers`, in order of application.
 ///
 /// # Errors
-/// [`AuditError`] names the layer that has no bound, is not finite, or has no valid shape.
+/// [`AuditError`] names the layer that has no bound, is not finite, has no valid shape, or can't follow the one before it.
+/// A chain without layers is refused: an encoder that computes nothing declares [`Layer::Exact`] with the constant 1.
 pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
-    let mut rows: Vec<AuditRow> = vec![];
-    let mut last = None;
-    let mut product = 1f64;
-    let mut rest = layers;
-    while !rest.is_empty() {
-        let layer;
-        (layer, rest) = fold_first(rest)?;
-        let layer = &layer;
-        let (name, bound, how) = one(layer)?;
+    if layers.is_empty() {
+        return Err(AuditError::Empty);
+    }
+    chain(layers, Layout::Unknown)
+}
+
+/// [`audit`] of layers whose input is laid out like this; none are the identity.
+fn chain(layers: &[Layer], from: Layout) -> Result<Audit, AuditError> {
+    // Biases take part in rounding only.
+    let moving: Vec<usize> = (0..layers.len()).filter(|i| !matches!(layers[*i], Layer::Shift { .. })).collect();
+    let bare: Vec<Layer> = moving.iter().map(|i| layers[*i].clone()).collect();
+    let mut audit =
+        Audit { rows: vec![], bound: SoundBound::new(1.).expect("finite"), last: None, drifts: [Some(Drift::NONE); 2] };
+    let (mut product, mut layout) = (Product::ONE, from);
+    let (mut at, mut begin) = (0, 0);
+    while at < bare.len() {
+        let (layer, used) = fold_first(&bare[at..], layout)?;
+        let (name, bound, how) = one(&layer, layout)?;
         let bound = finite(&name, "its bound", bound)?;
-        match layer {
+        for layer in &bare[at..at + used] {
+            layout = layout.after(layer)?;
+        }
+        at += used;
+        let end = if at < bare.len() { moving[at] } else { layers.len() };
+        for (drifted, program) in audit.drifts.iter_mut().zip([Program::F64, Program::F32]) {
+            let next = drift(&layers[begin..end], program)?.map(|next| next.with_lipschitz(bound));
+            *drifted = drifted.zip(next).map(|(before, next)| before.then(next));
+        }
+        begin = end;
+        match &layer {
             Layer::Linear { name, weight } => {
                 let weight = exact(name, weight)?;
-                last = Some(LastLinear { weight, prefix: product });
+                audit.last = Some(LastLinear { weight, prefix: product.value(), vouched: false });
             }
             // After a linear layer features are `[batch, d]`, which flattening leaves as they are.
-            Layer::Fixed { name, lipschitz } if name == "flatten" && *lipschitz == 1. => {}
-            _ => last = None,
+            layer if is_flatten(layer) => {}
+            _ => audit.last = None,
         }
-        // Multiplying by 1 is exact.
-        product = if bound == 1. || product == 1. { product * bound } else { round_up(product * bound) };
-        rows.push(AuditRow { name, bound, how });
+        product = product.times(bound);
+        audit.rows.push(AuditRow { name, bound, how });
     }
-    let bound = SoundBound::new(product).map_err(|_| AuditError::NotFinite {
+    audit.bound = SoundBound::new(product.value()).map_err(|_| AuditError::NotFinite {
         layer: "all".into(),
         what: "the product of bounds",
-        value: product,
+        value: product.value(),
     })?;
-    Ok(Audit { rows, bound, last })
+    Ok(audit)
 }
 
-/// The first layer with the diagonals next to it folded in, and the layers that are left.
-fn fold_first(layers: &[Layer]) -> Result<(Layer, &[Layer]), AuditError> {
-    let (mut layer, mut rest) = (layers[0].clone(), &layers[1..]);
-    loop {
-        // A diagonal acts on channels, so flattening after it repeats each entry.
-        let (next, skipped) = match (&layer, rest) {
-            (Layer::Diagonal { .. }, [Layer::Fixed { name, lipschitz }, next @ Layer::Linear { .. }, ..])
-                if name == "flatten" && *lipschitz == 1. =>
-            {
-                (next, 2)
-            }
-            // A linear layer may act on another axis than the channels.
-            (Layer::Diagonal { .. }, [Layer::Linear { .. }, ..]) | (_, []) => return Ok((layer, rest)),
-            (_, [next, ..]) => (next, 1),
-        };
-        let Some(folded) = fold(&layer, next)? else { return Ok((layer, rest)) };
-        (layer, rest) = (folded, &rest[skipped..]);
+pub(crate) fn is_flatten(layer: &Layer) -> bool {
+    match layer {
+        Layer::Flatten => true,
+        Layer::Fixed { name, lipschitz } => name == "flatten" && *lipschitz == 1.,
+        _ => false,
     }
-}
-
-/// `second` after `first` as one layer, if one of them is a diagonal that fits the other.
-fn fold(first: &Layer, second: &Layer) -> Result<Option<Layer>, AuditError> {
-    // Along the outputs (axis 0 of the weights) for a diagonal that comes second, along the inputs (1) else.
-    let (diagonal, scale, other, axis) = match (first, second) {
-        (_, Layer::Diagonal { name, scale }) => (name, scale, first, 0),
-        (Layer::Diagonal { name, scale }, _) => (name, scale, second, 1),
-        _ => return Ok(None),
-    };
-    let scaled = |name: &String, weight: &Tensor| -> Result<Option<(String, Tensor)>, AuditError> {
-        let (Ok(size), Ok(channels)) = (weight.dim(axis), scale.dims1()) else { return Ok(None) };
-        let linear = weight.rank() == 2 && axis == 1;
-        if channels == 0 || !(size == channels || (linear && size % channels == 0)) {
-            return Ok(None);
-        }
-        let repeat = |s: Tensor| s.unsqueeze(1)?.repeat((1, size / channels))?.flatten_all();
-        let mut shape = vec![1; weight.rank()];
-        shape[axis] = size;
-        let scale = repeat(exact(diagonal, scale)?).and_then(|s| s.reshape(shape)).map_err(tensor(diagonal))?;
-        let weight = exact(name, weight)?.broadcast_mul(&scale).map_err(tensor(name))?;
-        Ok(Some((format!("{name} * {diagonal}"), weight)))
-    };
-    Ok(match other {
-        Layer::Linear { name, weight } => scaled(name, weight)?.map(|(name, weight)| Layer::Linear { name, weight }),
-        Layer::Conv2d { name, kernel, stride, padding } => scaled(name, kernel)?.map(|(name, kernel)| Layer::Conv2d {
-            name,
-            kernel,
-            stride: *stride,
-            padding: *padding,
-        }),
-        _ => None,
-    })
-}
-
-/// `I + branch` as one layer, where the branch is one linear map that keeps the shape.
-fn with_identity(branch: &[Layer]) -> Result<Option<Layer>, AuditError> {
-    if branch.is_empty() {
-        return Ok(None);
-    }
-    let (layer, rest) = fold_first(branch)?;
-    if !rest.is_empty() {
-        return Ok(None);
-    }
-    let eye = |n: usize| Tensor::eye(n, DType::F64, &Device::Cpu);
-    Ok(match layer {
-        Layer::Linear { name, weight } => match weight.dims() {
-            [out, inp] if out == inp && *out > 0 => {
-                let weight = eye(*out).and_then(|i| exact_sum(&weight, i)).map_err(tensor(&name))?;
-                Some(Layer::Linear { name, weight })
-            }
-            _ => None,
-        },
-        Layer::Conv2d { name, kernel, stride: 1, padding } => match *kernel.dims() {
-            [out, inp, h, w] if out == inp && out > 0 && h == 2 * padding + 1 && w == h => {
-                let tap = eye(out).and_then(|i| {
-                    let tap = i.reshape((out, out, 1, 1))?;
-                    exact_sum(&kernel, tap.pad_with_zeros(2, padding, padding)?.pad_with_zeros(3, padding, padding)?)
-                });
-                Some(Layer::Conv2d { kernel: tap.map_err(tensor(&name))?, name, stride: 1, padding })
-            }
-            _ => None,
-        },
-        _ => None,
-    })
-}
-
-/// The sum in `f64`: each entry rounds once, which the few ulps added to every bound cover.
-fn exact_sum(weight: &Tensor, identity: Tensor) -> candle_core::Result<Tensor> {
-    weight.to_device(&Device::Cpu)?.to_dtype(DType::F64)? + identity
 }
 
 /// Name, bound and method of one layer.
-fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
+fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditError> {
     match layer {
         Layer::Linear { name, weight } => {
             shape(name, weight, 2, "a weight [out, in] with elements")?;
             let (gram, orthonormal) = both_bounds(&exact(name, weight)?).map_err(tensor(name))?;
             let how = if orthonormal < gram { Method::NearOrthonormal } else { Method::Gram };
-            // A folded weight is rounded once per entry: covered by one relative ulp of the norm per entry's row.
-            Ok((name.clone(), gram.min(orthonormal) * (1. + 4. * f64::EPSILON), how))
+            let rank = weight.dims().iter().copied().min().unwrap_or(0);
+            Ok((name.clone(), folded(gram.min(orthonormal), rank), how))
         }
         Layer::Conv2d { name, kernel, stride, .. } => {
             shape(name, kernel, 4, "a kernel [out, in, height, width] with elements")?;
@@ -270,13 +241,14 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
             let affordable = cost(kernel.dims(), *stride) <= ROW_SUMS_COST;
             let rows = if affordable { row_sum_bound(&exact, *stride).map_err(tensor(name))? } else { f64::INFINITY };
             let how = if rows < grid { Method::RowSums } else { Method::Grid { points } };
-            Ok((name.clone(), grid.min(rows) * (1. + 4. * f64::EPSILON), how))
+            Ok((name.clone(), folded(grid.min(rows), kernel.elem_count() / kernel.dims()[0].max(1)), how))
         }
         Layer::Diagonal { name, scale } => {
             let values = exact(name, scale)?.flatten_all().and_then(|s| s.to_vec1::<f64>()).map_err(tensor(name))?;
-            Ok((name.clone(), values.iter().fold(0f64, |a, b| a.max(b.abs())), Method::LargestEntry))
+            Ok((name.clone(), greatest(values.iter().map(|v| v.abs())), Method::LargestEntry))
         }
-        Layer::Fixed { name, lipschitz } => {
+        Layer::Flatten => Ok(("flatten".into(), 1., Method::Theorem)),
+        Layer::Fixed { name, lipschitz } | Layer::Exact { name, lipschitz } => {
             if *lipschitz < 0. {
                 let got = lipschitz.to_string();
                 return Err(AuditError::Shape { layer: name.clone(), expected: "a constant of at least 0", got });
@@ -284,25 +256,28 @@ fn one(layer: &Layer) -> Result<(String, f64, Method), AuditError> {
             Ok((name.clone(), finite(name, "its constant", *lipschitz)?, Method::Theorem))
         }
         Layer::Bounded { layer, lipschitz } => {
-            let (name, found, how) = one(layer)?;
-            let (_, theorem, by_theorem) = one(&Layer::Fixed { name: name.clone(), lipschitz: *lipschitz })?;
+            let (name, found, how) = one(layer, layout)?;
+            let fixed = Layer::Fixed { name: name.clone(), lipschitz: *lipschitz };
+            let (_, theorem, by_theorem) = one(&fixed, layout)?;
             Ok(if found < theorem { (name, found, how) } else { (name, theorem, by_theorem) })
         }
+        Layer::Rounded { layer, .. } => one(layer, layout),
         Layer::Residual { name, branch } => {
-            let sum = (name.clone(), round_up(1. + audit(branch)?.bound.value()), Method::Residual);
-            let Some(whole) = with_identity(branch)? else { return Ok(sum) };
-            let (_, bound, _) = one(&whole)?;
+            let sum = (name.clone(), round_up(1. + chain(branch, layout)?.bound.value()), Method::Residual);
+            let Some(whole) = with_identity(branch, layout)? else { return Ok(sum) };
+            let (_, bound, _) = one(&whole, layout)?;
             Ok(if bound < sum.1 { (name.clone(), bound, Method::LinearResidual) } else { sum })
         }
         Layer::Sum { name, branches: [f, g] } => {
-            Ok((name.clone(), round_up(audit(f)?.bound.value() + audit(g)?.bound.value()), Method::Sum))
+            let sum = chain(f, layout)?.bound.value() + chain(g, layout)?.bound.value();
+            Ok((name.clone(), round_up(sum), Method::Sum))
         }
         Layer::Unbounded { name, why } => Err(AuditError::Unbounded { layer: name.clone(), why: why.clone() }),
         other => Err(AuditError::Unknown { layer: format!("{other:?}") }),
     }
 }
 
-fn tensor(layer: &str) -> impl FnOnce(candle_core::Error) -> AuditError {
+pub(crate) fn tensor(layer: &str) -> impl FnOnce(candle_core::Error) -> AuditError {
     move |source| AuditError::Tensor { layer: layer.into(), source }
 }
 
@@ -314,7 +289,7 @@ fn shape(layer: &str, t: &Tensor, rank: usize, expected: &'static str) -> Result
 }
 
 /// The weights on the host in `f64`, after checking that each is finite.
-fn exact(layer: &str, t: &Tensor) -> Result<Tensor, AuditError> {
+pub(crate) fn exact(layer: &str, t: &Tensor) -> Result<Tensor, AuditError> {
     let t = t.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F64)).map_err(tensor(layer))?;
     let values = t.flatten_all().and_then(|t| t.to_vec1::<f64>()).map_err(tensor(layer))?;
     match values.iter().find(|v| !v.is_finite()) {
@@ -325,6 +300,12 @@ fn exact(layer: &str, t: &Tensor) -> Result<Tensor, AuditError> {
 
 fn finite(layer: &str, what: &'static str, value: f64) -> Result<f64, AuditError> {
     if value.is_finite() { Ok(value) } else { Err(AuditError::NotFinite { layer: layer.into(), what, value }) }
+}
+
+/// A bound of weights that may have been folded or added to, each entry rounded twice: off by `2 u |W|_F`, which is
+/// `2 u sqrt(rank) |W|_2` at most.
+fn folded(bound: f64, rank: usize) -> f64 {
+    bound * (1. + (4. + (rank as f64).sqrt()) * f64::EPSILON)
 }
 
 /// The next number up, except for what is exact.

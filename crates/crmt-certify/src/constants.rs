@@ -4,7 +4,12 @@
 //! `L[m][y][j]` bounds the Lipschitz constant of `g_y(m) - g_j(m)`, the part of the margin between classes `y` and
 //! `j` that modality `m` contributes, `g_k(m) = a_k(m) s_k(m)`.
 use crate::{
-    Audit, CertifyError, Grade, LipschitzBound, Proved, WeightsHash, audit::LastLinear, gram::gamma, weights::common,
+    Audit, CertifyError, Grade, LipschitzBound, Program, Proved, ScoreBounds, WeightsHash,
+    audit::LastLinear,
+    numbers::{gamma, norm_up, times_up},
+    scores::Scores,
+    slack::Slack,
+    weights::common,
 };
 use candle_core::{DType, Device, Tensor};
 use crmt_core::PerModality;
@@ -20,6 +25,10 @@ pub struct MarginConstants<E: Grade> {
     classes: usize,
     table: PerModality<Vec<f64>>,
     weights: Option<WeightsHash>,
+    /// What a distance of 1 is in the array of each modality, if that was said.
+    units: Option<PerModality<f64>>,
+    /// What the program's rounding takes from margins; none: of real arithmetic.
+    slack: Option<Slack>,
     grade: PhantomData<E>,
 }
 
@@ -50,17 +59,23 @@ impl<E: Grade> MarginConstants<E> {
     ///
     /// # Errors
     /// [`CertifyError`] names what does not fit together or is not finite.
-    pub fn sum(
-        weights: &PerModality<Tensor>,
-        scores: &PerModality<Vec<LipschitzBound<E>>>,
-    ) -> Result<Self, CertifyError> {
+    pub fn sum(weights: &PerModality<Tensor>, scores: &ScoreBounds<E>) -> Result<Self, CertifyError> {
         let classes = classes_of(weights)?;
-        let table = weights.zip(scores, "constants of the scores")?.try_enumerate(|m, (a, t)| {
+        let (bounds, weighted) = match &scores.0 {
+            Scores::Unweighted(bounds) => (bounds, false),
+            Scores::Weighted(bounds) => (bounds, true),
+        };
+        let table = weights.zip(bounds, "constants of the scores")?.try_enumerate(|m, (a, t)| {
             if t.len() != classes {
                 return Err(CertifyError::shape(format!("modality {m}: constants of the scores"), classes, t.len()));
             }
             let a = host(a)?;
-            let own: Vec<f64> = a.iter().zip(t.iter()).map(|(a, t)| a.abs() * t.value()).collect();
+            let own = |(a, t): (&f64, &LipschitzBound<E>)| match weighted {
+                // A weight that is no number makes a bound that is none.
+                true => t.value() + 0. * a,
+                false => times_up(a.abs(), t.value()),
+            };
+            let own: Vec<f64> = a.iter().zip(t.iter()).map(own).collect();
             Ok(symmetric(classes, |y, j| (own[y] + own[j]) * (1. + 4. * f64::EPSILON)))
         })?;
         Self::finish(classes, table)
@@ -72,37 +87,61 @@ impl<E: Grade> MarginConstants<E> {
                 return Err(CertifyError::Bound { what: format!("modality {m}: margin constant"), value: *value });
             }
         }
-        Ok(Self { classes, table, weights: None, grade: PhantomData })
+        Ok(Self { classes, table, weights: None, units: None, slack: None, grade: PhantomData })
     }
 
     /// The lesser of two valid bounds, entry by entry.
     ///
     /// # Errors
-    /// [`CertifyError`] when the numbers of modalities or classes differ.
+    /// [`CertifyError`] when the numbers of modalities or classes differ, or units, or the programs they are about.
     pub fn min(&self, other: &Self) -> Result<Self, CertifyError> {
         if self.classes != other.classes {
             return Err(CertifyError::shape("classes of the other table", self.classes, other.classes));
         }
+        if self.units != other.units {
+            let told = |units: &Option<PerModality<f64>>| {
+                units.as_ref().map_or("as in the arrays".into(), |u| format!("{u:?}"))
+            };
+            return Err(CertifyError::Different { what: "units", a: told(&self.units), b: told(&other.units) });
+        }
+        if self.slack.is_some() || other.slack.is_some() {
+            let (a, b) = (self.program().to_string(), other.program().to_string());
+            let what = "programs (combine constants of real arithmetic, then say which program executes them)";
+            return Err(CertifyError::Different { what, a, b });
+        }
         let pairs = self.table.zip(&other.table, "the other table")?;
         let table = pairs.map(|(a, b)| a.iter().zip(b.iter()).map(|(a, b)| a.min(*b)).collect());
         let weights = common(self.weights.as_ref(), other.weights.as_ref());
-        Ok(Self { classes: self.classes, table, weights, grade: PhantomData })
+        Ok(Self { weights, units: self.units.clone(), ..Self::finish(self.classes, table)? })
     }
 
     /// Constants with respect to declared units: a distance of 1 on modality `m` is `scales[m]` in the array, so its
     /// constants grow by that factor.
     ///
     /// # Errors
-    /// [`CertifyError`] unless there is one positive finite scale per modality.
+    /// [`CertifyError`] unless there is one positive finite scale per modality, and constants are not in units yet.
     pub fn in_units(&self, scales: &PerModality<f64>) -> Result<Self, CertifyError> {
+        if let Some(units) = &self.units {
+            let (a, b) = (format!("{units:?}"), format!("{scales:?}"));
+            return Err(CertifyError::Different { what: "units, given twice,", a, b });
+        }
         let table = self.table.zip(scales, "scales")?.try_enumerate(|m, (l, scale)| {
             if !(scale.is_finite() && **scale > 0.) {
                 return Err(CertifyError::Bound { what: format!("modality {m}: scale"), value: **scale });
             }
-            let up = if **scale == 1. { 1. } else { 1. + f64::EPSILON };
-            Ok(l.iter().map(|l| l * **scale * up).collect())
+            Ok(l.iter().map(|l| times_up(*l, **scale)).collect())
         })?;
-        Ok(Self { weights: self.weights.clone(), ..Self::finish(self.classes, table)? })
+        let (weights, slack) = (self.weights.clone(), self.slack.clone());
+        Ok(Self { weights, slack, units: Some(scales.clone()), ..Self::finish(self.classes, table)? })
+    }
+
+    /// Which program certificates are about: [`Program::Real`], unless [`executed`](Self::executed) said another.
+    pub fn program(&self) -> Program {
+        self.slack.as_ref().map_or(Program::Real, Slack::program)
+    }
+
+    pub(crate) fn slack(&self) -> Option<&Slack> {
+        self.slack.as_ref()
     }
 
     /// Names the weights that the constants are of; every certificate built on them carries the name.
@@ -153,15 +192,50 @@ impl MarginConstants<Proved> {
         let plain = Self::pairwise(rows, weights, &audits.map(Audit::bound))?;
         let classes = plain.classes;
         let pairs = rows.zip(weights, "integration weights")?;
-        let table = pairs.zip(audits, "audits")?.try_enumerate(|m, ((w, a), audit)| {
+        let table = pairs.zip(audits, "audits")?.try_enumerate(|m, ((w, a), audit)| -> Result<_, CertifyError> {
             let v = Heads::new(m, w, a, classes)?;
             // A linear layer applied to each of several positions has fewer outputs than the head has inputs: its
             // declared norm is right, but there is nothing to multiply with.
             let fits = |last: &&LastLinear| last.weight.dim(0).is_ok_and(|out| out == v.dim);
             let Some(last) = audit.last_linear().filter(fits) else { return Ok(plain.table[m].clone()) };
-            v.through(&last.weight)?.distances(last.prefix)
+            let mut table = v.through(&last.weight)?.distances(last.prefix)?;
+            let (out, inp) = last.weight.dims2()?;
+            if out == inp && !last.vouched {
+                let other = v.through(&last.weight.t()?)?.distances(last.prefix)?;
+                table.iter_mut().zip(other).for_each(|(l, other)| *l = if other > *l { other } else { *l });
+            }
+            Ok(table)
         })?;
         Self::finish(classes, table)?.min(&plain)
+    }
+
+    /// The same constants, enlarged by what `program` may round differently at other inputs; certificates built on them are
+    /// about that program, and take an [`Evaluation`](crate::Evaluation): its logits and how long its inputs were.
+    ///
+    /// The program computes `h_k = sum_m a_k(m) <W_k(m), phi(m)> + b_k` with these very numbers (in whichever order sums are
+    /// added up), and `phi(m)` as audited. `bias`: `b`, `[classes]`. Before [`in_units`](Self::in_units).
+    ///
+    /// # Errors
+    /// [`CertifyError::Rounding`] when a layer does not say what it rounds; others as [`absorbed`](Self::absorbed).
+    pub fn executed(
+        self,
+        program: Program,
+        rows: &PerModality<Tensor>,
+        weights: &PerModality<Tensor>,
+        bias: &Tensor,
+        audits: &PerModality<Audit>,
+    ) -> Result<Self, CertifyError> {
+        if let Some(units) = &self.units {
+            let what = "units; say which program executes the constants before they are put into units; they";
+            return Err(CertifyError::Different { what, a: format!("{units:?}"), b: "the arrays'".into() });
+        }
+        let slack = Slack::new(program, rows, weights, bias, audits)?;
+        let table = self.table.try_enumerate(|m, l| {
+            let wider = |i: usize| (l[i] + slack.slope(m, i / self.classes, i % self.classes)).next_up();
+            let entry = |i: usize| if i / self.classes == i % self.classes { 0. } else { wider(i) };
+            Ok::<_, CertifyError>((0..l.len()).map(entry).collect::<Vec<_>>())
+        })?;
+        Ok(Self { weights: self.weights, slack: Some(slack), ..Self::finish(self.classes, table)? })
     }
 }
 
@@ -187,8 +261,14 @@ impl Heads {
         for (k, a) in a.into_iter().enumerate() {
             let row = &w[k * dim..(k + 1) * dim];
             values.extend(row.iter().map(|w| a * w));
-            // The fused product gives the rounding error of the plain one exactly: zero for `f32` data.
-            errors.push(row.iter().map(|w| a.mul_add(*w, -(a * w)).powi(2)).sum::<f64>().sqrt() * (1. + 1e-9));
+            // The fused product gives the rounding error of the plain one exactly: zero for `f32` data. Of products so small
+            // that it is no number, they are all.
+            let error = |w: &f64| {
+                let product = a * w;
+                let tiny = a != 0. && *w != 0. && product.abs() < 1e-200;
+                if tiny { f64::MIN_POSITIVE.max(product.abs()) } else { a.mul_add(*w, -product).abs() }
+            };
+            errors.push(norm_up(row.iter().map(error)));
         }
         Ok(Self { dim, values, errors, classes })
     }
@@ -218,7 +298,7 @@ impl Heads {
             } else {
                 self.direct(y, j)
             };
-            (distance + self.errors[y] + self.errors[j]) * factor * (1. + 2. * f64::EPSILON)
+            times_up((distance + self.errors[y] + self.errors[j]) * (1. + 2. * f64::EPSILON), factor)
         }))
     }
 
@@ -240,24 +320,20 @@ impl Heads {
         if (1e-200..1e200).contains(&sum) {
             return sum.sqrt() * up;
         }
-        // Squares may have under- or overflown: again, relative to the greatest difference.
-        let differences = || a.iter().zip(b).map(|(a, b)| (a - b).abs());
-        let greatest = differences().fold(0f64, |x, d| if d.is_nan() || d > x { d } else { x });
-        if greatest == 0. {
-            0.
-        } else {
-            differences().map(|d| (d / greatest).powi(2)).sum::<f64>().sqrt() * greatest * up
-        }
+        // Squares may have under- or overflown.
+        norm_up(a.iter().zip(b).map(|(a, b)| a - b)) * up
     }
 
     /// `V A`.
     fn through(&self, a: &Tensor) -> Result<Self, CertifyError> {
         let v = Tensor::from_slice(&self.values, (self.classes, self.dim), &Device::Cpu)?;
         let p = v.matmul(&a.contiguous()?)?;
-        let norm = a.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
+        let norm = norm_up(host(a)?.iter().copied());
+        // Products that underflow are each off by the smallest number.
+        let tiny = f64::from_bits(1) * (self.dim * a.dim(1)?) as f64;
         let error = |k: usize| {
-            let row = self.row(k).iter().map(|v| v * v).sum::<f64>().sqrt();
-            (gamma(self.dim + 4) * row + self.errors[k]) * norm * (1. + 1e-9)
+            let row = norm_up(self.row(k).iter().copied());
+            times_up((gamma(self.dim + 4) * row + self.errors[k]) * (1. + 1e-9), norm) + tiny
         };
         let errors = (0..self.classes).map(error).collect();
         Ok(Self { dim: p.dim(1)?, values: host(&p)?, errors, classes: self.classes })

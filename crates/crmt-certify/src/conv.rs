@@ -5,8 +5,11 @@
 //! zero-padded input `|conv|_2 <= sup_w |F(w)|_2 <= prod_d 1/cos((k_d - 1) pi / (2 N_d)) * max_grid |F|_2` on a
 //! uniform grid of `N_d > k_d - 1` points. Stride `s` is exact, by polyphase: the strided convolution is a
 //! stride-1 convolution of the input's `s * s` phases, taken as channels.
-use crate::gram::{Peak, gamma};
-use candle_core::{DType, Device, Result, Tensor};
+use crate::{
+    gram::{Peak, scaled},
+    numbers::gamma,
+};
+use candle_core::{Device, Result, Tensor};
 use std::f64::consts::PI;
 
 /// Elements of one batch of symbols: bounds memory, changes no value.
@@ -21,7 +24,7 @@ const CHUNK: usize = 1 << 20;
 /// # Errors
 /// The tensor library's, e.g. when `kernel` does not have four axes.
 pub fn conv_bound(kernel: &Tensor, stride: usize, points: usize) -> Result<f64> {
-    let kernel = kernel.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let (kernel, size) = scaled(kernel)?;
     let kernel = phases(&kernel, stride)?;
     let (out, inp, height, width) = kernel.dims4()?;
     // |F| is the norm of its adjoint too: the narrow side last keeps Gram matrices small.
@@ -44,11 +47,13 @@ pub fn conv_bound(kernel: &Tensor, stride: usize, points: usize) -> Result<f64> 
         };
         peak.absorb(&angle(f64::cos)?, Some(&angle(f64::sin)?))?;
     }
-    // Each symbol is a rounded sum of taps times rounded sines: gamma |K|_F sqrt(taps) at most, in Frobenius norm.
+    // Each symbol is a rounded sum of taps times rounded sines: gamma |K|_F sqrt(taps) at most, in Frobenius norm. Angles of
+    // up to 2 pi (height + width) are rounded, too.
     let frobenius: f64 = taps.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
-    let rounding = 2. * gamma(height * width + 2 * (height + width) + 8) * ((height * width) as f64).sqrt() * frobenius;
+    let rounding =
+        2. * gamma(height * width + 16 * (height + width) + 8) * ((height * width) as f64).sqrt() * frobenius;
     let factor = |k: usize, n: usize| ((k - 1) as f64 * PI / (2. * n as f64)).cos().recip();
-    Ok((peak.upper + rounding) * factor(height, n) * factor(width, m) * (1. + 8. * f64::EPSILON))
+    Ok(size.times((peak.upper + rounding) * factor(height, n) * factor(width, m) * (1. + 8. * f64::EPSILON)))
 }
 
 /// `K'[o, (i, p, q), a, b] = K[o, i, s a + p, s b + q]`.

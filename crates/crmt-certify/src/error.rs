@@ -33,6 +33,25 @@ pub enum AuditError {
         /// As found.
         got: String,
     },
+    /// An encoder that declares no layer.
+    #[error(
+        "an encoder without layers: declare what it computes; one that computes nothing is `Layer::Exact` with the constant 1"
+    )]
+    Empty,
+    /// A layer that can't take what the layers before it put out.
+    #[error(
+        "layer `{layer}` takes {takes} {what}, the layers before it put out {before}: is a layer missing from the chain?"
+    )]
+    Follows {
+        /// Name of the layer.
+        layer: String,
+        /// By its weights.
+        takes: usize,
+        /// Of what.
+        what: &'static str,
+        /// By the layers before.
+        before: usize,
+    },
     /// A kind of layer this auditor does not know.
     #[error("layer {layer}: this auditor knows no bound for its kind; describe it with the kinds it knows")]
     Unknown {
@@ -101,6 +120,53 @@ pub enum CertifyError {
         expected: u64,
         /// As counted.
         got: u64,
+    },
+    /// Logits in another precision than `f64`.
+    #[error(
+        "logits are {got:?}, whose rounding no certificate covers: compute them in f64; for a certificate about an f32 program \
+         convert its logits and take constants for `Program::F32`"
+    )]
+    Precision {
+        /// As given.
+        got: candle_core::DType,
+    },
+    /// Constants about a program, and logits without the lengths of their inputs.
+    #[error(
+        "these constants are about the program that computes in {program}, whose rounding grows with the inputs: certify an \
+         `Evaluation` of logits and inputs"
+    )]
+    Lengths {
+        /// Which program.
+        program: crate::Program,
+    },
+    /// Constants or bounds that count distances differently, or are about different programs.
+    #[error("{what} differ: {a} and {b}; they can't be combined")]
+    Different {
+        /// What of the two.
+        what: &'static str,
+        /// Of the one.
+        a: String,
+        /// Of the other.
+        b: String,
+    },
+    /// A layer does not say what it rounds.
+    #[error(
+        "modality {modality}: a layer does not declare what it rounds (`Layer::Fixed`), so no certificate can be about the \
+         program: declare `Layer::Exact` or `Layer::Rounded`"
+    )]
+    Rounding {
+        /// By number.
+        modality: usize,
+    },
+    /// Votes drawn otherwise than they are to be counted.
+    #[error("sample {id}: its votes were drawn {drawn}, not {asked}; draw them anew")]
+    Drawn {
+        /// The caller's number of the sample.
+        id: u64,
+        /// Weights and noise of the votes.
+        drawn: String,
+        /// As agreed.
+        asked: String,
     },
     /// A logit is NaN, so that there is no prediction to count.
     #[error("sample {id}: the model returned a NaN logit on a noisy copy; is a smaller sigma needed?")]

@@ -4,6 +4,7 @@
 //! `G_0 = F / f_0`, `f_0 = |F|_F`; `G_{i+1} = G_i* G_i / f_{i+1}`, `f_{i+1} = |G_i* G_i|_F`. Then
 //! `|F|_2 <= f_0 prod_i f_i^(2^-i)`, loose by at most `rank^(2^-(t+1))` after `t` steps, and the computed
 //! matrices obey the same recursion with an explicit rounding term, evaluated here instead of assumed small.
+use crate::numbers::{gamma, greatest, split};
 use candle_core::{D, DType, Device, Result, Tensor};
 
 /// Gram steps after which a rank-512 matrix is bounded within 0.3 %.
@@ -24,19 +25,49 @@ pub fn matrix_bound(matrix: &Tensor) -> Result<f64> {
 /// The bounds by T13 and by T12b.
 pub(crate) fn both_bounds(matrix: &Tensor) -> Result<(f64, f64)> {
     let (rows, cols) = matrix.dims2()?;
-    let matrix = matrix.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
+    let (matrix, size) = scaled(matrix)?;
     // Fewer columns than rows, so that Gram matrices are as small as they can be.
     let matrix = if cols > rows { matrix.t()?.contiguous()? } else { matrix };
     let (long, short) = matrix.dims2()?;
     let mut best = Peak::default();
     best.absorb(&matrix.unsqueeze(0)?, None)?;
+    let upper = size.times(best.upper);
+    let matrix = (matrix * size.0)?;
     let gram = matrix.t()?.matmul(&matrix)?;
     let frobenius = square_sum(&matrix)?;
     let defect = square_sum(&(gram - Tensor::eye(short, DType::F64, &Device::Cpu)?)?)?.sqrt();
     // The computed Gram matrix is within gamma |W|_F^2 of the true one in Frobenius norm.
     let rounding = gamma(long + 2) * (frobenius + short as f64);
     let orthonormal = ((1. + defect * (1. + gamma(short * short)) + rounding).sqrt()).next_up();
-    Ok((best.upper, orthonormal))
+    // What under- or overflows is no bound.
+    Ok((upper, if orthonormal.is_nan() { f64::INFINITY } else { orthonormal }))
+}
+
+/// A power of two.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size(f64);
+
+impl Size {
+    /// A bound of what was scaled down by this, scaled up again: never 0 unless the bound is.
+    pub fn times(self, bound: f64) -> f64 {
+        let product = bound * self.0;
+        if bound > 0. && product < f64::MIN_POSITIVE { product.next_up() } else { product }
+    }
+}
+
+/// On the host in `f64`, divided by a power of two that puts the greatest element into `1..2`: squares neither vanish nor
+/// overflow, and every digit stays. What becomes too small for a number is smaller than the greatest 2^-1022 times.
+pub(crate) fn scaled(t: &Tensor) -> Result<(Tensor, Size)> {
+    let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
+    let most = greatest(t.flatten_all()?.to_vec1::<f64>()?.into_iter().map(f64::abs));
+    if most == 0. || !most.is_finite() {
+        return Ok((t, Size(1.)));
+    }
+    let exponent = split(most).1 as i32;
+    // In two steps: the inverse of the least power is not a number.
+    let half = exponent / 2;
+    let down = ((t * 2f64.powi(-half))? * 2f64.powi(half - exponent))?;
+    Ok((down, Size(2f64.powi(exponent))))
 }
 
 /// The greatest spectral norm over many matrices, from above, and a lower bound that lets matrices which cannot
@@ -72,7 +103,7 @@ impl Peak {
             let sound = |b: f64| if b.is_nan() { f64::INFINITY } else { b };
             let upper: Vec<f64> = norms.iter().map(|f| sound(bound(f, error(rows), error(cols)))).collect();
             let slack = rank.powf(-(0.5f64.powi(step as i32 + 1))) * (1. - 1e-9);
-            let found = upper.iter().fold(0f64, |a, b| a.max(*b));
+            let found = greatest(upper.iter().copied());
             self.lower = self.lower.max(found * slack);
             if step == STEPS {
                 self.upper = self.upper.max(found);
@@ -129,10 +160,4 @@ fn bound(norms: &[f64], first_error: f64, error: f64) -> f64 {
 
 fn square_sum(x: &Tensor) -> Result<f64> {
     x.sqr()?.sum_all()?.to_scalar()
-}
-
-/// `n u / (1 - n u)`: the relative error of a sum of `n` products.
-pub(crate) fn gamma(n: usize) -> f64 {
-    let nu = n as f64 * f64::EPSILON / 2.;
-    nu / (1. - nu)
 }

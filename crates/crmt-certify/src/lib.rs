@@ -36,9 +36,9 @@
 //! }
 //! ```
 //!
-//! "Proved" means: a theorem about the network in real arithmetic, with constants rounded up and radii rounded
-//! down. Logits should be computed in `f64`; the floating-point error of the executed network is the caller's to
-//! subtract from the margins.
+//! "Proved" means: a theorem, with constants rounded up and radii rounded down. What about is a [`Program`]: the network in
+//! real arithmetic ([`Program::Real`], where nothing else is said), or the program that computes its logits, whose rounding
+//! [`MarginConstants::executed`] takes from every margin. Logits are in `f64`; others are refused.
 mod audit;
 pub mod binomial;
 mod constants;
@@ -47,16 +47,23 @@ mod diagnosis;
 mod ellipsoid;
 mod error;
 mod estimate;
+mod evaluation;
 mod evidence;
+mod fold;
 mod gram;
+mod layout;
 mod margins;
 mod missing;
+mod numbers;
 pub mod objective;
 mod radius;
 mod region;
 mod released;
+mod rounding;
 mod row_sums;
 pub mod rule;
+mod scores;
+mod slack;
 mod smoothing;
 mod threat;
 mod votes;
@@ -68,6 +75,7 @@ pub use conv::conv_bound;
 pub use ellipsoid::{SmoothCertificate, smoothed_radius};
 pub use error::{AuditError, CertifyError};
 pub use estimate::{GradientNorms, gradient_norms};
+pub use evaluation::{Evaluated, Evaluation};
 pub use evidence::{Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound};
 pub use gram::matrix_bound;
 pub use margins::{Limit, ratio};
@@ -75,7 +83,9 @@ pub use missing::{Contributions, MissingRegion, missing_regions};
 pub use radius::{Certificate, Radii, SampleRadii, limits, radii, ray};
 pub use region::{Region, regions};
 pub use released::{LipschitzRule, RivalRule, rival_ratio, runner_up};
+pub use rounding::Program;
 pub use row_sums::row_sum_bound;
+pub use scores::ScoreBounds;
 pub use smoothing::Smoothing;
 pub use threat::Threat;
 pub use votes::Votes;

@@ -1,7 +1,7 @@
 //! The margins of a batch, rounded down, and the least ratio over all rivals.
 //! Does not know what the constants that divide margins mean.
-use crate::CertifyError;
-use candle_core::{DType, Tensor};
+use crate::{CertifyError, Evaluated, Grade, MarginConstants, Program};
+use candle_core::DType;
 
 /// How far a margin `mu` that changes at most `l` per unit distance stays positive: 0 if `mu <= 0` or NaN, infinite
 /// if `mu > 0` and `l == 0`, else `mu / l` rounded down.
@@ -26,15 +26,23 @@ pub struct Limit {
     pub rival: u32,
 }
 
-/// Margins `mu_j = h_y - h_j` of each sample, `[batch, classes]`, infinite at the reference class `y`.
+/// Margins `mu_j = h_y - h_j` of each sample, `[batch, classes]`, infinite at the reference class `y`; less what the program
+/// that the constants are about may have rounded.
 pub(crate) struct Margins {
     classes: usize,
     reference: Vec<usize>,
     values: Vec<f64>,
+    /// Of each margin, what one evaluation of the program may round; empty where nothing is executed.
+    rounding: Vec<f64>,
 }
 
 impl Margins {
-    pub fn new(logits: &Tensor, reference: &[u32], classes: usize) -> Result<Self, CertifyError> {
+    pub fn new<E: Grade>(
+        constants: &MarginConstants<E>,
+        evaluated: &(impl Evaluated + ?Sized),
+        reference: &[u32],
+    ) -> Result<Self, CertifyError> {
+        let (logits, classes) = (evaluated.logits(), constants.classes());
         let (batch, got) = logits.dims2()?;
         if got != classes || classes < 2 {
             let expected = format!("{classes} classes, at least 2");
@@ -46,7 +54,10 @@ impl Margins {
         if let Some((sample, &class)) = reference.iter().enumerate().find(|(_, c)| **c as usize >= classes) {
             return Err(CertifyError::Class { sample, class, classes });
         }
-        let mut values = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        if logits.dtype() != DType::F64 {
+            return Err(CertifyError::Precision { got: logits.dtype() });
+        }
+        let mut values = logits.flatten_all()?.to_vec1::<f64>()?;
         let reference: Vec<usize> = reference.iter().map(|c| *c as usize).collect();
         for (row, y) in values.chunks_exact_mut(classes).zip(&reference) {
             let own = row[*y];
@@ -55,7 +66,46 @@ impl Margins {
             row.iter_mut().for_each(|h| *h = margin(*h));
             row[*y] = f64::INFINITY;
         }
-        Ok(Self { classes, reference, values })
+        let mut margins = Self { classes, reference, values, rounding: vec![] };
+        if constants.program() != Program::Real {
+            margins.subtract_rounding(constants, evaluated)?;
+        }
+        Ok(margins)
+    }
+
+    /// Once for the logits that were computed, and once for those that will be.
+    fn subtract_rounding<E: Grade>(
+        &mut self,
+        constants: &MarginConstants<E>,
+        evaluated: &(impl Evaluated + ?Sized),
+    ) -> Result<(), CertifyError> {
+        let program = constants.program();
+        let (Some(slack), Some(lengths)) = (constants.slack(), evaluated.lengths()) else {
+            return Err(CertifyError::Lengths { program });
+        };
+        if lengths.len() != constants.modalities() {
+            let what = "lengths of the inputs, one list per modality";
+            return Err(CertifyError::shape(what, constants.modalities(), lengths.len()));
+        }
+        if let Some(of) = lengths.iter().find(|of| of.len() != self.reference.len()) {
+            return Err(CertifyError::shape("lengths of the inputs", self.reference.len(), of.len()));
+        }
+        self.rounding = vec![0.; self.values.len()];
+        for (i, y) in self.reference.iter().enumerate() {
+            let own: Vec<f64> = lengths.iter().map(|of| of[i]).collect();
+            for j in (0..self.classes).filter(|j| j != y) {
+                let rounding = slack.at(&own, *y, j);
+                self.rounding[i * self.classes + j] = rounding;
+                let margin = &mut self.values[i * self.classes + j];
+                *margin = (*margin - 2. * rounding).next_down();
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each sample, what one evaluation of the program may take from each margin; nothing where none is executed.
+    pub fn rounding(&self, sample: usize) -> Option<&[f64]> {
+        (!self.rounding.is_empty()).then(|| &self.rounding[sample * self.classes..][..self.classes])
     }
 
     /// Reference class and margins of each sample.

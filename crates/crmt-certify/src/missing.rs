@@ -4,9 +4,11 @@
 //! With `c_k(m) = g_k(m)(x(m)) - g_k(m)(u(m))`, what modality `m` adds to class `k` beyond its baseline `u(m)`, and
 //! `d_j(m) = c_y(m) - c_j(m)`, the margin without the modalities `Q` is exactly `mu_j - sum_{m in Q} d_j(m)`. The
 //! worst of all `|Q| <= q` is separable: the `q` largest positive terms, no enumeration.
-use crate::{CertifyError, Grade, MarginConstants, Region, ratio, regions, threat::check_budgets};
+use crate::{
+    CertifyError, Evaluated, Grade, MarginConstants, Region, numbers::norm_up, ratio, regions, threat::check_budgets,
+};
 use candle_core::{DType, Tensor};
-use crmt_core::{Missing, PerModality};
+use crmt_core::{AdditiveScores, Missing, PerModality};
 
 /// `c_k(m)`: what each modality contributes to each class beyond its baseline, for a batch.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,42 +17,73 @@ pub struct Contributions {
     batch: usize,
     /// Per modality row-major `[batch, classes]`.
     values: PerModality<Vec<f64>>,
+    /// Row-major `[batch, classes]`: whose contributions they are.
+    logits: Vec<f64>,
+    /// `sum_m |a_k(m) s_k(m)| + |b_k|` of each, which bounds how far another order of summation may be off.
+    sizes: Vec<f64>,
 }
 
 impl Contributions {
-    /// From the weighted terms of additive logits at the inputs, `a(m) * s(m)`, each `[batch, classes]`
-    /// ([`crmt_core::AdditiveScores::contributions`]), and the same at the baselines, each `[1, classes]` or
-    /// `[batch, classes]`. `None`: a missing modality's term is dropped from the sum (baseline contribution 0).
+    /// From the scores of an additive classifier at the inputs, and at the baselines (each score `[1, classes]` or
+    /// `[batch, classes]`). `None`: a missing modality's term is dropped from the sum (baseline contribution 0).
     ///
     /// # Errors
-    /// [`CertifyError`] names the modality whose shape does not fit.
-    pub fn new(inputs: &PerModality<Tensor>, baselines: Option<&PerModality<Tensor>>) -> Result<Self, CertifyError> {
-        let (batch, classes) = inputs[0].dims2()?;
-        let baselines = match baselines {
-            Some(baselines) => inputs.zip(baselines, "contributions of the baselines")?.map(|(_, b)| Some(*b)),
-            None => inputs.map(|_| None),
-        };
-        let values = inputs.zip(&baselines, "contributions")?.try_enumerate(|m, (x, u)| {
-            if x.dims() != [batch, classes] {
-                let expected = format!("[{batch}, {classes}]");
-                return Err(CertifyError::shape(
-                    format!("modality {m}: contributions"),
-                    expected,
-                    format!("{:?}", x.dims()),
-                ));
+    /// [`CertifyError`] names the modality whose shape does not fit; scores are in `f64`.
+    pub fn new(inputs: &AdditiveScores, baselines: Option<&AdditiveScores>) -> Result<Self, CertifyError> {
+        let terms = inputs.contributions()?;
+        let (batch, classes) = terms[0].dims2()?;
+        let absent = match baselines {
+            Some(baselines) => {
+                let own = baselines.contributions()?;
+                terms.zip(&own, "contributions of the baselines")?.map(|(_, b)| Some((*b).clone()))
             }
-            let mut x = x.to_dtype(DType::F64)?;
+            None => terms.map(|_| None),
+        };
+        let mut sizes: Option<Tensor> = None;
+        let values = terms.zip(&absent, "contributions")?.try_enumerate(|m, (x, u)| {
+            if x.dims() != [batch, classes] {
+                let what = format!("modality {m}: contributions");
+                return Err(CertifyError::shape(what, format!("[{batch}, {classes}]"), format!("{:?}", x.dims())));
+            }
+            if x.dtype() != DType::F64 {
+                return Err(CertifyError::Precision { got: x.dtype() });
+            }
+            sizes = Some(match &sizes {
+                Some(sizes) => (sizes + x.abs()?)?,
+                None => x.abs()?,
+            });
+            let mut added = (*x).clone();
             if let Some(u) = u {
-                x = x.broadcast_sub(&u.to_dtype(DType::F64)?)?;
-                if x.dims() != [batch, classes] {
+                added = added.broadcast_sub(&u.to_dtype(DType::F64)?)?;
+                if added.dims() != [batch, classes] {
                     let expected = format!("[1, {classes}] or [{batch}, {classes}]");
                     let what = format!("modality {m}: contributions of the baseline");
                     return Err(CertifyError::shape(what, expected, format!("{:?}", u.dims())));
                 }
             }
-            Ok(x.flatten_all()?.to_vec1::<f64>()?)
+            Ok(added.flatten_all()?.to_vec1::<f64>()?)
         })?;
-        Ok(Self { classes, batch, values })
+        let bias = inputs.bias.abs()?;
+        let sizes = sizes.map(|sizes| sizes.broadcast_add(&bias)?.flatten_all()?.to_vec1::<f64>()).transpose()?;
+        let logits = inputs.logits()?.flatten_all()?.to_vec1::<f64>()?;
+        Ok(Self { classes, batch, values, logits, sizes: sizes.unwrap_or_default() })
+    }
+
+    /// Refuses logits that are not the sum of these contributions: they are of other inputs or of another model, or weights
+    /// were left out of them.
+    fn check(&self, logits: &Tensor) -> Result<(), CertifyError> {
+        let given = logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let tolerance = (self.values.len() + 2) as f64 * f64::EPSILON;
+        // NaN certifies nothing anyway.
+        let other = |i: &usize| (given[*i] - self.logits[*i]).abs() > tolerance * self.sizes[*i];
+        match (0..given.len().min(self.logits.len())).find(other) {
+            Some(i) => Err(CertifyError::shape(
+                format!("sample {}: logits, the sum of the contributions and the bias", i / self.classes),
+                self.logits[i],
+                given[i],
+            )),
+            None => Ok(()),
+        }
     }
 
     /// `d_j(m) = c_y(m) - c_j(m)` of sample `i`, rounded up.
@@ -75,17 +108,18 @@ pub struct MissingRegion<E: Grade> {
 /// As [`regions`]; also when `contributions` are of another batch or model.
 pub fn missing_regions<E: Grade>(
     constants: &MarginConstants<E>,
-    logits: &Tensor,
+    evaluated: &(impl Evaluated + ?Sized),
     reference: &[u32],
     contributions: &Contributions,
 ) -> Result<Vec<MissingRegion<E>>, CertifyError> {
-    let regions = regions(constants, logits, reference)?;
+    let regions = regions(constants, evaluated, reference)?;
     let expected = (regions.len(), constants.classes(), constants.modalities());
     let got = (contributions.batch, contributions.classes, contributions.values.len());
     if expected != got {
         let what = "(samples, classes, modalities) of the contributions";
         return Err(CertifyError::shape(what, format!("{expected:?}"), format!("{got:?}")));
     }
+    contributions.check(evaluated.logits())?;
     let each = regions.into_iter().enumerate().map(|(i, region)| {
         let y = region.class() as usize;
         let of = |j: &u32| {
@@ -138,8 +172,9 @@ impl<E: Grade> MissingRegion<E> {
     pub fn slacks(&self, q: usize, eps: &PerModality<f64>) -> Result<Vec<f64>, CertifyError> {
         let modalities = self.region.modalities();
         check_budgets(eps, modalities)?;
-        let margins = self.region.margins().iter();
-        let slack = |((mu, l), d): ((&f64, &[f64]), &[f64])| {
+        let margins = self.region.margins().iter().enumerate();
+        let slack = |(((j, mu), l), d): (((usize, &f64), &[f64]), &[f64])| {
+            let mu = &if q > 0 { self.evaluated_again(j) } else { *mu };
             let spent = |m: usize| eps[m] * l[m];
             let mut gains: Vec<f64> = (0..modalities).map(|m| (d[m] - spent(m)).max(0.)).collect();
             gains.sort_by(|a, b| b.total_cmp(a));
@@ -190,18 +225,26 @@ impl<E: Grade> MissingRegion<E> {
     }
 
     fn margins_if(&self, gone: impl Fn(usize) -> bool) -> Vec<f64> {
-        let margin = |(mu, d): (&f64, &[f64])| {
+        let any = (0..self.region.modalities()).any(&gone);
+        let margin = |((j, mu), d): ((usize, &f64), &[f64])| {
+            let mu = if any { self.evaluated_again(j) } else { *mu };
             let lost = || d.iter().enumerate().filter(|(m, _)| gone(*m)).map(|(_, d)| *d);
             down(mu - lost().sum::<f64>(), mu.abs() + lost().map(f64::abs).sum::<f64>(), d.len())
         };
-        self.region.margins().iter().zip(self.contributions()).map(margin).collect()
+        self.region.margins().iter().enumerate().zip(self.contributions()).map(margin).collect()
+    }
+
+    /// The margin over rival number `j` where something is missing: what is missing was evaluated at the input and at the
+    /// baseline, and both were rounded.
+    fn evaluated_again(&self, j: usize) -> f64 {
+        match self.region.rounding(j) {
+            0. => self.region.margins()[j],
+            rounding => (self.region.margins()[j] - 2. * rounding).next_down(),
+        }
     }
 
     fn joint_if(&self, gone: impl Fn(usize) -> bool) -> f64 {
-        let norm = |l: &[f64]| {
-            let kept = l.iter().enumerate().filter(|(m, _)| !gone(*m)).map(|(_, l)| l * l);
-            kept.sum::<f64>().sqrt() * (1. + (l.len() as f64 + 2.) * f64::EPSILON)
-        };
+        let norm = |l: &[f64]| norm_up(l.iter().enumerate().filter(|(m, _)| !gone(*m)).map(|(_, l)| *l));
         let each = self.margins_if(&gone).into_iter().zip(self.region.constants()).map(|(mu, l)| ratio(mu, norm(l)));
         each.fold(f64::INFINITY, f64::min)
     }

@@ -1,11 +1,10 @@
 //! Radii: margins divided by constants, least over *all* rivals (theorems T1, T2, T8).
 //! Does not know where constants come from, only what grade they have.
 use crate::{
-    CertifyError, Evidence, Grade, Limit, MarginConstants, Proved, Threat, WeightsHash,
+    CertifyError, Evaluated, Evidence, Grade, Limit, MarginConstants, Program, Proved, Threat, WeightsHash,
     margins::{Margins, least},
     weights::{check, common},
 };
-use candle_core::Tensor;
 use crmt_core::PerModality;
 use std::marker::PhantomData;
 
@@ -30,6 +29,7 @@ pub struct SampleRadii {
 pub struct Radii<E: Grade> {
     samples: Vec<SampleRadii>,
     weights: Option<WeightsHash>,
+    program: Program,
     grade: PhantomData<E>,
 }
 
@@ -42,6 +42,11 @@ impl<E: Grade> Radii<E> {
     /// Why one may believe them.
     pub fn evidence(&self) -> Evidence {
         E::EVIDENCE
+    }
+
+    /// What they are about: the network in real arithmetic, or a program that computes it.
+    pub fn program(&self) -> Program {
+        self.program
     }
 
     /// Joint radii, in batch order.
@@ -59,8 +64,10 @@ impl<E: Grade> Radii<E> {
         self.weights.as_ref()
     }
 
-    /// Appends the radii of another batch. Of different weights, the whole no longer says which.
+    /// Appends the radii of another batch. Of different weights, the whole no longer says which; of different programs, it is
+    /// about none.
     pub fn extend(&mut self, other: Self) {
+        self.program = if self.program == other.program { self.program } else { Program::Real };
         self.weights = common(self.weights.as_ref(), other.weights.as_ref());
         self.samples.extend(other.samples);
     }
@@ -69,7 +76,8 @@ impl<E: Grade> Radii<E> {
 impl Radii<Proved> {
     /// One certificate per sample; `None` where the radius is 0.
     pub fn certificates(&self) -> Vec<Option<Certificate>> {
-        let certificate = |s: &SampleRadii| Certificate { sample: s.clone(), weights: self.weights.clone() };
+        let certificate =
+            |s: &SampleRadii| Certificate { sample: s.clone(), weights: self.weights.clone(), program: self.program };
         self.samples.iter().map(|s| (s.joint > 0.).then(|| certificate(s))).collect()
     }
 }
@@ -81,6 +89,7 @@ impl Radii<Proved> {
 pub struct Certificate {
     sample: SampleRadii,
     weights: Option<WeightsHash>,
+    program: Program,
 }
 
 impl Certificate {
@@ -107,31 +116,38 @@ impl Certificate {
         check(self.weights.as_ref(), weights)
     }
 
+    /// What the statement is about: the network in real arithmetic, or a program that computes it.
+    pub fn program(&self) -> Program {
+        self.program
+    }
+
     /// Always [`Evidence::Proved`].
     pub fn evidence(&self) -> Evidence {
         Evidence::Proved
     }
 }
 
-/// Radii of samples with `logits` `[batch, classes]` around their `reference` classes: the true labels for certified
+/// Radii of samples with these logits (`[batch, classes]`; a tensor, or an [`Evaluation`](crate::Evaluation)) around their `reference` classes: the true labels for certified
 /// accuracy, the predictions for stability.
 ///
 /// # Errors
 /// [`CertifyError`] when classes or samples do not line up with `constants`.
 pub fn radii<E: Grade>(
     constants: &MarginConstants<E>,
-    logits: &Tensor,
+    evaluated: &(impl Evaluated + ?Sized),
     reference: &[u32],
 ) -> Result<Radii<E>, CertifyError> {
     let (classes, modalities) = (constants.classes(), constants.modalities());
-    let margins = Margins::new(logits, reference, classes)?;
+    let margins = Margins::new(constants, evaluated, reference)?;
     let threat = Threat::joint(modalities);
     // Joint constants of a class serve every sample of that class.
     let mut joint: Vec<Option<Vec<f64>>> = vec![None; classes];
     let sample = |(y, mu): (usize, &[f64])| {
         let all = || (0..classes).map(|j| threat.spent(|m| constants.get(m, y, j))).collect();
         let Limit { radius, rival } = least(mu, joint[y].get_or_insert_with(all));
-        let squares = PerModality::from_fn(modalities, |m| constants.get(m, y, rival as usize).powi(2));
+        let of_rival = |m: usize| constants.get(m, y, rival as usize);
+        let most = (0..modalities).map(of_rival).fold(f64::MIN_POSITIVE, f64::max);
+        let squares = PerModality::from_fn(modalities, |m| (of_rival(m) / most).powi(2));
         let total: f64 = squares.iter().sum();
         SampleRadii {
             reference: y as u32,
@@ -144,7 +160,8 @@ pub fn radii<E: Grade>(
         }
     };
     let samples = margins.iter().map(sample).collect();
-    Ok(Radii { samples, weights: constants.weights().cloned(), grade: PhantomData })
+    let (weights, program) = (constants.weights().cloned(), constants.program());
+    Ok(Radii { samples, weights, program, grade: PhantomData })
 }
 
 /// How far `threat` may grow against each sample, and which rival limits it: `min_j mu_j / N(L_j)` over *all* rivals
@@ -154,13 +171,13 @@ pub fn radii<E: Grade>(
 /// As [`radii`]; also when `threat` does not fit the modalities.
 pub fn limits<E: Grade>(
     constants: &MarginConstants<E>,
-    logits: &Tensor,
+    evaluated: &(impl Evaluated + ?Sized),
     reference: &[u32],
     threat: &Threat,
 ) -> Result<Vec<Limit>, CertifyError> {
     threat.check(constants.modalities())?;
     let classes = constants.classes();
-    let margins = Margins::new(logits, reference, classes)?;
+    let margins = Margins::new(constants, evaluated, reference)?;
     let mut spent: Vec<Option<Vec<f64>>> = vec![None; classes];
     let limit = |(y, mu): (usize, &[f64])| {
         let all = || (0..classes).map(|j| threat.spent(|m| constants.get(m, y, j))).collect();
@@ -178,10 +195,10 @@ pub fn limits<E: Grade>(
 /// As [`limits`] of [`Threat::Ray`].
 pub fn ray<E: Grade>(
     constants: &MarginConstants<E>,
-    logits: &Tensor,
+    evaluated: &(impl Evaluated + ?Sized),
     reference: &[u32],
     direction: &PerModality<f64>,
 ) -> Result<Vec<f64>, CertifyError> {
-    let limits = limits(constants, logits, reference, &Threat::Ray(direction.clone()))?;
+    let limits = limits(constants, evaluated, reference, &Threat::Ray(direction.clone()))?;
     Ok(limits.into_iter().map(|l| l.radius).collect())
 }

@@ -3,12 +3,11 @@
 //! `R(x) = { eps >= 0 : sum_m eps_m L[m][y][j] < mu_j for all j != y }`: a polytope with at most `K - 1` facets,
 //! closed downwards; empty exactly when the sample is misclassified or tied.
 use crate::{
-    CertifyError, Evidence, Grade, Limit, MarginConstants, Threat, WeightsHash,
+    CertifyError, Evaluated, Evidence, Grade, Limit, MarginConstants, Threat, WeightsHash,
     margins::{Margins, least},
     threat::check_budgets,
     weights::check,
 };
-use candle_core::Tensor;
 use crmt_core::PerModality;
 use std::marker::PhantomData;
 
@@ -21,22 +20,24 @@ pub struct Region<E: Grade> {
     /// Row-major `[rivals, modalities]`.
     constants: Vec<f64>,
     modalities: usize,
+    /// Of each margin, what one evaluation of the program may round, `[rivals]`; empty where nothing is executed.
+    rounding: Vec<f64>,
     weights: Option<WeightsHash>,
     grade: PhantomData<E>,
 }
 
-/// The regions of samples with `logits` `[batch, classes]` around their `reference` classes.
+/// The regions of samples with these logits (`[batch, classes]`; a tensor, or an [`Evaluation`](crate::Evaluation)) around their `reference` classes.
 ///
 /// # Errors
 /// [`CertifyError`] when classes or samples do not line up with `constants`.
 pub fn regions<E: Grade>(
     constants: &MarginConstants<E>,
-    logits: &Tensor,
+    evaluated: &(impl Evaluated + ?Sized),
     reference: &[u32],
 ) -> Result<Vec<Region<E>>, CertifyError> {
     let modalities = constants.modalities();
-    let margins = Margins::new(logits, reference, constants.classes())?;
-    let region = |(y, mu): (usize, &[f64])| {
+    let margins = Margins::new(constants, evaluated, reference)?;
+    let region = |(i, (y, mu)): (usize, (usize, &[f64]))| {
         let rivals = || (0..mu.len()).filter(|j| *j != y);
         Region {
             class: y as u32,
@@ -44,14 +45,20 @@ pub fn regions<E: Grade>(
             margins: rivals().map(|j| mu[j]).collect(),
             constants: rivals().flat_map(|j| (0..modalities).map(move |m| constants.get(m, y, j))).collect(),
             modalities,
+            rounding: margins.rounding(i).map_or_else(Vec::new, |of| rivals().map(|j| of[j]).collect()),
             weights: constants.weights().cloned(),
             grade: PhantomData,
         }
     };
-    Ok(margins.iter().map(region).collect())
+    Ok(margins.iter().enumerate().map(region).collect())
 }
 
 impl<E: Grade> Region<E> {
+    /// What one evaluation of the program may take from the margin over rival number `j`.
+    pub(crate) fn rounding(&self, j: usize) -> f64 {
+        self.rounding.get(j).copied().unwrap_or(0.)
+    }
+
     /// The class that stays predicted inside.
     pub fn class(&self) -> u32 {
         self.class
@@ -119,7 +126,9 @@ impl<E: Grade> Region<E> {
     pub fn shares(&self, weights: &PerModality<f64>) -> Result<PerModality<f64>, CertifyError> {
         let rival = self.limit(&Threat::L2(weights.clone()))?.rival;
         let j = self.rivals.iter().position(|r| *r == rival).expect("a rival limits");
-        let square = |m: usize| (self.constants[j * self.modalities + m] / weights[m]).powi(2);
+        let quotient = |m: usize| self.constants[j * self.modalities + m] / weights[m];
+        let most = (0..self.modalities).map(quotient).fold(f64::MIN_POSITIVE, f64::max);
+        let square = |m: usize| (quotient(m) / most).powi(2);
         let total: f64 = (0..self.modalities).map(square).sum();
         Ok(PerModality::from_fn(self.modalities, |m| if total > 0. { square(m) / total } else { 0. }))
     }

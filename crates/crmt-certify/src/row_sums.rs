@@ -6,8 +6,12 @@
 //! `|W|^2 <= max_i (A q)_i / q_i` (diagonal dominance of `diag(q)^-1 G diag(q)`; Collatz and Wielandt). AOL divides input
 //! channel `i` by `R_i = sqrt(sum_j A_ij)`, after which `q = R` gives exactly 1. Zero padding compresses the operator and
 //! a stride takes a part of its rows: neither makes the norm greater.
-use crate::{conv::phases, gram::gamma};
-use candle_core::{D, DType, Device, Result, Tensor};
+use crate::{
+    conv::phases,
+    gram::scaled,
+    numbers::{gamma, greatest},
+};
+use candle_core::{D, Result, Tensor};
 
 /// Steps towards the best `q`: each is a product of a small matrix and a vector.
 const STEPS: usize = 200;
@@ -29,12 +33,12 @@ pub(crate) fn cost(kernel: &[usize], stride: usize) -> usize {
 /// # Errors
 /// The tensor library's, e.g. when `kernel` does not have four axes.
 pub fn row_sum_bound(kernel: &Tensor, stride: usize) -> Result<f64> {
-    let kernel = kernel.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
+    let (kernel, size) = scaled(kernel)?;
     let plain = best(&gram(&kernel)?);
     // Exact for strides, and usually the lesser one; a kernel rescaled for stride 1 is better off without.
     let bound = if stride > 1 { plain.min(best(&gram(&phases(&kernel, stride)?)?)) } else { plain };
     // Overflow must not pass for a bound.
-    Ok(if bound.is_nan() { f64::INFINITY } else { bound })
+    Ok(if bound.is_nan() { f64::INFINITY } else { size.times(bound) })
 }
 
 /// `A`, rounded up.
@@ -63,17 +67,17 @@ fn best(a: &[Vec<f64>]) -> f64 {
     let mut least = f64::INFINITY;
     for _ in 0..STEPS {
         let aq: Vec<f64> = a.iter().map(|row| row.iter().zip(&q).map(|(a, q)| a * q).sum()).collect();
-        let ratio = aq.iter().zip(&q).map(|(aq, q)| aq / q).fold(0., |x: f64, r| if r.is_nan() { r } else { x.max(r) });
+        let ratio = greatest(aq.iter().zip(&q).map(|(aq, q)| aq / q));
         if ratio.is_nan() {
             return f64::NAN;
         }
         least = least.min(ratio);
         // The mean of q and its image does not oscillate; no component may vanish, whatever the matrix.
-        let greatest = aq.iter().copied().fold(0., f64::max);
-        if greatest == 0. {
+        let most = greatest(aq.iter().copied());
+        if most == 0. {
             break;
         }
-        q.iter_mut().zip(&aq).for_each(|(q, aq)| *q = (0.5 * (*q + aq / greatest)).max(1e-9));
+        q.iter_mut().zip(&aq).for_each(|(q, aq)| *q = (0.5 * (*q + aq / most)).max(1e-9));
     }
     (least * up).sqrt() * (1. + 2. * f64::EPSILON)
 }

@@ -11,7 +11,7 @@ use crate::{
     CertifyError, SmoothCertificate, Votes, WeightsHash,
     binomial::{lower_bound, upper_bound},
     ellipsoid::smoothed_radius,
-    votes::{Draw, Phase, predict},
+    votes::{Draw, Drawn, Phase, predict},
 };
 use candle_core::Tensor;
 use crmt_core::{Classifier, PerModality, Streams};
@@ -68,6 +68,25 @@ impl Smoothing {
         Self { weights: Some(weights), ..self }
     }
 
+    /// Votes that were drawn as agreed here, with this noise and these weights, and written down since.
+    pub fn counted(&self, id: u64, selection: Vec<u64>, estimation: Vec<u64>) -> Votes {
+        Votes { id, selection, estimation, drawn: Some(self.drawn()) }
+    }
+
+    fn drawn(&self) -> Drawn {
+        Drawn { weights: self.weights.clone(), sigmas: self.sigmas.clone() }
+    }
+
+    /// Refuses votes of other weights or noise, and votes that do not say.
+    fn check(&self, votes: &Votes) -> Result<(), CertifyError> {
+        let (asked, none) = (self.drawn(), votes.selection.is_empty() && votes.estimation.is_empty());
+        if none || votes.drawn.as_ref() == Some(&asked) {
+            return Ok(());
+        }
+        let drawn = votes.drawn.as_ref().map_or("in a way that nobody told".into(), ToString::to_string);
+        Err(CertifyError::Drawn { id: votes.id, drawn, asked: asked.to_string() })
+    }
+
     /// Draws and counts until every sample in `votes` has its draws. Counts that are there already are kept, so that a
     /// stopped run goes on where it was; the result depends on neither `chunk` nor stops.
     ///
@@ -97,6 +116,8 @@ impl Smoothing {
         let phases = [(Phase::Selection, self.selection), (Phase::Estimation, self.draws)];
         let mut done = 0;
         for vote in votes.iter_mut() {
+            self.check(vote)?;
+            vote.drawn = Some(self.drawn());
             for (phase, expected) in phases {
                 let got = phase.votes(vote).iter().sum();
                 if got > expected {
@@ -166,6 +187,7 @@ impl Smoothing {
 
     /// The selected class and its fresh votes; `None` when nothing was to be drawn.
     fn complete(&self, votes: &Votes) -> Result<Option<(u32, u64)>, CertifyError> {
+        self.check(votes)?;
         for (counts, expected) in [(&votes.selection, self.selection), (&votes.estimation, self.draws)] {
             let got = counts.iter().sum();
             if got != expected {

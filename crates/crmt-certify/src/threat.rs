@@ -1,6 +1,9 @@
 //! Threats: shapes of the set of budgets `(eps_1, ..., eps_M)` that an adversary may spend, growing with a radius.
 //! Does not know margins.
-use crate::CertifyError;
+use crate::{
+    CertifyError,
+    numbers::{greatest, norm_up},
+};
 use crmt_core::PerModality;
 
 /// A family of sets of budgets, one for each radius `r`. A class is safe from it below
@@ -31,12 +34,20 @@ impl Threat {
     pub(crate) fn spent(&self, l: impl Fn(usize) -> f64) -> f64 {
         // Each term rounds at most three times (quotient, square, root), the sum once per modality.
         let up = |n: usize, x: f64| x * (1. + (n as f64 + 4.) * f64::EPSILON);
-        let each = |w: &PerModality<f64>| w.iter().enumerate().map(|(m, w)| l(m) / w).collect::<Vec<_>>();
+        // A positive constant stays one, however small.
+        let positive = |exact_zero: bool, x: f64| if x == 0. && !exact_zero { f64::from_bits(1) } else { x };
+        let each = |w: &PerModality<f64>| {
+            let quotient = |(m, w): (usize, &f64)| positive(l(m) == 0., l(m) / w);
+            w.iter().enumerate().map(quotient).collect::<Vec<_>>()
+        };
         match self {
-            Self::L2(w) => up(w.len(), each(w).iter().map(|l| l * l).sum::<f64>().sqrt()),
-            Self::L1(w) => up(w.len(), each(w).into_iter().fold(0., f64::max)),
+            Self::L2(w) => up(w.len(), norm_up(each(w).into_iter())),
+            Self::L1(w) => up(w.len(), greatest(each(w).into_iter())),
             Self::Linf(w) => up(w.len(), each(w).iter().sum()),
-            Self::Ray(t) => up(t.len(), t.iter().enumerate().map(|(m, t)| t * l(m)).sum()),
+            Self::Ray(t) => {
+                let product = |(m, t): (usize, &f64)| positive(*t == 0. || l(m) == 0., t * l(m));
+                up(t.len(), t.iter().enumerate().map(product).sum())
+            }
             Self::Only(m) => l(*m),
         }
     }

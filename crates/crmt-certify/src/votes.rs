@@ -1,11 +1,13 @@
 //! Votes of a classifier under noise: what is drawn, counted and resumed. Does not know what the counts prove.
-use crate::CertifyError;
+use crate::{CertifyError, WeightsHash};
 use candle_core::{D, DType, Device, Tensor};
 use crmt_core::{Classifier, PerModality, Streams};
 use rand::Rng;
 use rand_distr::StandardNormal;
+use std::fmt;
 
-/// The votes for one sample. Plain numbers: write them anywhere, read them back, and go on.
+/// The votes for one sample. Plain numbers: write them anywhere, read them back ([`Smoothing::counted`](crate::Smoothing::counted)),
+/// and go on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Votes {
     /// The caller's number of the sample, which its noise depends on; unique within a data set.
@@ -14,6 +16,25 @@ pub struct Votes {
     pub selection: Vec<u64>,
     /// Votes per class among the fresh draws that bound its probability; empty before the first.
     pub estimation: Vec<u64>,
+    /// What they were drawn with; none before the first.
+    pub(crate) drawn: Option<Drawn>,
+}
+
+/// What a vote depends on, besides its input.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drawn {
+    pub weights: Option<WeightsHash>,
+    pub sigmas: PerModality<f64>,
+}
+
+impl Eq for Drawn {}
+
+impl fmt::Display for Drawn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sigmas: Vec<String> = self.sigmas.iter().map(f64::to_string).collect();
+        let weights = self.weights.as_ref().map_or("unnamed weights", WeightsHash::as_str);
+        write!(f, "with sigma {} of {weights}", sigmas.join(", "))
+    }
 }
 
 impl Votes {

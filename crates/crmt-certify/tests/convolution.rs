@@ -148,14 +148,27 @@ fn scales_before_a_layer_fold_into_it() {
     // A second one behind it, too.
     let out = Layer::Diagonal { name: "bn".into(), scale: Tensor::new(&[1f64, 2., 0.5], &Device::Cpu).unwrap() };
     assert_eq!(audit(&[diagonal(), conv("c", kernel.clone(), 2, 1), out]).unwrap().rows()[0].name, "c * std * bn");
-    // Two channels of three values each, flattened.
+    // Two channels of three values each, flattened: known after a convolution, where channels come first.
     let weight = random(&mut rng, &[4, 6]);
     let flatten = Layer::Fixed { name: "flatten".into(), lipschitz: 1. };
     let fc = |weight: Tensor| Layer::Linear { name: "fc".into(), weight };
     let columns = Tensor::new(&[4f64, 4., 4., 0.1, 0.1, 0.1], &Device::Cpu).unwrap();
-    let a = audit(&[diagonal(), flatten.clone(), fc(weight.clone())]).unwrap();
+    let (first, relu) =
+        (conv("first", random(&mut rng, &[2, 1, 1, 1]), 1, 0), || Layer::Exact { name: "relu".into(), lipschitz: 1. });
+    let a = audit(&[first.clone(), relu(), diagonal(), flatten.clone(), fc(weight.clone())]).unwrap();
     let b = audit(&[fc(weight.broadcast_mul(&columns).unwrap())]).unwrap();
-    assert_eq!((a.bound().value(), a.rows().len()), (b.bound().value(), 1));
+    assert_eq!((a.rows()[2].bound, a.rows().len()), (b.bound().value(), 3));
+    // Of an array whose axes nobody told, the diagonal may be the last one: 100 where folding would have proved 1.
+    let scale = Tensor::new(&[1f64, 100.], &Device::Cpu).unwrap();
+    let wide = Layer::Diagonal { name: "std".into(), scale };
+    let first_half = Tensor::new(&[[0f64, 1., 0., 0.]], &Device::Cpu).unwrap();
+    let a = audit(&[wide.clone(), Layer::Flatten, fc(first_half)]).unwrap();
+    assert!(a.bound().value() >= 100., "{a}");
+    // The same behind a linear layer, which acts on the last axis of [2, 2].
+    let tall = Tensor::new(&[[1f64, 0.], [0., 0.01]], &Device::Cpu).unwrap();
+    assert!(audit(&[fc(tall.clone()), wide.clone()]).unwrap().bound().value() >= 100.);
+    // Of vectors there is one axis only.
+    assert!(audit(&[Layer::Flatten, fc(tall), wide]).unwrap().bound().value() < 1.01);
     // Not directly before a linear layer, which may act on another axis; nor where channels do not fit.
     let two = random(&mut rng, &[4, 2]);
     assert_eq!(audit(&[diagonal(), fc(two)]).unwrap().rows().len(), 2);

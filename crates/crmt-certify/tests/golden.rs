@@ -32,6 +32,10 @@ fn one<E: Grade>(constants: &MarginConstants<E>, h: &[f64], y: u32) -> SampleRad
 }
 
 /// h0 = 3 x1 - 4 x2 + 1, h1 = 0 at (2, 0.5).
+fn scores<E: Grade, const M: usize>(bounds: [Vec<LipschitzBound<E>>; M]) -> ScoreBounds<E> {
+    ScoreBounds::unweighted(PerModality::from(bounds))
+}
+
 #[test]
 fn g1_two_class_scalar() {
     let rows = PerModality::from([
@@ -72,7 +76,7 @@ fn g2_pairwise_and_sum_bound() {
     close("r_2", &[r2[0] / r2[1]], &[1.5362833939956087], TIGHT);
 
     let unit = SoundBound::vouched(1.).unwrap();
-    let sum = MarginConstants::sum(&g2_weights(1.), &PerModality::from([vec![unit; 3], vec![unit; 3]])).unwrap();
+    let sum = MarginConstants::sum(&g2_weights(1.), &scores([vec![unit; 3], vec![unit; 3]])).unwrap();
     let s = one(&sum, &G2_LOGITS, 0);
     close("sum r", &[s.joint], &[0.90933431084991448], TIGHT);
     close("sum P", s.unimodal.as_slice(), &[1.0166666666666667, 1.4875], TIGHT);
@@ -97,7 +101,7 @@ fn g3_edges() {
 fn g3_negative_weight() {
     let a = PerModality::from([t(&[-1.5, 2.])]);
     let score = |t: f64| SoundBound::vouched(t).unwrap();
-    let sum = MarginConstants::sum(&a, &PerModality::from([vec![score(1.), score(0.5)]])).unwrap();
+    let sum = MarginConstants::sum(&a, &scores([vec![score(1.), score(0.5)]])).unwrap();
     close("L", &[sum.get(0, 0, 1)], &[2.5], TIGHT);
     close("r", &[one(&sum, &[1.2, 0.], 0).joint], &[0.48], TIGHT);
     let rows = PerModality::from([Tensor::eye(2, candle_core::DType::F64, &Device::Cpu).unwrap()]);
@@ -113,7 +117,7 @@ fn g3_negative_weight() {
 fn absolute_margins_certify_nothing() {
     // L = 1 for every pair: half a unit from each score.
     let half = SoundBound::vouched(0.5).unwrap();
-    let c = MarginConstants::sum(&PerModality::from([t(&[1., 1., 1.])]), &PerModality::from([vec![half; 3]])).unwrap();
+    let c = MarginConstants::sum(&PerModality::from([t(&[1., 1., 1.])]), &scores([vec![half; 3]])).unwrap();
     let h = [0., 10., 9.9];
     let wrong = one(&c, &h, 0);
     assert_eq!((wrong.joint, wrong.unimodal[0]), (0., 0.));
@@ -146,12 +150,12 @@ fn g6_local_gradients_are_no_bound() {
     let mu = 2. * 10f64.tanh();
     let a = PerModality::from([t(&[-1., 1.])]);
     let local = EstimatedBound::estimated(1.6489228911534795e-7).unwrap();
-    let claim = MarginConstants::sum(&a, &PerModality::from([vec![local; 2]])).unwrap();
+    let claim = MarginConstants::sum(&a, &scores([vec![local; 2]])).unwrap();
     let claim = radii(&claim, &logits(&[mu, 0.]), &[0]).unwrap();
     close("claim", &claim.joint(), &[6064564.94262238], 1e-9); // the golden constant has 17 digits, the claim 15
     assert_eq!(claim.evidence(), Evidence::Estimated);
     let sound = SoundBound::vouched(20.).unwrap();
-    let proved = MarginConstants::sum(&a, &PerModality::from([vec![sound; 2]])).unwrap();
+    let proved = MarginConstants::sum(&a, &scores([vec![sound; 2]])).unwrap();
     let proved = radii(&proved, &logits(&[mu, 0.]), &[0]).unwrap();
     close("proved", &proved.joint(), &[0.049999999793884638], TIGHT);
     assert_eq!(proved.evidence(), Evidence::Proved);

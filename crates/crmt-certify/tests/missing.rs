@@ -2,7 +2,7 @@
 #![expect(clippy::excessive_precision, reason = "golden values keep the digits they were published with")]
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::*;
-use crmt_core::{Missing, PerModality, Streams};
+use crmt_core::{AdditiveScores, Missing, PerModality, Streams};
 use rand::Rng;
 
 /// Roundings of a dozen operations, and what they are rounded down by.
@@ -13,6 +13,10 @@ fn t(v: &[f64]) -> Tensor {
 }
 fn per<T>(v: Vec<T>) -> PerModality<T> {
     PerModality::new(v).unwrap()
+}
+fn scores(terms: PerModality<Tensor>, bias: &[f64]) -> AdditiveScores {
+    let ones = terms.map(|t| Tensor::ones(t.dim(1).unwrap(), DType::F64, &Device::Cpu).unwrap());
+    AdditiveScores { unimodal: terms, weights: ones, bias: Tensor::new(bias, &Device::Cpu).unwrap() }
 }
 #[track_caller]
 fn close(what: &str, got: &[f64], want: &[f64]) {
@@ -29,8 +33,9 @@ fn g2_with_dropped_terms() {
     let weights = PerModality::from(a.map(|a| Tensor::new(&a, &Device::Cpu).unwrap()));
     let unit = SoundBound::vouched(1.).unwrap();
     let constants = MarginConstants::pairwise(&per(vec![eye.clone(), eye]), &weights, &per(vec![unit; 2])).unwrap();
-    let terms = PerModality::from_fn(2, |m| t(&[0, 1, 2].map(|k| a[m][k] * s[m][k])));
-    let contributions = Contributions::new(&terms, None).unwrap();
+    let bias = Tensor::new(&[0.1f64, -0.2, 0.], &Device::Cpu).unwrap();
+    let scores = AdditiveScores { unimodal: PerModality::from(s.map(|s| t(&s))), weights, bias };
+    let contributions = Contributions::new(&scores, None).unwrap();
     let all = missing_regions(&constants, &t(&[3.6, 0.55, 0.625]), &[0], &contributions).unwrap();
     let region = &all[0];
 
@@ -65,7 +70,7 @@ fn the_worst_of_all_subsets_is_found_without_enumeration() {
         let norms = per((0..modalities).map(|_| row(1.)).collect::<Vec<_>>());
         let norms = norms.map(|t| t.iter().map(|t| SoundBound::vouched(t.abs()).unwrap()).collect::<Vec<_>>());
         let ones = PerModality::from_fn(modalities, |_| Tensor::ones(classes, DType::F64, &Device::Cpu).unwrap());
-        let constants = MarginConstants::sum(&ones, &norms).unwrap();
+        let constants = MarginConstants::sum(&ones, &ScoreBounds::unweighted(norms)).unwrap();
         let eps = PerModality::from_fn(modalities, |_| rng.random_range(0. ..0.2));
 
         let logit = |k: usize, gone: usize| {
@@ -74,7 +79,7 @@ fn the_worst_of_all_subsets_is_found_without_enumeration() {
         let h: Vec<f64> = (0..classes).map(|k| logit(k, 0)).collect();
         let y = (0..classes).max_by(|i, j| h[*i].total_cmp(&h[*j])).unwrap();
         let tensors = |v: &[Vec<f64>]| per(v.iter().map(|v| t(v)).collect());
-        let contributions = Contributions::new(&tensors(&x), Some(&tensors(&u))).unwrap();
+        let contributions = Contributions::new(&scores(tensors(&x), &b), Some(&scores(tensors(&u), &b))).unwrap();
         let region = &missing_regions(&constants, &t(&h), &[y as u32], &contributions).unwrap()[0];
         let l = |m: usize, j: usize| constants.get(m, y, j);
 
@@ -113,15 +118,28 @@ fn the_worst_of_all_subsets_is_found_without_enumeration() {
 fn what_does_not_fit_is_refused_and_nan_certifies_nothing() {
     let unit = SoundBound::vouched(1.).unwrap();
     let ones = PerModality::from_fn(2, |_| Tensor::ones(2, DType::F64, &Device::Cpu).unwrap());
-    let constants = MarginConstants::sum(&ones, &per(vec![vec![unit; 2]; 2])).unwrap();
-    let two = |a: &[f64], b: &[f64]| PerModality::from([t(a), t(b)]);
+    let constants = MarginConstants::sum(&ones, &ScoreBounds::unweighted(per(vec![vec![unit; 2]; 2]))).unwrap();
+    let two = |a: &[f64], b: &[f64]| scores(PerModality::from([t(a), t(b)]), &[0., 0.]);
+    let one = |a: &[f64]| scores(PerModality::from([t(a)]), &[0., 0.]);
     assert!(Contributions::new(&two(&[1., 0.], &[1., 0., 0.]), None).unwrap_err().to_string().contains("modality 1"));
-    assert!(Contributions::new(&two(&[1., 0.], &[1., 0.]), Some(&PerModality::from([t(&[0., 0.])]))).is_err());
-    let one = Contributions::new(&PerModality::from([t(&[1., 0.])]), None).unwrap();
-    assert!(missing_regions(&constants, &t(&[2., 0.]), &[0], &one).unwrap_err().to_string().contains("contributions"));
+    assert!(Contributions::new(&two(&[1., 0.], &[1., 0.]), Some(&one(&[0., 0.]))).is_err());
+    let alone = Contributions::new(&one(&[1., 0.]), None).unwrap();
+    assert!(
+        missing_regions(&constants, &t(&[2., 0.]), &[0], &alone).unwrap_err().to_string().contains("contributions")
+    );
     let nan = Contributions::new(&two(&[f64::NAN, 0.], &[1., 0.]), None).unwrap();
     let region = &missing_regions(&constants, &t(&[2., 0.]), &[0], &nan).unwrap()[0];
     let eps = PerModality::from([0., 0.]);
     assert!(!region.contains(1, &eps).unwrap() && region.worst_joint(1) == 0.);
     assert!(region.slacks(1, &PerModality::from([0., -1.])).is_err());
+    // Weights that were left out: a margin of +4 "with any one missing" for one of -5, once.
+    let unweighted = two(&[1., 0.], &[1., 0.]);
+    let weights = PerModality::from_fn(2, |m| Tensor::new(&[1f64, [1., 3.][m]], &Device::Cpu).unwrap());
+    let weighted = AdditiveScores { weights, ..unweighted.clone() };
+    let logits = weighted.logits().unwrap();
+    let of = |scores: &AdditiveScores| Contributions::new(scores, None).unwrap();
+    assert!(missing_regions(&constants, &logits, &[0], &of(&weighted)).is_ok());
+    let other = AdditiveScores { unimodal: PerModality::from([t(&[1., 1.]), t(&[1., 1.])]), ..weighted };
+    let message = missing_regions(&constants, &logits, &[0], &of(&other)).unwrap_err().to_string();
+    assert!(message.contains("sum of the contributions"), "{message}");
 }

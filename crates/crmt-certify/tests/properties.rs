@@ -54,7 +54,7 @@ impl Heads {
             let bound = |n: f64| SoundBound::vouched(n * self.lips[m] * (1. + 1e-14)).unwrap();
             candle_core::Result::Ok(norms.into_iter().map(bound).collect())
         });
-        MarginConstants::sum(&weights, &norms.unwrap()).unwrap()
+        MarginConstants::sum(&weights, &ScoreBounds::unweighted(norms.unwrap())).unwrap()
     }
 
     fn label(&self) -> usize {
@@ -217,7 +217,7 @@ fn gradient_norms_are_those_of_the_formula_and_merge() {
 fn mistakes_are_named() {
     let unit = SoundBound::vouched(1.).unwrap();
     let a = |v: &[f64]| Tensor::new(v, &Device::Cpu).unwrap();
-    let sum = |a: Vec<Tensor>, t: Vec<Vec<SoundBound>>| MarginConstants::sum(&per(a), &per(t));
+    let sum = |a: Vec<Tensor>, t: Vec<Vec<SoundBound>>| MarginConstants::sum(&per(a), &ScoreBounds::unweighted(per(t)));
     let e = sum(vec![a(&[1., 1.]), a(&[1., 1., 1.])], vec![vec![unit; 2], vec![unit; 2]]).unwrap_err();
     assert!(e.to_string().contains("modality 1"), "{e}");
     assert!(sum(vec![a(&[1., 1.])], vec![vec![unit; 3]]).unwrap_err().to_string().contains("got 3"));

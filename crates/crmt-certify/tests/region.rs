@@ -37,7 +37,7 @@ fn g2() -> (MarginConstants<Proved>, MarginConstants<Proved>) {
     let a = PerModality::from([t(&[1., 2., 0.5]), t(&[0.5, 1., 1.5])]);
     let unit = SoundBound::vouched(1.).unwrap();
     let pair = MarginConstants::pairwise(&per(vec![eye.clone(), eye]), &a, &per(vec![unit; 2])).unwrap();
-    let sum = MarginConstants::sum(&a, &per(vec![vec![unit; 3]; 2])).unwrap();
+    let sum = MarginConstants::sum(&a, &ScoreBounds::unweighted(per(vec![vec![unit; 3]; 2]))).unwrap();
     (pair, sum)
 }
 const G2_LOGITS: [f64; 3] = [3.6, 0.55, 0.625];
@@ -105,7 +105,7 @@ fn threats_touch_the_region() {
         let bound = |t: f64| SoundBound::vouched(t.abs()).unwrap();
         let t_of = per((0..modalities).map(|_| row(classes).into_iter().map(bound).collect()).collect::<Vec<Vec<_>>>());
         let a = per((0..modalities).map(|_| t(&row(classes))).collect());
-        let constants = MarginConstants::sum(&a, &t_of).unwrap();
+        let constants = MarginConstants::sum(&a, &ScoreBounds::unweighted(t_of)).unwrap();
         let mut h = row(classes);
         h[0] += 2.;
         let w = per(row(modalities).into_iter().map(|w| w.abs() + 0.1).collect());
