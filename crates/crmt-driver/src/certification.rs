@@ -1,10 +1,11 @@
 //! Radii of every report sample, and what they say of the whole split.
 //! Does not know attacks.
 use crate::{
+    agreement::{Agreement, Deployed},
     falsify::INSIDE,
     lipschitz::{Bounds, Constants},
     people::Voice,
-    record::{CertifiedResult, RadiusResult},
+    record::{CertifiedResult, ProgramResult, RadiusResult},
     report::{SampleRow, Why},
     threat::Threat,
     training::EVAL_BATCH,
@@ -12,9 +13,9 @@ use crate::{
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::{
-    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
+    Contributions, Evaluation, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
 };
-use crmt_core::{AdditiveClassifier, AdditiveScores, PerModality};
+use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, PerModality};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,8 @@ pub struct Radii {
     threats: Vec<(Threat, Vec<f64>)>,
     /// What limits each sample.
     limits: Vec<Limits>,
+    /// Of proved ones: which program they are about, and where it is not the one that predicts.
+    pub program: Option<ProgramResult>,
 }
 
 /// What limits a sample's joint radius: the rival, each modality's share of the worst joint attack's squared budget,
@@ -39,20 +42,29 @@ pub struct Limits {
     shapley: PerModality<f64>,
 }
 
-/// Computes them in f64 on the CPU. Proved ones for every threat; estimates for the usual ones.
-pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
+/// Computes them on the CPU, in f64 unless they shall be about another program. Proved ones for every threat; estimates for the
+/// usual ones. `deployed`: the network that predicts.
+pub fn radii(bounds: &Bounds, deployed: &Model, data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants()?;
     let absent = absent(&bounds.model, data)?;
+    let mut agreement = match &constants {
+        Constants::Proved(c) => Some(Agreement::new(Deployed::new(deployed, data)?, c.program())),
+        Constants::Estimated(_) => None,
+    };
     let bar = voice.stage("radii", data.report.len() as u64);
     let mut all = OfBatch::default();
     for batch in data.report.batches(EVAL_BATCH) {
-        let batch = batch?.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-        let scores = bounds.model.scores(&batch.inputs)?;
-        let labels = batch.labels.to_vec1::<u32>()?;
-        all.extend(match &constants {
-            Constants::Proved(c) => OfBatch::new(c, &scores, &labels, &absent)?,
-            Constants::Estimated(c) => OfBatch::new(c, &scores, &labels, &absent)?,
-        });
+        let batch = batch?;
+        let of = Evaluated::new(&bounds.model, &batch, data)?;
+        let mut radii = match &constants {
+            Constants::Proved(c) => OfBatch::new(c, &of, &absent)?,
+            Constants::Estimated(c) => OfBatch::new(c, &of, &absent)?,
+        };
+        if let Some(agreement) = &mut agreement {
+            let withdrawn = agreement.compare(&of, &absent, &batch, &mut radii.threats)?;
+            radii.limits.iter_mut().zip(withdrawn).for_each(|(limits, withdrawn)| limits.certified &= !withdrawn);
+        }
+        all.extend(radii);
         bar.inc(batch.len() as u64);
     }
     Ok(Radii {
@@ -60,13 +72,48 @@ pub fn radii(bounds: &Bounds, data: &DataSet, voice: &Voice) -> Result<Radii> {
         names: data.modalities.iter().map(|m| m.name.clone()).collect(),
         threats: all.threats,
         limits: all.limits,
+        program: agreement.map(Agreement::result),
     })
 }
 
-/// What each modality contributes to the logits where it is at its baseline, each `[1, classes]`.
-pub fn absent(model: &Model, data: &DataSet) -> Result<PerModality<Tensor>> {
-    let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_device(&Device::Cpu)?.to_dtype(DType::F64))?;
-    Ok(model.scores(&baselines)?.contributions()?)
+/// A batch, as the program that certificates are about sees it.
+pub struct Evaluated {
+    /// In f64, converted from what the program computes with.
+    pub scores: AdditiveScores,
+    /// Its logits, and how long its inputs and their baselines are.
+    pub evaluation: Evaluation,
+    /// True classes.
+    pub labels: Vec<u32>,
+}
+
+impl Evaluated {
+    /// Evaluates `model`, on the CPU, on `batch`.
+    pub fn new(model: &Model, batch: &Batch, data: &DataSet) -> Result<Self> {
+        let dtype = model.head().bias().dtype();
+        let batch = batch.to_device(&Device::Cpu)?.to_dtype(dtype)?;
+        let scores = model.scores(&batch.inputs)?;
+        let logits = scores.logits()?.to_dtype(DType::F64)?;
+        let baselines = data.baselines.try_map(|b| b.unsqueeze(0))?;
+        let evaluation = Evaluation::new(&logits, &batch.inputs)?.or_missing(&baselines)?;
+        Ok(Self { scores: exact(&scores)?, evaluation, labels: batch.labels.to_vec1()? })
+    }
+}
+
+/// In f64, on the CPU.
+pub fn exact(scores: &AdditiveScores) -> Result<AdditiveScores> {
+    let exact = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64);
+    Ok(AdditiveScores {
+        unimodal: scores.unimodal.try_map(exact)?,
+        weights: scores.weights.try_map(exact)?,
+        bias: exact(&scores.bias)?,
+    })
+}
+
+/// The scores of one sample whose modalities are all at their baselines, in f64.
+pub fn absent(model: &Model, data: &DataSet) -> Result<AdditiveScores> {
+    let head = model.head().bias();
+    let sample = |b: &Tensor| b.unsqueeze(0)?.to_device(head.device())?.to_dtype(head.dtype());
+    exact(&model.scores(&data.baselines.try_map(sample)?)?)
 }
 
 /// Radii of a batch.
@@ -78,18 +125,13 @@ pub struct OfBatch {
 }
 
 impl OfBatch {
-    /// `absent`: contributions of the baselines.
-    pub fn new<E: Grade>(
-        constants: &MarginConstants<E>,
-        scores: &AdditiveScores,
-        labels: &[u32],
-        absent: &PerModality<Tensor>,
-    ) -> Result<Self> {
-        let logits = scores.logits()?;
-        let radii = crmt_certify::radii(constants, &logits, labels)?;
-        let contributions = Contributions::new(&scores.contributions()?, Some(absent))?;
-        let regions = missing_regions(constants, &logits, labels, &contributions)?;
-        let modalities = absent.len();
+    /// `absent`: the scores of the baselines.
+    pub fn new<E: Grade>(constants: &MarginConstants<E>, of: &Evaluated, absent: &AdditiveScores) -> Result<Self> {
+        let Evaluated { scores, evaluation, labels } = of;
+        let radii = crmt_certify::radii(constants, evaluation, labels)?;
+        let contributions = Contributions::new(scores, Some(absent))?;
+        let regions = missing_regions(constants, evaluation, labels, &contributions)?;
+        let modalities = scores.unimodal.len();
         let of_each = |f: &dyn Fn(&MissingRegion<E>) -> f64| regions.iter().map(f).collect::<Vec<_>>();
         let of = |threat: Threat| -> Result<(Threat, Vec<f64>)> {
             let radii = match &threat {
@@ -97,7 +139,7 @@ impl OfBatch {
                 Threat::Only(m) => radii.unimodal(*m),
                 Threat::Each => {
                     let all_at_once = Norm::Linf(PerModality::from_fn(modalities, |_| 1.0));
-                    limits(constants, &logits, labels, &all_at_once)?.iter().map(|limit| limit.radius).collect()
+                    limits(constants, evaluation, labels, &all_at_once)?.iter().map(|limit| limit.radius).collect()
                 }
                 Threat::Without(gone) => of_each(&|region| region.joint_without(gone)),
                 Threat::AnyMissing => of_each(&|region| region.worst_joint(1)),

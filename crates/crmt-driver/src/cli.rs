@@ -181,6 +181,9 @@ pub struct CertifyArgs {
     /// `auto`, `proved` or `estimated`.
     #[arg(long)]
     pub evidence: Option<String>,
+    /// Which program proved radii are about: `f64`, or `f32`, the one that predicts.
+    #[arg(long, value_name = "f64|f32")]
+    pub program: Option<String>,
     /// Print the bound of each layer.
     #[arg(long)]
     pub audit: bool,
@@ -197,7 +200,7 @@ pub struct CertifyArgs {
     /// Certify the smoothed network instead: Gaussian noise of this standard deviation, in declared units, on every
     /// modality, or a NAME=SIGMA for each [default: the run's smooth.sigma].
     #[arg(long, value_name = "SIGMA|NAME=SIGMA,…", num_args = 0..=1, allow_negative_numbers = true)]
-    #[arg(conflicts_with_all = ["evidence", "audit", "falsify"])]
+    #[arg(conflicts_with_all = ["evidence", "program", "audit", "falsify"])]
     pub smooth: Option<Option<String>>,
     /// Smoothing: also attack the smoothed network through the noise, at every budget.
     #[arg(long, requires = "smooth")]

@@ -156,6 +156,10 @@ fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voic
         run.plan_mut().certify.evidence.clone_from(evidence);
         run.plan_mut().check()?;
     }
+    if let Some(program) = &args.program {
+        run.plan_mut().certify.program.clone_from(program);
+        run.plan_mut().check()?;
+    }
     if !args.eps.is_empty() {
         run.plan_mut().certify.eps.clone_from(&args.eps);
     }

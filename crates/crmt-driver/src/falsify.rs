@@ -1,7 +1,8 @@
 //! Attacks on certificates: everything a run proves of a sample is attacked strictly inside, and how much
 //! further an attack has to go is measured. Does not know how certificates are computed.
 use crate::{
-    certification::{self, OfBatch},
+    agreement::{Agreement, Deployed},
+    certification::{self, Evaluated, OfBatch},
     drawn::{drawn, ids},
     lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
@@ -12,14 +13,16 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use crmt_attacks::{Budget, Draws, Goal, Loss, Norm, Pgd, Restart, Start, Victim, run_within, run_within_each};
+use crmt_attacks::{
+    Budget, Draws, Goal, Loss, Norm, Outcome, Pgd, Restart, Start, Victim, correct, run_within, run_within_each,
+};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
     missing_regions,
 };
-use crmt_core::{AdditiveClassifier, Batch, Classifier, PerModality, Streams};
+use crmt_core::{Batch, Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
-use crmt_fusion::Remembering;
+use crmt_fusion::{Model, Remembering};
 use rand::Rng;
 
 /// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
@@ -45,6 +48,8 @@ pub struct Subject<'a> {
     pub bounds: &'a Bounds,
     /// The same weights as they are used, in f32.
     pub model: &'a Remembering<'a>,
+    /// The same, without memory.
+    pub deployed: &'a Model,
     /// Of the weights that `model` was built from.
     pub hash: &'a WeightsHash,
     /// Its report split is attacked.
@@ -63,11 +68,32 @@ impl Subject<'_> {
 struct Claim<'a> {
     name: String,
     /// Whom to attack, each with a budget of size 1.
-    trials: Vec<(Victim<'a>, Budget)>,
+    trials: Vec<Trial<'a>>,
     /// How large the budget may be; 0 claims nothing.
     radii: Vec<f64>,
     /// Multiplies each modality's budget, where samples differ in how they split it.
     split: Option<PerModality<Vec<f64>>>,
+}
+
+/// Whom to attack, with a budget of size 1.
+struct Trial<'a> {
+    /// The network as it is used, which attacks look at.
+    victim: Victim<'a>,
+    /// The program that a proof is about, which judges what they find; an estimate is about none.
+    judge: Option<Victim<'a>>,
+    /// What the judge computes with.
+    dtype: DType,
+    budget: Budget,
+}
+
+impl Trial<'_> {
+    /// Which samples have another class at the points that were found.
+    fn broken(&self, outcome: Outcome, labels: &Tensor) -> Result<Vec<bool>> {
+        let Some(judge) = &self.judge else { return Ok(outcome.success) };
+        let points = outcome.adversarial.try_map(|x| x.to_device(&Device::Cpu)?.to_dtype(self.dtype))?;
+        let right = correct(&judge.logits(&points)?, &labels.to_device(&Device::Cpu)?)?;
+        Ok(right.into_iter().map(|right| !right).collect())
+    }
 }
 
 /// Attacks every kind of certificate of drawn report samples.
@@ -82,6 +108,9 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
         let of = c.weights().map_or("weights that are not named".into(), ToString::to_string);
         bail!("the certificates are of other weights ({of}) than the model to attack ({})", subject.hash);
     }
+    // As the program that is certified takes them.
+    let like = subject.bounds.model.head().bias();
+    let baselines = subject.data.baselines.try_map(|b| b.to_device(like.device())?.to_dtype(like.dtype()))?;
     let mut results: Vec<Falsification> = vec![];
     let evidence = match &constants {
         Constants::Proved(_) => Evidence::Proved,
@@ -94,8 +123,8 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
         let batch = report.samples(part)?;
         let claims = match &constants {
-            Constants::Proved(c) => claims(c, subject, plan, &batch)?,
-            Constants::Estimated(c) => claims(c, subject, plan, &batch)?,
+            Constants::Proved(c) => claims(c, subject, &baselines, plan, &batch)?,
+            Constants::Estimated(c) => claims(c, subject, &baselines, plan, &batch)?,
         };
         let search = Search { batch: &batch, samples: part, streams: subject.streams, plan, bar: &bar };
         for (k, claim) in claims.iter().enumerate() {
@@ -145,6 +174,7 @@ const WEIGHTED: usize = 2;
 fn claims<'a, E: Grade>(
     constants: &MarginConstants<E>,
     subject: &Subject<'a>,
+    baselines: &'a PerModality<Tensor>,
     plan: &FalsifyPlan,
     batch: &Batch,
 ) -> Result<Vec<Claim<'a>>> {
@@ -152,26 +182,38 @@ fn claims<'a, E: Grade>(
     let modalities = data.modalities.len();
     let names = subject.names();
     let wanted = threats(subject, plan, E::EVIDENCE)?;
-    let labels = batch.labels.to_vec1::<u32>()?;
-    let scores = bounds.model.scores(&batch.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.inputs)?;
-    let logits = scores.logits()?;
+    let of = Evaluated::new(&bounds.model, batch, data)?;
     let absent = certification::absent(&bounds.model, data)?;
-    let contributions = Contributions::new(&scores.contributions()?, Some(&absent))?;
-    let regions = missing_regions(constants, &logits, &labels, &contributions)?;
+    let contributions = Contributions::new(&of.scores, Some(&absent))?;
+    let regions = missing_regions(constants, &of.evaluation, &of.labels, &contributions)?;
     let victim = |missing| Ok::<_, anyhow::Error>(Victim::new(model, missing, &data.baselines)?.unconfined());
+    let dtype = bounds.model.head().bias().dtype();
+    let trial = |victim: Victim<'a>, missing: Option<Missing>, budget: Budget| -> Result<Trial<'a>> {
+        let judge = match E::EVIDENCE {
+            Evidence::Proved => Some(Victim::new(&bounds.model, missing, baselines)?.unconfined()),
+            _ => None,
+        };
+        Ok(Trial { victim, judge, dtype, budget })
+    };
     let whole = |name: String, victim: Victim<'a>, budget: Budget, shape: Shape| -> Result<Claim<'a>> {
-        let radii = limits(constants, &logits, &labels, &shape)?.into_iter().map(|limit| limit.radius).collect();
-        Ok(Claim { name, trials: vec![(victim, budget)], radii, split: None })
+        let limits = limits(constants, &of.evaluation, &of.labels, &shape)?;
+        let radii = limits.into_iter().map(|limit| limit.radius).collect();
+        Ok(Claim { name, trials: vec![trial(victim, None, budget)?], radii, split: None })
     };
     let mut claims = vec![];
-    let of_batch = OfBatch::new(constants, &scores, &labels, &absent)?;
+    let mut of_batch = OfBatch::new(constants, &of, &absent)?;
+    if E::EVIDENCE == Evidence::Proved {
+        // What is not told is not attacked.
+        let deployed = Deployed::new(subject.deployed, data)?;
+        Agreement::new(deployed, constants.program()).compare(&of, &absent, batch, &mut of_batch.threats)?;
+    }
     for (threat, radii) in of_batch.threats.into_iter().filter(|(threat, _)| wanted.contains(threat)) {
-        let trial = |gone| {
-            let victim = victim(gone)?;
+        let of_set = |gone: Option<Missing>| {
+            let victim = victim(gone.clone())?;
             let left = victim.modalities().len();
-            Ok((victim, threat.budget(Norm::L2, 1.0, left)))
+            trial(victim, gone, threat.budget(Norm::L2, 1.0, left))
         };
-        let trials = threat.missing(modalities).into_iter().map(trial).collect::<Result<_>>()?;
+        let trials = threat.missing(modalities).into_iter().map(of_set).collect::<Result<_>>()?;
         claims.push(Claim { name: threat.name(&names), trials, radii, split: None });
     }
     if modalities == 1 || !plan.threats.is_empty() {
@@ -194,15 +236,15 @@ fn claims<'a, E: Grade>(
     let splits = regions.iter().map(|r| r.region().optimal_split(&ones)).collect::<Result<Vec<_>, _>>()?;
     claims.push(Claim {
         name: "optimal split".into(),
-        trials: vec![(victim(None)?, each(ones.clone()))],
+        trials: vec![trial(victim(None)?, None, each(ones.clone()))?],
         // No radius, or an infinite one, has no split.
         radii: splits.iter().map(|s| Some(length(s)).filter(|r| r.is_finite()).unwrap_or(0.0)).collect(),
         split: Some(PerModality::from_fn(modalities, |m| splits.iter().map(|s| s[m] / length(s)).collect())),
     });
     let trials = Threat::AnyMissing.missing(modalities).into_iter().map(|gone| {
-        let victim = victim(gone)?;
-        let left = victim.part(&ones);
-        Ok((victim, each(left)))
+        let victim = victim(gone.clone())?;
+        let budget = each(victim.part(&ones));
+        trial(victim, gone, budget)
     });
     claims.push(Claim {
         name: "any-missing, each".into(),
@@ -304,7 +346,8 @@ impl Search<'_> {
         steps: usize,
     ) -> Result<Vec<bool>> {
         let mut broken = vec![false; rows.len()];
-        for (victim, budget) in &claim.trials {
+        for trial in &claim.trials {
+            let Trial { victim, budget, .. } = trial;
             let standing: Vec<usize> = (0..rows.len()).filter(|i| !broken[*i]).collect();
             if standing.is_empty() {
                 break;
@@ -312,7 +355,8 @@ impl Search<'_> {
             let chosen: Vec<u32> = standing.iter().map(|i| rows[*i]).collect();
             let index = Tensor::new(chosen.as_slice(), self.batch.labels.device())?;
             let inputs = victim.part(&self.batch.inputs).try_map(|x| x.index_select(&index, 0))?;
-            let goal = Goal::Avoid(self.batch.labels.index_select(&index, 0)?);
+            let labels = self.batch.labels.index_select(&index, 0)?;
+            let goal = Goal::Avoid(labels.clone());
             let own: Vec<usize> = chosen.iter().map(|i| self.samples[*i as usize]).collect();
             let draws = Draws::for_samples(self.streams, ids(&own));
             let radii: Vec<f64> =
@@ -329,7 +373,7 @@ impl Search<'_> {
             if outcome.success.len() != standing.len() {
                 bail!("an attack answered for {} of {} samples", outcome.success.len(), standing.len());
             }
-            standing.iter().zip(outcome.success).for_each(|(i, fell)| broken[*i] |= fell);
+            standing.iter().zip(trial.broken(outcome, &labels)?).for_each(|(i, fell)| broken[*i] |= fell);
         }
         Ok(broken)
     }

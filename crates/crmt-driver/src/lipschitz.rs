@@ -6,18 +6,26 @@ use crate::{
     plan::Plan,
     training::EVAL_BATCH,
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use crmt_certify::{Audit, Estimated, GradientNorms, LipschitzRule, MarginConstants, Proved, WeightsHash};
+use crmt_certify::{
+    Audit, CertifyError, Estimated, GradientNorms, LipschitzRule, MarginConstants, Program, Proved, ScoreBounds,
+    WeightsHash,
+};
 use crmt_core::{AdditiveClassifier, Fusion, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use crmt_train::Tables;
 use std::collections::BTreeMap;
 
+/// What `certify.program` may be.
+pub const PROGRAMS: &[&str] = &[F64, F32];
+pub const F64: &str = "f64";
+pub const F32: &str = "f32";
+
 /// Constants of a model's encoders or scores, of one kind or the other.
 pub struct Bounds {
-    /// In f64: what the constants are of.
+    /// What the constants are of, on the CPU: in f64, or in f32 if certificates shall be about that program.
     pub model: Model,
     /// The constants.
     pub kind: Kind,
@@ -61,14 +69,24 @@ impl Bounds {
         weights: &BTreeMap<String, Tensor>,
         voice: &Voice,
     ) -> Result<Self> {
-        let model = architecture.model(weights, DType::F64, &Device::Cpu)?;
         let proved = match plan.certify.evidence.as_str() {
             "proved" => true,
             "estimated" => false,
             // A product of layer norms is a theorem for a CNN too, but says nothing useful of one.
             _ => !architecture.modalities.iter().any(|m| m.encoder.is_convolutional()),
         };
+        let dtype = if proved && plan.certify.program == F32 { DType::F32 } else { DType::F64 };
+        let model = architecture.model(weights, dtype, &Device::Cpu)?;
         let kind = if proved {
+            if dtype == DType::F32
+                && let Some(m) = architecture.modalities.iter().find(|m| m.encoder.is_convolutional())
+            {
+                bail!(
+                    "certify.program = \"f32\": the encoder of `{}` computes convolutions by a method whose rounding nobody \
+                     bounded; certify the f64 program",
+                    m.name
+                );
+            }
             Kind::Proved(audits(&model, architecture)?)
         } else {
             Kind::Estimated(estimate(plan, data, streams, architecture, weights, voice)?)
@@ -76,24 +94,52 @@ impl Bounds {
         Ok(Self { model, kind, weights: WeightsHash::new(checkpoint::hash(architecture, weights)?) })
     }
 
-    /// Constants of margins in declared units.
+    /// Constants of margins in declared units, about the program that computes the model.
     pub fn constants(&self) -> Result<Constants> {
-        self.constants_with(&self.model.head().rows()?, &self.model.head().weights()?)
+        let head = self.model.head();
+        let (rows, weights) = (head.rows()?, head.weights()?);
+        self.combined(&rows, &weights, |constants, audits| {
+            constants.executed(self.program(), &rows, &weights, head.bias(), audits)
+        })
     }
 
-    /// The same for another head on the same encoders: its rows `W(m)` and integration weights `a(m)` (f64).
-    pub fn constants_with(&self, rows: &PerModality<Tensor>, weights: &PerModality<Tensor>) -> Result<Constants> {
+    /// Constants in real arithmetic for another head on the same encoders: its rows `W(m)` and integration weights `a(m)`
+    /// (f64). To compare heads by; what is reported is about a program.
+    pub fn constants_of(&self, rows: &PerModality<Tensor>, weights: &PerModality<Tensor>) -> Result<Constants> {
+        self.combined(rows, weights, |constants, _| Ok(constants))
+    }
+
+    /// The program that certificates are about.
+    pub fn program(&self) -> Program {
+        match self.model.head().bias().dtype() {
+            DType::F32 => Program::F32,
+            _ => Program::F64,
+        }
+    }
+
+    fn combined(
+        &self,
+        rows: &PerModality<Tensor>,
+        weights: &PerModality<Tensor>,
+        of_program: impl FnOnce(
+            MarginConstants<Proved>,
+            &PerModality<Audit>,
+        ) -> Result<MarginConstants<Proved>, CertifyError>,
+    ) -> Result<Constants> {
         let scales = scales(&self.model);
         Ok(match &self.kind {
             Kind::Proved(audits) => {
-                let constants = MarginConstants::absorbed(rows, weights, audits)?.in_units(&scales)?;
+                let constants = MarginConstants::absorbed(rows, weights, audits)?;
+                let constants = of_program(constants, audits)?.in_units(&scales)?;
                 Constants::Proved(constants.for_weights(self.weights.clone()))
             }
             Kind::Estimated(norms) => {
                 let bounds = norms.try_map(|norms| {
                     norms.iter().map(|n| crmt_certify::EstimatedBound::estimated(*n)).collect::<Result<Vec<_>, _>>()
                 })?;
-                Constants::Estimated(MarginConstants::sum(weights, &bounds)?.in_units(&scales)?)
+                Constants::Estimated(
+                    MarginConstants::sum(weights, &ScoreBounds::unweighted(bounds))?.in_units(&scales)?,
+                )
             }
         })
     }
@@ -127,7 +173,9 @@ pub fn scales(model: &dyn AdditiveClassifier) -> PerModality<f64> {
 pub fn audits(model: &Model, architecture: &Architecture) -> Result<PerModality<Audit>> {
     model.encoders().try_enumerate(|m, encoder| {
         let layers = encoder.layers()?;
+        // Our encoders store weights as they describe them.
         crmt_certify::audit(&layers)
+            .map(Audit::out_in)
             .with_context(|| format!("modality `{}` has no proved bound", architecture.modalities[m].name))
     })
 }

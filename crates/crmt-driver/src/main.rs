@@ -1,6 +1,7 @@
 //! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
 //! Does not know any command's work.
 mod adversarials;
+mod agreement;
 mod arsenal;
 mod attack;
 mod baselines;

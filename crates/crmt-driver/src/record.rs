@@ -28,6 +28,9 @@ pub struct Summary {
     pub certified: Vec<CertifiedResult>,
     /// Distribution of the radii, one entry per threat.
     pub radii: Vec<RadiusResult>,
+    /// Which program proved radii are about; none for estimates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramResult>,
     /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
     #[serde(default)]
     pub falsification: Vec<Falsification>,
@@ -174,6 +177,24 @@ pub struct RadiusResult {
     pub quantiles: Vec<f64>,
     /// Mean share of the squared worst-case joint budget spent on this modality; none for `joint`.
     pub vulnerability_share: Option<f64>,
+}
+
+/// What proved radii are about, and where the program that predicts says something else.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProgramResult {
+    /// `f64`: the network as it is computed in f64; `f32`: as it is computed in f32, on a CPU.
+    pub program: String,
+    /// The greatest difference between a margin of this program and of the one that predicts (f32), over all report samples
+    /// and sets of missing modalities.
+    pub greatest_difference: f64,
+    /// Radii, of all samples and threats, that are 0 because the program that predicts takes the sample for another class.
+    pub other_class: u64,
+    /// Those that are 0 because the margins of the two programs differ by more than a tenth.
+    pub other_margin: u64,
+    /// Those that rounding alone took: the margin is positive, and less than what the program may round.
+    pub rounding: u64,
+    /// Of how many radii, without these, that are positive.
+    pub positive: u64,
 }
 
 /// Attacks on one kind of certificate, strictly inside it.

@@ -263,7 +263,7 @@ impl Run {
     /// Radii of every report sample, from [`bounds`](Self::bounds).
     pub fn certify(&mut self, bounds: &Bounds, voice: &Voice) -> Result<()> {
         let start = Instant::now();
-        let radii: Radii = certification::radii(bounds, &self.data, voice)?;
+        let radii: Radii = certification::radii(bounds, &self.model()?, &self.data, voice)?;
         radii.write_to(&mut self.rows);
         let summary = radii.summary();
         if serde_json::to_value(&summary)? != serde_json::to_value(&self.summary.radii)? {
@@ -272,6 +272,7 @@ impl Run {
             self.diagnosis = None;
         }
         self.summary.radii = summary;
+        self.summary.program = radii.program;
         self.summary.stages.insert("certify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
@@ -357,8 +358,9 @@ impl Run {
         let model = self.model()?;
         let hash = WeightsHash::new(&*self.summary.weights);
         let streams = self.streams();
-        let model = Remembering::new(&model);
-        let subject = Subject { bounds, model: &model, hash: &hash, data: &self.data, streams };
+        let deployed = model;
+        let model = Remembering::new(&deployed);
+        let subject = Subject { bounds, model: &model, deployed: &deployed, hash: &hash, data: &self.data, streams };
         let results = falsify(&subject, plan, voice)?;
         let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
         self.summary.falsification.retain(|known| !again(known));

@@ -122,7 +122,7 @@ fn draw(
 ) -> Result<()> {
     let counted = |votes: &[Votes]| votes.iter().flat_map(|v| v.selection.iter().chain(&v.estimation)).sum::<u64>();
     let total = (variants.len() * samples.len()) as u64 * (plan.selection_draws + plan.draws);
-    let known: u64 = variants.iter().map(|v| counted(&store.votes(&v.name, samples))).sum();
+    let known: u64 = variants.iter().map(|v| counted(&store.votes(&v.name, &v.smoothing, samples))).sum();
     if known > 0 {
         voice.say(format!("  {known} of {total} draws are in {} already", of.dir.file(run_dir::VOTES).display()));
     }
@@ -133,7 +133,7 @@ fn draw(
             Some(missing) => missing.apply(inputs, &of.data.baselines)?,
             None => inputs.clone(),
         };
-        let mut votes = store.votes(&variant.name, samples);
+        let mut votes = store.votes(&variant.name, &variant.smoothing, samples);
         let mut seen = counted(&votes);
         let mut failed = None;
         let progress = |votes: &[Votes], done: u64, _: u64| {

@@ -3,8 +3,8 @@
 use crate::{
     checkpoint::Architecture,
     drawn::{drawn, ids},
-    lipschitz::{Bounds, Constants},
-    plan::{Plan, StepTwoPlan},
+    lipschitz::{Bounds, Constants, F64},
+    plan::{CertifyPlan, Plan, StepTwoPlan},
     selection::{AS_RELEASED, accuracy},
     training::{EVAL_BATCH, Epochs, failed, parameters, weights},
     watch::Log,
@@ -53,6 +53,8 @@ impl StepTwo<'_> {
         let Self { plan, data, learner, .. } = self;
         let settings = &plan.step2;
         let head = learner.integration().context("the second step needs integration weights (an orthonormal head)")?;
+        // Heads are compared in f64, whatever the program that certificates will be about.
+        let plan = &Plan { certify: CertifyPlan { program: F64.into(), ..plan.certify.clone() }, ..(*plan).clone() };
         let bounds = Bounds::of(plan, data, self.streams, self.architecture, &weights(learner), log.voice)?;
         let known = Known {
             tables: bounds.tables()?,
@@ -260,8 +262,8 @@ fn signed_radii(model: &IntegrationModel<'_>, tables: &Tables, batch: &Batch) ->
 fn certified(settings: &StepTwoPlan, bounds: &Bounds, learner: &Learner, select: &Batch) -> Result<f64> {
     let head = learner.model().head();
     let weights = head.weights()?.try_map(exact)?;
-    let constants = bounds.constants_with(&head.rows()?.try_map(exact)?, &weights)?;
     let bias = exact(head.bias())?;
+    let constants = bounds.constants_of(&head.rows()?.try_map(exact)?, &weights)?;
     let logits = AdditiveScores { unimodal: select.inputs.clone(), weights, bias }.logits()?;
     let labels = select.labels.to_vec1::<u32>()?;
     let radii = match &constants {

@@ -6,7 +6,7 @@ use crate::{
     sealed::hex,
 };
 use anyhow::{Context, Result, bail};
-use crmt_certify::Votes;
+use crmt_certify::{Smoothing, Votes};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -67,11 +67,11 @@ impl<'a> Store<'a> {
         fresh(of)
     }
 
-    /// Votes of a classifier for the samples of these numbers.
-    pub fn votes(&self, classifier: &str, samples: &[usize]) -> Vec<Votes> {
+    /// Votes of a classifier for the samples of these numbers, drawn as `smoothing` asks: the origin says so.
+    pub fn votes(&self, classifier: &str, smoothing: &Smoothing, samples: &[usize]) -> Vec<Votes> {
         let stored = |id: u64| self.content.votes.get(classifier)?.get(&id).cloned();
         let vote = |id: u64| match stored(id) {
-            Some((selection, estimation)) => Votes { id, selection, estimation },
+            Some((selection, estimation)) => smoothing.counted(id, selection, estimation),
             None => Votes::new(id),
         };
         samples.iter().map(|i| vote(*i as u64)).collect()
@@ -101,21 +101,22 @@ mod tests {
         let run = RunDir::create(dir.path(), false)?;
         let voice = Voice::new(true);
         let of = |draws: &str| Origin::from([("draws".to_owned(), draws.to_owned())]);
-        let votes = |id| Votes { id, selection: vec![3, 1], estimation: vec![] };
+        let smoothing = Smoothing::new(crmt_core::PerModality::from([1.0]))?;
+        let votes = |id| smoothing.counted(id, vec![3, 1], vec![]);
         Store::open(&run, of("9"), &voice)?.save("", &[votes(7), votes(1)])?;
         let mut again = Store::open(&run, of("9"), &voice)?;
-        assert_eq!(again.votes("", &[1, 7, 2]), [votes(1), votes(7), Votes::new(2)]);
+        assert_eq!(again.votes("", &smoothing, &[1, 7, 2]), [votes(1), votes(7), Votes::new(2)]);
         again.save("", &[votes(4)])?;
         let again = Store::open(&run, of("9"), &voice)?;
-        assert_eq!(again.votes("", &[7, 4]), [votes(7), votes(4)], "others are kept");
-        assert_eq!(again.votes("audio", &[1]), [Votes::new(1)]);
-        assert_eq!(Store::open(&run, of("8"), &voice)?.votes("", &[1]), [Votes::new(1)]);
+        assert_eq!(again.votes("", &smoothing, &[7, 4]), [votes(7), votes(4)], "others are kept");
+        assert_eq!(again.votes("audio", &smoothing, &[1]), [Votes::new(1)]);
+        assert_eq!(Store::open(&run, of("8"), &voice)?.votes("", &smoothing, &[1]), [Votes::new(1)]);
         // Of a version that kept something else.
         let other = r#"{"of":{"draws":"9"},"votes":{"":[[[3,1],[]]]}}"#.to_owned();
         let file = serde_json::to_vec(&File { sha256: sha256(&other), content: other })?;
         let ours = run.read(run_dir::VOTES)?;
         run.write(run_dir::VOTES, &file)?;
-        assert_eq!(Store::open(&run, of("9"), &voice)?.votes("", &[0]), [Votes::new(0)]);
+        assert_eq!(Store::open(&run, of("9"), &voice)?.votes("", &smoothing, &[0]), [Votes::new(0)]);
         run.write(run_dir::VOTES, ours.as_bytes())?;
         let good = run.read(run_dir::VOTES)?;
         for bad in [good.replace('3', "2"), good[..good.len() / 2].to_owned(), String::new()] {

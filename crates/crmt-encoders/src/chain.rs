@@ -1,14 +1,14 @@
 //! A chain of blocks: the forward pass, and its description for an auditor, from one list.
 //! Does not know which architecture the list makes up.
-use crate::{AolConv2d, OrthonormalLinear, SllConv2d};
-use candle_core::{D, DType, Tensor, Var};
+use crate::{AolConv2d, OrthonormalLinear, SllConv2d, describe::describe};
+use candle_core::{D, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{Encoder, Layer, Mode, Result};
 use crmt_kernels as kernels;
 
 /// Weight of the newest batch in the running statistics, and the variance's floor (PyTorch's).
 const MOMENTUM: f64 = 0.1;
-const BATCH_NORM_EPS: f64 = 1e-5;
+pub(crate) const BATCH_NORM_EPS: f64 = 1e-5;
 
 /// One step of a [`Chain`].
 #[derive(Debug, Clone)]
@@ -311,57 +311,6 @@ impl Block {
             other => other.clone(),
         })
     }
-
-    fn describe(&self) -> candle_core::Result<Layer> {
-        Ok(match self {
-            Self::MaxPool2d { kernel, stride, .. } => {
-                Layer::Fixed { name: "max-pool".into(), lipschitz: kernel.div_ceil(*stride) as f64 }
-            }
-            Self::Residual { name, branch, shortcut } => {
-                let all = |blocks: &[Self]| blocks.iter().map(Self::describe).collect::<candle_core::Result<Vec<_>>>();
-                match shortcut.is_empty() {
-                    true => Layer::Residual { name: name.clone(), branch: all(branch)? },
-                    false => Layer::Sum { name: name.clone(), branches: [all(branch)?, all(shortcut)?] },
-                }
-            }
-            Self::Frames => Layer::Fixed { name: "frames".into(), lipschitz: 1.0 },
-            Self::MeanOfFrames { frames } => {
-                Layer::Fixed { name: "mean of frames".into(), lipschitz: above_inverse_root(*frames) }
-            }
-            Self::SumOfFrames { .. } => Layer::Fixed { name: "sum of frames".into(), lipschitz: 1.0 },
-            Self::Conv2d { name, kernel, stride, padding, .. } => {
-                Layer::Conv2d { name: name.clone(), kernel: kernel.detach(), stride: *stride, padding: *padding }
-            }
-            Self::BatchNorm { name, weight, running_var, .. } => {
-                let deviation = (running_var.detach() + BATCH_NORM_EPS)?.sqrt()?;
-                Layer::Diagonal { name: name.clone(), scale: (weight.detach() / deviation)? }
-            }
-            Self::Relu => Layer::Fixed { name: "relu".into(), lipschitz: 1.0 },
-            Self::Flatten => Layer::Fixed { name: "flatten".into(), lipschitz: 1.0 },
-            Self::Linear { name, weight, .. } => Layer::Linear { name: name.clone(), weight: weight.detach() },
-            Self::AolConv2d(conv) => conv.describe()?,
-            Self::SllConv2d(conv) => conv.describe()?,
-            Self::OrthonormalLinear(linear) => linear.describe()?,
-            Self::MaxMin => Layer::Fixed { name: "max-min".into(), lipschitz: 1.0 },
-            Self::SpaceToDepth { .. } => Layer::Fixed { name: "space-to-depth".into(), lipschitz: 1.0 },
-            Self::PairsToDepth => Layer::Fixed { name: "pairs-to-depth".into(), lipschitz: 1.0 },
-            Self::Unflatten => Layer::Fixed { name: "unflatten".into(), lipschitz: 1.0 },
-            Self::Row => Layer::Fixed { name: "row".into(), lipschitz: 1.0 },
-            Self::Mean { pixels } => Layer::Fixed { name: "mean".into(), lipschitz: above_inverse_root(*pixels) },
-            Self::ZeroPad { .. } => Layer::Fixed { name: "zero-pad".into(), lipschitz: 1.0 },
-            Self::Memory { name, vectors } => {
-                let square = vectors.detach().to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?;
-                // Rounded up beyond what the sum of a million squares rounds.
-                let lipschitz = square / (2.0 * (vectors.dim(1)? as f64).sqrt()) * (1.0 + 1e-9);
-                Layer::Fixed { name: name.clone(), lipschitz }
-            }
-        })
-    }
-}
-
-/// A bound of `1/√n`, of the factor `1/n` in use too: three roundings of half an ulp each.
-fn above_inverse_root(n: usize) -> f64 {
-    (1.0 / (n as f64).sqrt() * (1.0 + 4.0 * f64::EPSILON)).next_up()
 }
 
 /// Less than `1/√n`, and the same number in `f32` and `f64`.
@@ -462,6 +411,6 @@ impl Encoder for Chain {
     }
 
     fn layers(&self) -> Result<Vec<Layer>> {
-        Ok(self.blocks.iter().map(Block::describe).collect::<candle_core::Result<_>>()?)
+        Ok(describe(&self.blocks, self.shape.as_deref())?)
     }
 }

@@ -5,6 +5,7 @@
 //! deliberately knows nothing of classes, fusion, losses or files.
 mod chain;
 mod config;
+mod describe;
 mod lipschitz;
 
 pub use chain::{Block, Chain};

@@ -12,6 +12,7 @@
 //! 1 + 1e-13 or so, for `f32` weights 1 + 1e-6. With `S_ij = Σ_{p,q} |(WᵀW)_ij[p, q]|`, the theorem used is
 //! `‖W‖₂² ≤ max_i Σ_j S_ij d_j / d_i` for any positive `d` (a nonnegative matrix's spectral radius is at
 //! most any weighted row sum; `W` with zero padding is a compression of `W` on the whole plane).
+use crate::describe::length;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{Layer, Mode};
@@ -106,6 +107,18 @@ impl AolConv2d {
         Ok(norm_squared(&exact(&self.kernel()?)?.transpose(0, 1)?, &d)?.sqrt().next_up())
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.bias.elem_count()
+    }
+
     /// `Bounded`: the convolution in use, with the theorem's constant.
     pub fn describe(&self) -> Result<Layer> {
         let kernel = self.kernel()?.detach();
@@ -197,12 +210,30 @@ impl SllConv2d {
             Weights::Raw(log_q) => exact(log_q)?.exp()?,
         };
         let p = exact(&self.kernel()?)?.broadcast_mul(&root.reshape(((), 1, 1, 1))?)?;
-        Ok((2.0 * norm_squared(&p, &(q / &root)?)? - 1.0).max(1.0))
+        let constant = 2.0 * norm_squared(&p, &(q / &root)?)? - 1.0;
+        // `max` would take 1 for NaN.
+        Ok(if constant <= 1.0 { 1.0 } else { constant })
     }
 
-    /// `Fixed`, with the theorem's constant.
-    pub fn describe(&self) -> Result<Layer> {
-        Ok(Layer::Fixed { name: self.name.clone(), lipschitz: self.constant()? })
+    /// The theorem's constant, and what rounding may add where the hidden image has so many `positions`.
+    ///
+    /// With `A = |C|`, `D = diag(s)` and `γ = (terms of both sums + a few) u`: `|t − t̂| ≤ γ (A|x| + |b|)` for `t = C x + b`,
+    /// what is subtracted is off by `γ Aᵀ D (A|x| + |b|)`, and `κ = ‖√D A‖₂`, of a kernel without signs at most the Frobenius
+    /// norm of the sums of its taps, bounds `‖Aᵀ D A‖₂` by `κ²`.
+    pub fn describe(&self, positions: f64) -> Result<Layer> {
+        let root = exact(&self.scale()?)?.sqrt()?;
+        let kernel = exact(&self.kernel()?)?.abs()?;
+        let (hidden, channels, k, _) = kernel.dims4()?;
+        let kappa = length(&kernel.sum((2, 3))?.broadcast_mul(&root.unsqueeze(1)?)?)?;
+        let beta = length(&(exact(&self.bias)? * root)?)?;
+        let beta = if beta == 0.0 { 0.0 } else { beta * positions.sqrt() };
+        let terms = ((hidden + channels) * k * k + 12) as f64 * 1.02;
+        Ok(Layer::Rounded {
+            layer: Box::new(Layer::Fixed { name: self.name.clone(), lipschitz: self.constant()? }),
+            relative: terms * kappa * kappa + 3.0 * (1.0 + kappa * kappa),
+            absolute: (terms + 3.0) * kappa * beta,
+            at_zero: kappa * beta * 1.02,
+        })
     }
 }
 
@@ -254,6 +285,18 @@ impl OrthonormalLinear {
     pub fn bake(&self) -> Result<Self> {
         let (weight, bias) = (self.weight()?.detach(), self.bias.copy()?.detach());
         Ok(Self { name: self.name.clone(), weight, bias, baked: true })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.bias.elem_count()
     }
 
     /// `Linear`, with the weights in use.
@@ -313,6 +356,6 @@ fn norm_squared(kernel: &Tensor, d: &Tensor) -> Result<f64> {
     let terms = kernel.elem_count() / n + (2 * kh - 1) * (2 * kw - 1) + n + 8;
     let slack = 2.0 * terms as f64 * f64::EPSILON;
     let row = |i: usize| (0..n).map(|j| (s[i * n + j] + slack * products[i * n + j]) * d[j] / d[i]).sum::<f64>();
-    let worst = (0..n).map(row).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
+    let worst = (0..n).map(row).fold(0.0, |a: f64, b| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) });
     Ok(worst * (1.0 + slack))
 }

@@ -7,7 +7,12 @@ pub use training::{
     TrainPlan,
 };
 
-use crate::{baselines::BASELINES, methods::METHODS, threat::DECLARED};
+use crate::{
+    baselines::BASELINES,
+    lipschitz::{F64, PROGRAMS},
+    methods::METHODS,
+    threat::DECLARED,
+};
 use anyhow::{Result, bail};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{HeadConfig, Rows};
@@ -120,6 +125,9 @@ pub struct ModelPlan {
 pub struct CertifyPlan {
     /// `auto` (estimated where an encoder is a CNN, else proved), `proved` or `estimated`.
     pub evidence: String,
+    /// Which program proved radii are about: `f64` (the network as it is computed in f64; where the f32 program, which predicts,
+    /// says something else, there is no radius), or `f32` itself, whose rounding costs more.
+    pub program: String,
     /// Budgets at which radii are counted, beside those of the attacks.
     pub eps: Vec<f64>,
     /// Training samples whose gradients estimate a Lipschitz constant.
@@ -252,6 +260,7 @@ impl Default for Plan {
             step2: StepTwoPlan::default(),
             certify: CertifyPlan {
                 evidence: "auto".into(),
+                program: F64.into(),
                 eps: vec![],
                 samples: 2000,
                 lipschitz: "max-gradient".into(),
@@ -299,6 +308,7 @@ impl Plan {
         }
         one_of("model.head", &self.model.head, &["concat", "orthonormal", "gauged", "unit-rows"]);
         one_of("certify.evidence", &self.certify.evidence, &["auto", "proved", "estimated"]);
+        one_of("certify.program", &self.certify.program, PROGRAMS);
         one_of("certify.lipschitz", &self.certify.lipschitz, &["max-gradient", "as-released"]);
         one_of("evaluate.norm", &self.evaluate.norm, &["l2", "linf"]);
         one_of("evaluate.baseline", &self.evaluate.baseline, BASELINES);
