@@ -153,3 +153,80 @@ fn margins(
     };
     Ok(logits.to_vec2::<f64>()?.iter().zip(labels).map(margin).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        certification::OfBatch,
+        checkpoint::Architecture,
+        lipschitz::{Bounds, Constants},
+        people::Voice,
+        plan::Plan,
+        run::open_data,
+    };
+    use candle_core::{DType, Device, Tensor};
+    use crmt_core::{Classifier, Streams, Trainable};
+    use std::collections::BTreeMap;
+
+    /// Every hidden unit shifted up and taken off again: the same function in real arithmetic, and less and less of it in f32.
+    /// No sample that the f32 program gets wrong keeps a radius, whatever is missing.
+    #[test]
+    fn what_predicts_otherwise_has_no_radius() -> Result<()> {
+        let mut plan = Plan::default();
+        plan.model.encoder = "mlp".into();
+        (plan.model.mlp_width, plan.model.mlp_depth, plan.model.features) = (16, 1, 12);
+        (plan.synthetic.train, plan.synthetic.select, plan.synthetic.report) = (20, 10, 120);
+        plan.certify.evidence = "proved".into();
+        let data = open_data(&plan)?;
+        let architecture =
+            Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
+        let learner = architecture.learner(Streams::new(5), &Device::Cpu)?;
+        let trained: BTreeMap<String, Tensor> =
+            learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect();
+        let mut withdrawn = vec![];
+        for shift in [0.0, 4096.0, 65536.0, 262144.0, 1048576.0, 16777216.0] {
+            let mut weights = trained.clone();
+            for modality in &data.modalities {
+                let name = |part: &str| format!("encoders.{}.{part}", modality.name);
+                let (bias, last) = (&trained[&name("fc1.bias")], &trained[&name("fc.bias")]);
+                let moved = (trained[&name("fc.weight")].sum(1)? * shift)?;
+                weights.insert(name("fc1.bias"), (bias + shift)?);
+                weights.insert(name("fc.bias"), (last - moved)?);
+            }
+            let voice = Voice::new(true);
+            let bounds = Bounds::of(&plan, &data, Streams::new(0), &architecture, &weights, &voice)?;
+            let deployed = architecture.model(&weights, DType::F32, &Device::Cpu)?;
+            let batch = data.report.batch(0..data.report.len())?;
+            // An untrained network is right about its own predictions.
+            let mut of = Evaluated::new(&bounds.model, &batch, &data)?;
+            of.labels = of.scores.logits()?.argmax(1)?.to_vec1()?;
+            let absent = absent(&bounds.model, &data)?;
+            let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
+            let mut radii = OfBatch::new(&constants, &of, &absent)?;
+            let mut agreement = Agreement::new(Deployed::new(&deployed, &data)?, constants.program());
+            agreement.compare(&of, &absent, &batch, &mut radii.threats)?;
+            let mut kept = 0;
+            for (threat, radii) in &radii.threats {
+                for missing in threat.missing(data.modalities.len()) {
+                    let inputs = match &missing {
+                        Some(missing) => missing.apply(&batch.inputs, &data.baselines)?,
+                        None => batch.inputs.clone(),
+                    };
+                    let predicted = deployed.logits(&inputs)?.argmax(1)?.to_vec1::<u32>()?;
+                    for (i, radius) in radii.iter().enumerate().filter(|(_, radius)| **radius > 0.0) {
+                        assert_eq!(predicted[i], of.labels[i], "shift {shift}, {threat:?}: radius {radius}");
+                        kept += 1;
+                    }
+                }
+            }
+            let result = agreement.result();
+            assert_eq!(result.program, "f64");
+            withdrawn.push((result.other_class + result.other_margin, result.rounding, kept));
+        }
+        // As it was drawn, the two programs agree to 1e-5 or so, and nothing is lost; shifted far enough, most is.
+        assert_eq!((withdrawn[0].0, withdrawn[0].1), (0, 0), "{withdrawn:?}");
+        assert!(withdrawn[0].2 > 300 && withdrawn[5].0 > 300, "{withdrawn:?}");
+        Ok(())
+    }
+}

@@ -417,9 +417,9 @@ mod tests {
         let streams = Streams::new(3);
         let bounds = Bounds::of(&plan, &data, streams, &architecture, &weights, &voice)?;
         assert!(matches!(bounds.kind, Kind::Proved(_)));
-        let model = architecture.model(&weights, DType::F32, &Device::Cpu)?;
-        let model = Remembering::new(&model);
-        let subject = Subject { bounds: &bounds, model: &model, hash: &bounds.weights, data: &data, streams };
+        let deployed = &architecture.model(&weights, DType::F32, &Device::Cpu)?;
+        let model = Remembering::new(deployed);
+        let subject = Subject { bounds: &bounds, model: &model, deployed, hash: &bounds.weights, data: &data, streams };
         let found = falsify(&subject, &plan.falsify, &voice)?;
         assert_eq!(found.len(), 7 + 2 + 2 + 2);
         // The untrained model is right on few samples, but on some.
@@ -440,7 +440,8 @@ mod tests {
         let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
         let bar = voice.stage("", 1);
         let search = Search { batch: &batch, samples: &samples, streams, plan: &plan.falsify, bar: &bar };
-        for mut claim in claims(&constants, &subject, &plan.falsify, &batch)? {
+        let baselines = data.baselines.try_map(|b| b.to_dtype(DType::F64))?;
+        for mut claim in claims(&constants, &subject, &baselines, &plan.falsify, &batch)? {
             claim.radii.iter_mut().for_each(|r| *r *= 1.03);
             let claimed = claim.radii.iter().filter(|r| **r > 0.0).count();
             let caught = search.judge(&claim, 0)?.violations;
