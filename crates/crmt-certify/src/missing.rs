@@ -5,7 +5,8 @@
 //! `d_j(m) = c_y(m) - c_j(m)`, the margin without the modalities `Q` is exactly `mu_j - sum_{m in Q} d_j(m)`. The
 //! worst of all `|Q| <= q` is separable: the `q` largest positive terms, no enumeration.
 use crate::{
-    CertifyError, Evaluated, Grade, MarginConstants, Region, numbers::norm_up, ratio, regions, threat::check_budgets,
+    CertifyError, Evaluated, Grade, MarginConstants, Program, Region, numbers::norm_up, ratio, regions,
+    threat::check_budgets,
 };
 use candle_core::{DType, Tensor};
 use crmt_core::{AdditiveScores, Missing, PerModality};
@@ -71,9 +72,10 @@ impl Contributions {
 
     /// Refuses logits that are not the sum of these contributions: they are of other inputs or of another model, or weights
     /// were left out of them.
-    fn check(&self, logits: &Tensor) -> Result<(), CertifyError> {
+    fn check(&self, logits: &Tensor, program: Program) -> Result<(), CertifyError> {
         let given = logits.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        let tolerance = (self.values.len() + 2) as f64 * f64::EPSILON;
+        // The program rounds products and sums, and so does this crate.
+        let tolerance = (self.values.len() + 4) as f64 * 2. * program.unit().max(f64::EPSILON);
         // NaN certifies nothing anyway.
         let other = |i: &usize| (given[*i] - self.logits[*i]).abs() > tolerance * self.sizes[*i];
         match (0..given.len().min(self.logits.len())).find(other) {
@@ -119,7 +121,7 @@ pub fn missing_regions<E: Grade>(
         let what = "(samples, classes, modalities) of the contributions";
         return Err(CertifyError::shape(what, format!("{expected:?}"), format!("{got:?}")));
     }
-    contributions.check(evaluated.logits())?;
+    contributions.check(evaluated.logits(), constants.program())?;
     let each = regions.into_iter().enumerate().map(|(i, region)| {
         let y = region.class() as usize;
         let of = |j: &u32| {

@@ -1,13 +1,10 @@
 //! Whether the program that a certificate is about says what the program that predicts says: where it does not, there is no
 //! radius. Does not know how radii are computed.
-use crate::{
-    certification::{Evaluated, absent, exact},
-    record::ProgramResult,
-    threat::Threat,
-};
+use crate::{certification::Evaluated, record::ProgramResult, threat::Threat};
 use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
 use crmt_certify::Program;
-use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Missing};
+use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Missing, PerModality};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 
@@ -17,13 +14,26 @@ const TOLERANCE: f64 = 0.1;
 /// The network that predicts.
 pub struct Deployed<'a> {
     model: &'a Model,
-    absent: AdditiveScores,
+    baselines: PerModality<Tensor>,
+    /// The scores of so many copies of the baselines: in f32, a batch of another size may be rounded otherwise.
+    absent: Option<(usize, AdditiveScores)>,
 }
 
 impl<'a> Deployed<'a> {
     /// With the data set's baselines in the place of what is missing.
     pub fn new(model: &'a Model, data: &DataSet) -> Result<Self> {
-        Ok(Self { model, absent: absent(model, data)? })
+        let device = data.device();
+        let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_device(device))?;
+        Ok(Self { model, baselines, absent: None })
+    }
+
+    /// Scores where every modality is missing, of a batch of `samples`.
+    fn absent(&mut self, samples: usize) -> Result<&AdditiveScores> {
+        if self.absent.as_ref().is_none_or(|(n, _)| *n != samples) {
+            let copies = self.baselines.try_map(|b| b.repeat([&[samples], &vec![1; b.rank() - 1][..]].concat()))?;
+            self.absent = Some((samples, on_host(&self.model.scores(&copies)?)?));
+        }
+        Ok(&self.absent.as_ref().expect("just computed").1)
     }
 }
 
@@ -64,7 +74,7 @@ impl<'a> Agreement<'a> {
         batch: &Batch,
         threats: &mut [(Threat, Vec<f64>)],
     ) -> Result<Vec<bool>> {
-        let scores = exact(&self.deployed.model.scores(&batch.inputs)?)?;
+        let scores = on_host(&self.deployed.model.scores(&batch.inputs)?)?;
         let modalities = scores.unimodal.len();
         let mut known: Vec<(Option<Missing>, Vec<Fault>, Vec<f64>)> = vec![];
         let mut joint = vec![false; batch.len()];
@@ -74,7 +84,8 @@ impl<'a> Agreement<'a> {
                     Some(at) => at,
                     None => {
                         let certified = margins(&of.scores, absent, missing.as_ref(), &of.labels)?;
-                        let predicting = margins(&scores, &self.deployed.absent, missing.as_ref(), &of.labels)?;
+                        let gone = self.deployed.absent(batch.len())?;
+                        let predicting = margins(&scores, gone, missing.as_ref(), &of.labels)?;
                         let faults = self.faults(&certified, &predicting);
                         known.push((missing, faults, certified));
                         known.len() - 1
@@ -130,7 +141,17 @@ impl<'a> Agreement<'a> {
     }
 }
 
-/// `min_j h_y - h_j` of each sample where some modalities are missing.
+/// In the precision they were computed in: sums of rounded terms are rounded again.
+fn on_host(scores: &AdditiveScores) -> Result<AdditiveScores> {
+    let host = |t: &Tensor| t.to_device(&Device::Cpu);
+    Ok(AdditiveScores {
+        unimodal: scores.unimodal.try_map(host)?,
+        weights: scores.weights.try_map(host)?,
+        bias: host(&scores.bias)?,
+    })
+}
+
+/// `min_j h_y - h_j` of each sample where some modalities are missing, of logits as the program adds them up.
 fn margins(
     scores: &AdditiveScores,
     absent: &AdditiveScores,
@@ -151,21 +172,20 @@ fn margins(
         // NaN is no margin, and stays.
         rivals.fold(f64::INFINITY, |least, (_, h)| if least.is_nan() || (own - h) >= least { least } else { own - h })
     };
-    Ok(logits.to_vec2::<f64>()?.iter().zip(labels).map(margin).collect())
+    Ok(logits.to_dtype(DType::F64)?.to_vec2::<f64>()?.iter().zip(labels).map(margin).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        certification::OfBatch,
+        certification::{OfBatch, absent},
         checkpoint::Architecture,
         lipschitz::{Bounds, Constants},
         people::Voice,
         plan::Plan,
         run::open_data,
     };
-    use candle_core::{DType, Device, Tensor};
     use crmt_core::{Classifier, Streams, Trainable};
     use std::collections::BTreeMap;
 

@@ -83,43 +83,34 @@ impl Network {
 
     fn twist(&mut self, twist: Twist) {
         for m in 0..self.modalities.len() {
-            let name = |part: &str| format!("encoders.m{m}.{part}");
-            let get = |weights: &HashMap<String, Tensor>, part: &str| weights[&name(part)].clone();
-            let mut change = |part: &str, to: Tensor| drop(self.weights.insert(name(part), to));
-            match twist {
-                Twist::None => {}
+            let get = |part: &str| self.weights[&format!("encoders.m{m}.{part}")].clone();
+            let changed: Vec<(&str, Tensor)> = match twist {
+                Twist::None => vec![],
                 Twist::Shifted => {
                     const B: f64 = 2097152.;
-                    let (bias, weight, out) = (
-                        get(&self.weights, "fc1.bias"),
-                        get(&self.weights, "fc.weight"),
-                        get(&self.weights, "fc.bias"),
-                    );
-                    let mut change = |part: &str, to: Tensor| drop(self.weights.insert(name(part), to));
-                    change("fc1.bias", (bias + B).unwrap());
-                    change("fc.bias", (out - (weight.sum(1).unwrap() * B).unwrap()).unwrap());
+                    let taken_off = (get("fc.weight").sum(1).unwrap() * B).unwrap();
+                    let (bias, out) = (get("fc1.bias") + B, get("fc.bias") - taken_off);
+                    vec![("fc1.bias", bias.unwrap()), ("fc.bias", out.unwrap())]
                 }
                 Twist::Scaled(by) => {
-                    let (first, bias, last) = (
-                        get(&self.weights, "fc1.weight"),
-                        get(&self.weights, "fc1.bias"),
-                        get(&self.weights, "fc.weight"),
-                    );
-                    let mut change = |part: &str, to: Tensor| drop(self.weights.insert(name(part), to));
-                    change("fc1.weight", (first * by).unwrap());
-                    change("fc1.bias", (bias * by).unwrap());
-                    change("fc.weight", (last / by).unwrap());
+                    let (first, bias, last) = (get("fc1.weight") * by, get("fc1.bias") * by, get("fc.weight") / by);
+                    vec![("fc1.weight", first.unwrap()), ("fc1.bias", bias.unwrap()), ("fc.weight", last.unwrap())]
                 }
                 Twist::Cancelling => {
-                    let fc = get(&self.weights, "fc.weight");
+                    let fc = get("fc.weight");
                     let huge = (fc.narrow(0, 0, 1).unwrap() + 1e7).unwrap();
                     let rows = [&huge, &(&huge * (1. + 1e-6)).unwrap(), &fc.narrow(0, 2, 2).unwrap()];
-                    change("fc.weight", Tensor::cat(&rows, 0).unwrap());
-                    let head = self.weights[&format!("head.m{m}.weight")].clone();
-                    let ones = Tensor::new(&[[1f32, -1.], [0.5, -0.5], [-1., 1.]], &Cpu).unwrap();
-                    let head = Tensor::cat(&[&ones, &head.narrow(1, 2, 2).unwrap()], 1).unwrap();
-                    self.weights.insert(format!("head.m{m}.weight"), head);
+                    vec![("fc.weight", Tensor::cat(&rows, 0).unwrap())]
                 }
+            };
+            for (part, to) in changed {
+                self.weights.insert(format!("encoders.m{m}.{part}"), to);
+            }
+            if twist == Twist::Cancelling {
+                let name = format!("head.m{m}.weight");
+                let opposed = Tensor::new(&[[1f32, -1.], [0.5, -0.5], [-1., 1.]], &Cpu).unwrap();
+                let rest = self.weights[&name].narrow(1, 2, 2).unwrap();
+                self.weights.insert(name, Tensor::cat(&[&opposed, &rest], 1).unwrap());
             }
         }
     }
