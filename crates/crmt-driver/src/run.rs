@@ -116,9 +116,11 @@ impl Run {
         let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
         let summary = Summary {
             method: plan.method.clone(),
+            label: plan.label.clone(),
             data: data.name.clone(),
             seed: plan.seed,
             modalities: data.modalities.iter().map(|m| m.name.clone()).collect(),
+            units: data.modalities.iter().map(|m| (m.name.clone(), m.scale)).collect(),
             classes: data.classes.clone(),
             warnings: trained.warnings,
             notes: data.notes.clone(),
@@ -493,7 +495,8 @@ impl Run {
     /// What the report is made of.
     fn record(&self, config: &str) -> Result<RunRecord> {
         Ok(RunRecord {
-            title: self.summary.method.to_uppercase(),
+            title: self.summary.title(),
+            directory: self.dir.path().to_owned(),
             summary: self.summary.clone(),
             metrics: read_metrics(&self.dir)?,
             config: config.to_owned(),
@@ -525,7 +528,8 @@ const BEATEN: &str = "fell to an attack inside their estimated radius";
 pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
     let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
     Ok(RunRecord {
-        title: summary.method.to_uppercase(),
+        title: summary.title(),
+        directory: dir.path().to_owned(),
         diagnosis: diagnosis::read(dir, &summary.weights)?,
         summary,
         metrics: read_metrics(dir)?,

@@ -10,6 +10,8 @@ mod diagnose;
 mod drawn;
 #[path = "cli/python.rs"]
 mod python;
+#[path = "cli/report.rs"]
+mod report;
 #[path = "cli/shapes.rs"]
 mod shapes;
 

@@ -30,6 +30,8 @@ pub struct Plan {
     pub modalities: Vec<String>,
     /// See [`METHODS`].
     pub method: String,
+    /// What the run goes by in reports and tables; empty for its method. Changes no result.
+    pub label: String,
     /// Everything random derives from it.
     pub seed: u64,
     /// `cpu`, `cuda` or `cuda:N`.
@@ -230,6 +232,7 @@ impl Default for Plan {
             data: "synthetic".into(),
             modalities: vec![],
             method: "crmt-jt".into(),
+            label: String::new(),
             seed: 0,
             device: "cpu".into(),
             synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 8.0, audio_snr_db: 8.0 },
@@ -323,6 +326,10 @@ impl Plan {
             }
         };
         let positive = |x: f64| x.is_finite() && x > 0.0;
+        check(
+            self.label.chars().count() <= LONGEST_LABEL && !self.label.chars().any(char::is_control),
+            "label: one line of at most 80 characters",
+        );
         check(self.model.features > 0, "model.features must be at least 1");
         check(self.certify.samples > 0, "certify.samples must be at least 1");
         check(
@@ -411,6 +418,9 @@ fn deviations(key: &str, all: f64, table: &str, named: &BTreeMap<String, f64>) -
     let all = [(key.to_owned(), all)].into_iter().chain(named);
     all.filter(|(_, sigma)| !(sigma.is_finite() && *sigma >= 0.0)).collect()
 }
+
+/// In characters.
+const LONGEST_LABEL: usize = 80;
 
 const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz", "resnet18"];
 

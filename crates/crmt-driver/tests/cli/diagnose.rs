@@ -110,9 +110,9 @@ fn two_runs_stand_side_by_side() -> Anyhow {
     assert_eq!(fs::read(runs[0].join("samples.csv"))?, before, "nothing else changes");
     let files = || ["diagnosis.json", "diagnosis.csv"].map(|file| fs::read(runs[1].join(file)).ok());
     let first = files();
-    // Runs of one method go by their directories; the same bytes again.
+    // Given twice, counted once; the same bytes again.
     let (_, text) = diagnose(dir.path(), &["crmt", "crmt/../crmt"])?;
-    assert!(text.contains("crmt prefers") && first[0].is_some(), "{text}");
+    assert!(text.contains("crmt/../crmt is given twice") && first[0].is_some(), "{text}");
     assert_eq!(files(), first);
 
     // Radii of other evidence have another explanation; the same ones keep theirs.
