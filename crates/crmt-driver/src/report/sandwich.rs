@@ -223,11 +223,11 @@ fn side_by_side(runs: &[RunRecord], threats: &[Threat], gallery: &Gallery) -> St
         true => charts,
         false => format!("<h3>{title}</h3>\n<p class=\"key\">{key}</p>\n<div class=\"grid\">{charts}</div>\n"),
     };
-    let dashed = claimed.matches(" dashed\" d=").count();
-    let word = match claimed.matches("class=\"line s").count() - dashed {
-        0 => "what is estimated",
-        _ if dashed > 0 => "what is certified (solid) and what is only estimated (dashed)",
-        _ => "what is certified",
+    let drawn = |end: &str| (0..COLOURS).any(|i| claimed.contains(&format!("class=\"line s{i}{end}\"")));
+    let word = match (drawn(""), drawn(" dashed")) {
+        (false, _) => "what is estimated",
+        (true, true) => "what is certified (solid) and what is only estimated (dashed)",
+        (true, false) => "what is certified",
     };
     part("Side by side, under the strongest attack", attacked) + &part(&format!("Side by side, {word}"), claimed)
 }
