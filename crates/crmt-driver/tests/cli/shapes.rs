@@ -6,8 +6,11 @@ use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_
 use rand::Rng;
 use std::path::Path;
 
+/// Names and shapes of modalities.
+type Shapes<'a> = &'a [(&'a str, &'a [usize])];
+
 /// Two classes whose samples are at 0 and 1 in every element, and noise.
-fn write(to: &Path, modalities: &[(&str, &[usize])]) -> Anyhow {
+fn write(to: &Path, modalities: Shapes) -> Anyhow {
     let mut rng = Streams::new(4).stream("samples", 0);
     let mut split = |n: usize| -> anyhow::Result<Samples> {
         let labels: Vec<u32> = (0..n as u32).map(|i| i % 2).collect();
@@ -28,7 +31,7 @@ fn write(to: &Path, modalities: &[(&str, &[usize])]) -> Anyhow {
 #[test]
 fn certified_training_takes_every_shape() -> Anyhow {
     let dir = tempfile::tempdir()?;
-    let sets: [(&str, &[(&str, &[usize])]); 2] = [
+    let sets: [(&str, Shapes); 2] = [
         ("documented", &[("face", &[512]), ("voice", &[1, 40])]),
         ("more-axes", &[("clip", &[1, 3, 6, 5]), ("event", &[1, 2, 2, 3, 1])]),
     ];
