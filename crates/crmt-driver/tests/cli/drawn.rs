@@ -5,6 +5,8 @@ use crmt_certify::binomial::{lower_bound, normal_quantile};
 use crmt_core::Streams;
 use crmt_data::{Array, Baseline, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset};
 use rand::Rng;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -133,6 +135,13 @@ fn smoothing_draws_the_same_samples_and_keeps_their_votes() -> Anyhow {
         assert_eq!(same, Some(row), "the votes of ten are those of twenty-five");
         assert_eq!(row["label"], places[row["sample"].parse::<usize>()?]["label"]);
     }
+    // Drawn or not, with or without others, a sample's noise is its own.
+    fs::remove_file(here.join("r/votes.json"))?;
+    smooth("0", &["--missing"])?;
+    let all = table(here.join("r/smoothed.csv"))?;
+    assert_eq!(all.len(), 3 * ROWS);
+    assert!(many.iter().all(|row| all.contains(row)));
+    smooth("25", &["--missing", "--attack"])?;
     // All three certificates of a sample hold at once: each has a third of alpha, in the bound and in the radius.
     let certified: Vec<_> = many.iter().filter(|row| !row["class"].is_empty()).collect();
     assert!(certified.len() > 30);
@@ -155,6 +164,38 @@ fn smoothing_draws_the_same_samples_and_keeps_their_votes() -> Anyhow {
     let attacks = summary["smoothing"]["attacks"].as_array().expect("a list").len();
     let chance = 1e-3 / 3.0 + attacks as f64 / 30_000.0;
     assert!((judged["chance"].as_f64().expect("a number") - chance).abs() < 1e-12);
+    Ok(())
+}
+
+/// Votes that nobody cast certify too much; attacks find out, and it is not chance.
+#[test]
+fn smoothed_certificates_that_fall_beyond_chance_are_violations() -> Anyhow {
+    let dir = tempfile::tempdir()?;
+    let here = dir.path();
+    trained(here)?;
+    let smooth = |more: &[&str]| {
+        let mut command = driver(here);
+        command.args(["certify", "r", "--smooth", "1", "--draws", "300", "--selection-draws", "30", "--eps", "1.8"]);
+        command.args(["--samples", "0"]).args(more);
+        command
+    };
+    smooth(&[]).assert().success();
+    let mut votes = json(here.join("r/votes.json"))?;
+    let mut content: Value = serde_json::from_str(votes["content"].as_str().expect("text"))?;
+    for (sample, counts) in content["votes"][""].as_object_mut().expect("by sample") {
+        let second = sample.parse::<usize>()? >= ROWS / 2;
+        *counts = if second { json!([[0, 30], [0, 300]]) } else { json!([[30, 0], [300, 0]]) };
+    }
+    let content = content.to_string();
+    votes["sha256"] = format!("{:x}", Sha256::digest(&content)).into();
+    votes["content"] = content.into();
+    fs::write(here.join("r/votes.json"), votes.to_string())?;
+    let output = smooth(&["--attack"]).assert().code(1).get_output().clone();
+    assert!(String::from_utf8(output.stderr)?.contains("certificates of the smoothed network fell"));
+    let summary = json(here.join("r/summary.json"))?;
+    let judged = &summary["smoothing"]["judged"];
+    assert_eq!((&judged["samples"], &judged["violations"]), (&ROWS.into(), &judged["fell"]));
+    assert_eq!(summary["violations"], judged["fell"]);
     Ok(())
 }
 
