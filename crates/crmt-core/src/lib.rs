@@ -35,6 +35,7 @@ mod error;
 mod gradient;
 mod missing;
 mod modality;
+pub mod names;
 mod random;
 mod replay;
 mod trainable;

@@ -1,5 +1,6 @@
 //! Reads and writes NumPy's `.npy` format (by `npyz`), whole and checked.
 //! Does not know what an array means; refuses what it can't read exactly, and says what to do.
+use crate::text::visible;
 use npyz::{DType, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder, half};
 use std::io::{self, Write};
 
@@ -33,9 +34,7 @@ pub enum NpyError {
     #[error("malformed .npy header: {0}")]
     Header(String),
     /// An element type that is not read.
-    #[error(
-        "element type `{0}` is not supported; save float16/32/64, (u)int8…64 or bool, little-endian, e.g. x.astype('<f4')"
-    )]
+    #[error("element type `{}` is not read; {}", visible(.0), advice(.0))]
     Dtype(String),
     /// Column-major data.
     #[error("array is in Fortran order; save np.ascontiguousarray(x)")]
@@ -59,6 +58,9 @@ impl Npy {
         if !bytes.starts_with(b"\x93NUMPY") {
             return Err(NpyError::Magic);
         }
+        if nesting(bytes) > DEEPEST {
+            return Err(NpyError::Header("it is no description of an array".into()));
+        }
         let mut data = bytes;
         let header = NpyHeader::from_reader(&mut data).map_err(|e| NpyError::Header(e.to_string()))?;
         if header.order() == Order::Fortran {
@@ -71,7 +73,6 @@ impl Npy {
         let descr = header.dtype().descr();
         let descr = descr.trim_matches('\'');
         let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
-        let little = order == "<" || order == "|" || (order == "=" && cfg!(target_endian = "little"));
         let size = match kind {
             "u1" | "b1" | "i1" => 1,
             "u2" | "i2" | "f2" => 2,
@@ -79,7 +80,7 @@ impl Npy {
             "u8" | "i8" | "f8" => 8,
             _ => 0,
         };
-        if !little || size == 0 {
+        if !["<", ">", "|", "="].contains(&order) || size == 0 {
             return Err(NpyError::Dtype(descr.chars().take(40).collect()));
         }
         // Before anything is reserved for it.
@@ -88,6 +89,46 @@ impl Npy {
             return Err(NpyError::Length { expected, got: data.len() });
         }
         Ok(Self { values: decode(header, kind, data)?, shape })
+    }
+}
+
+/// The header of an array has two levels; its parser would follow any number, to the end of its stack.
+const DEEPEST: usize = 16;
+
+/// How deep brackets are nested in what may be the header: at most, whatever they enclose.
+fn nesting(bytes: &[u8]) -> usize {
+    // Of versions 1 and 2: magic, version, length.
+    let text = match bytes.get(6..12) {
+        Some(&[1, _, a, b, _, _]) => {
+            bytes.get(10..).unwrap_or_default().iter().take(usize::from(u16::from_le_bytes([a, b])))
+        }
+        Some(&[_, _, a, b, c, d]) => bytes[12..].iter().take(u32::from_le_bytes([a, b, c, d]) as usize),
+        _ => return 0,
+    };
+    let mut depth = 0usize;
+    text.fold(0, |deepest, byte| {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest.max(depth)
+    })
+}
+
+/// What to save instead of an element type that is not read, by its letter.
+fn advice(descr: &str) -> &'static str {
+    let letter = descr.trim_start_matches(['<', '>', '|', '=']).chars().next();
+    match letter {
+        _ if descr.starts_with('[') => "save one field at a time, e.g. x['name']",
+        Some('O') => "it holds Python objects: save x.astype('float32'), labels as x.astype('int64')",
+        Some('U' | 'S' | 'a') => {
+            "texts have no order: save np.unique(x, return_inverse=True)[1] and name the classes in dataset.toml"
+        }
+        Some('c') => "save real and imaginary part as two channels, np.stack([x.real, x.imag], axis=1)",
+        Some('f') => "save x.astype('float32')",
+        Some('m' | 'M') => "save x.astype('int64')",
+        _ => "save float16/32/64, (u)int8…64 or bool",
     }
 }
 
@@ -179,7 +220,11 @@ mod tests {
         assert_eq!(parse("<f2", &0x3c00u16.to_le_bytes()), Ok(NpyValues::F32(vec![1.])));
         assert_eq!(parse("<f2", &0xfbffu16.to_le_bytes()), Ok(NpyValues::F32(vec![-65504.])));
         assert_eq!(parse("<f2", &1u16.to_le_bytes()), Ok(NpyValues::F32(vec![5.960_464_5e-8])));
-        assert!(matches!(parse(">f4", &[0; 4]), Err(NpyError::Dtype(_))));
+        // Written on a big-endian machine, or by a format that is big-endian.
+        assert_eq!(parse(">f4", &1.5f32.to_be_bytes()), Ok(NpyValues::F32(vec![1.5])));
+        assert_eq!(parse(">i8", &(-3i64).to_be_bytes()), Ok(NpyValues::I64(vec![-3])));
+        assert_eq!(parse(">u2", &300u16.to_be_bytes()), Ok(NpyValues::I64(vec![300])));
+        assert_eq!(parse(">f2", &0x3c00u16.to_be_bytes()), Ok(NpyValues::F32(vec![1.])));
         assert!(matches!(parse("<c8", &[0; 8]), Err(NpyError::Dtype(_))));
         assert!(matches!(parse("|O", &[0; 8]), Err(NpyError::Dtype(_))));
     }
@@ -194,6 +239,15 @@ mod tests {
         assert_eq!(Npy::parse(&fortran), Err(NpyError::Fortran));
         let records = file("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }", &[0; 4]);
         assert!(matches!(Npy::parse(&records), Err(NpyError::Dtype(_))));
+        for (descr, save) in
+            [("'<f16'", "float32"), ("'<U3'", "return_inverse"), ("'<c8'", "x.real"), ("'<M8[s]'", "int64")]
+        {
+            let odd = file(&format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"), &[0; 16]);
+            assert!(Npy::parse(&odd).is_err_and(|e| e.to_string().contains(save)), "{descr}: {:?}", Npy::parse(&odd));
+        }
+        for bracket in ["(", "[", "{'a': "] {
+            assert!(matches!(Npy::parse(&file(&bracket.repeat(9000), &[])), Err(NpyError::Header(_))));
+        }
         let huge = file(&format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({}, 2)}}", usize::MAX), &[]);
         assert!(matches!(Npy::parse(&huge), Err(NpyError::Header(_))));
     }

@@ -1,9 +1,10 @@
 //! Finds and reads original files: plain or gzipped, in a directory or a tar archive.
 //! Does not know what they hold.
 use crate::prepare::{Check, PrepareError, RecordingsSum, sha256};
+use crate::read_regular;
 use flate2::read::MultiGzDecoder;
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// No original file is larger when unpacked; more is refused instead of filling the memory.
@@ -18,14 +19,19 @@ pub(crate) struct Named {
 /// A whole file; gzip is recognised by its first bytes and unpacked.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, PrepareError> {
     let error = |error| PrepareError::Io { path: path.into(), error };
-    let bytes = fs::read(path).map_err(error)?;
-    if bytes.starts_with(&[0x1f, 0x8b]) { limited(MultiGzDecoder::new(&bytes[..])).map_err(error) } else { Ok(bytes) }
+    let bytes = read_regular(path, MOST_BYTES).map_err(error)?;
+    // To the end of every member: only there are its checksum and length.
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        limited(MultiGzDecoder::new(&bytes[..]), MOST_BYTES).map_err(error)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// The first of `names` that exists in `dir`, plain or with `.gz`.
 pub(crate) fn find(dir: &Path, names: &[&str]) -> Result<PathBuf, PrepareError> {
     let candidates = names.iter().flat_map(|n| [dir.join(n), dir.join(format!("{n}.gz"))]);
-    candidates.into_iter().find(|p| p.is_file()).ok_or_else(|| PrepareError::Missing {
+    candidates.into_iter().find(|p| fs::symlink_metadata(p).is_ok()).ok_or_else(|| PrepareError::Missing {
         path: dir.join(names[0]),
         expected: "this file, plain or as .gz".into(),
     })
@@ -35,9 +41,7 @@ pub(crate) fn find(dir: &Path, names: &[&str]) -> Result<PathBuf, PrepareError> 
 /// a `.tar.gz`, sorted by name.
 pub(crate) fn recordings(path: &Path) -> Result<Vec<Named>, PrepareError> {
     let missing = |expected: &str| PrepareError::Missing { path: path.into(), expected: expected.into() };
-    let mut files = if path.is_file() {
-        from_archive(path)?
-    } else if path.is_dir() {
+    let mut files = if path.is_dir() {
         let mut files = from_directory(path)?;
         if files.is_empty() && path.join("recordings").is_dir() {
             files = from_directory(&path.join("recordings"))?;
@@ -48,6 +52,8 @@ pub(crate) fn recordings(path: &Path) -> Result<Vec<Named>, PrepareError> {
             (true, []) => return Err(missing("a directory with .wav files or one .tar.gz of them")),
             (true, _) => return Err(missing("one .tar.gz of recordings, there are several: name the file")),
         }
+    } else if fs::symlink_metadata(path).is_ok() {
+        from_archive(path)?
     } else {
         return Err(missing("a directory with .wav files or a .tar.gz of them"));
     };
@@ -89,7 +95,8 @@ fn entries(dir: &Path) -> Result<Vec<String>, PrepareError> {
 
 fn from_archive(path: &Path) -> Result<Vec<Named>, PrepareError> {
     let error = |error| PrepareError::Io { path: path.into(), error };
-    let mut archive = tar::Archive::new(MultiGzDecoder::new(BufReader::new(File::open(path).map_err(error)?)));
+    let unpacked = read_file(path)?;
+    let mut archive = tar::Archive::new(&unpacked[..]);
     let mut files = vec![];
     // A small archive must not unpack to more than fits.
     let mut left = MOST_BYTES;
@@ -98,7 +105,11 @@ fn from_archive(path: &Path) -> Result<Vec<Named>, PrepareError> {
         let name = entry.path().map_err(error)?.file_name().map(|n| n.to_string_lossy().into_owned());
         let Some(name) = name.filter(|n| is_wav(n)) else { continue };
         left = left.checked_sub(entry.size()).ok_or_else(|| error(too_large()))?;
-        let bytes = limited(&mut entry).map_err(error)?;
+        let bytes = limited(&mut entry, MOST_BYTES).map_err(error)?;
+        if bytes.len() as u64 != entry.size() {
+            let problem = format!("truncated: {name} has {} of {} bytes", bytes.len(), entry.size());
+            return Err(error(io::Error::other(problem)));
+        }
         files.push(Named { name, bytes });
     }
     Ok(files)
@@ -109,10 +120,10 @@ fn is_wav(name: &str) -> bool {
     name.ends_with(".wav") && !name.starts_with('.')
 }
 
-fn limited(reader: impl Read) -> io::Result<Vec<u8>> {
+fn limited(reader: impl Read, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![];
-    reader.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES { Err(too_large()) } else { Ok(bytes) }
+    reader.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn too_large() -> io::Error {
@@ -202,6 +213,63 @@ mod tests {
             find(dir.path(), &["y"])
                 .is_err_and(|e| e.to_string().ends_with("y: not found; expected this file, plain or as .gz"))
         );
+        Ok(())
+    }
+
+    #[test]
+    fn every_byte_of_a_packed_file_is_held_against_its_checksums() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("x.tar.gz");
+        let whole = tar_gz(&[("a.wav", &[7; 300])]);
+        let two = [gzip(b"hel"), gzip(b"lo")].concat();
+        fs::write(&path, &two)?;
+        assert_eq!(read_file(&path).expect("two members"), b"hello");
+        // The last eight bytes are CRC and length, which a reader of the archive alone never gets to.
+        for at in (whole.len() - 8)..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged)?;
+            assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")), "byte {at}");
+        }
+        for cut in [1, 8, 9] {
+            fs::write(&path, &whole[..whole.len() - cut])?;
+            assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")), "{cut} bytes cut off");
+        }
+        fs::write(&path, [&whole[..], b"more"].concat())?;
+        assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")), "trailing bytes");
+        Ok(())
+    }
+
+    #[test]
+    fn archives_that_are_cut_off_inside_or_unpack_to_too_much_are_refused() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("x.tar.gz");
+        let mut tar = tar::Builder::new(vec![]);
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3000);
+        header.set_cksum();
+        tar.append_data(&mut header, "a.wav", &[7u8; 3000][..])?;
+        fs::write(&path, gzip(&tar.into_inner()?[..2000]))?;
+        assert!(names(&path).is_err_and(|e| e.contains("x.tar.gz: can't read")));
+        let zeros = gzip(&vec![0; 2 << 20]).repeat(2);
+        let unpacked = |most| limited(MultiGzDecoder::new(&zeros[..]), most).map(|bytes| bytes.len());
+        assert_eq!(unpacked(4 << 20)?, 4 << 20);
+        assert!(unpacked((4 << 20) - 1).is_err_and(|e| e.to_string().starts_with("unpacks to more than")));
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_named() -> io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let fifo = dir.path().join("train.gz");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status()?.success());
+        let found = find(dir.path(), &["train"]).expect("something is there");
+        assert!(
+            read_file(&found)
+                .is_err_and(|e| e.to_string().ends_with("train.gz: can't read: is a FIFO, expected a file"))
+        );
+        assert!(names(&fifo).is_err_and(|e| e.contains("is a FIFO")));
         Ok(())
     }
 }

@@ -103,7 +103,7 @@ pub enum SplitError {
         expected: Vec<usize>,
     },
     /// A NaN or an infinity (also from `float64` values beyond the range of `f32`).
-    #[error("{file}: row {row} holds {value}; every value must be finite")]
+    #[error("{file}: row {row} holds {value}; every value must be finite as f32, after `divide`")]
     NotFinite {
         /// Which array.
         file: String,
@@ -274,6 +274,14 @@ impl Split {
         self.upload.device()
     }
 
+    /// The row of modality `m` in sample `i` of a fixed pairing.
+    pub(crate) fn row(&self, i: usize, m: usize) -> usize {
+        match &self.pairing {
+            Pairing::Index { table, .. } => table[i * self.arrays.len() + m] as usize,
+            _ => i,
+        }
+    }
+
     /// How samples are put together.
     pub fn pairing(&self) -> &Pairing {
         &self.pairing
@@ -344,10 +352,7 @@ impl Split {
                     let rows = labels.iter().map(|k| partner(&self.pools[m][*k as usize]));
                     array.copy_rows(rows, &mut values);
                 }
-                Pairing::Index { table, .. } => {
-                    array.copy_rows(samples.iter().map(|i| table[i * self.arrays.len() + m] as usize), &mut values);
-                }
-                _ => array.copy_rows(samples.iter().copied(), &mut values),
+                _ => array.copy_rows(samples.iter().map(|i| self.row(*i, m)), &mut values),
             }
             augment(m, &mut values);
             let shape = [&[samples.len()], array.shape()].concat();

@@ -121,7 +121,7 @@ fn bad_arrays_are_named_with_file_and_row() {
     };
     assert!(
         face(&[3, 2], &[0., 0., 0., f32::NAN, 0., 0.])
-            .ends_with("train.face.npy: row 1 holds NaN; every value must be finite")
+            .ends_with("train.face.npy: row 1 holds NaN; every value must be finite as f32, after `divide`")
     );
     assert!(face(&[3, 2], &[0., 0., 0., 0., f32::INFINITY, 0.]).contains("train.face.npy: row 2 holds inf"));
     assert!(
@@ -160,7 +160,11 @@ fn bad_labels_are_named_with_file_and_row() {
     assert!(labels(&[0, -1, 1]).ends_with("select.labels.npy: row 1 holds -1, expected an integer ≥ 0"));
     assert!(labels(&[0, 1]).ends_with("select.face.npy has 3 rows, select.labels.npy has 2"));
     let floats = refused(|d| f32s(&d.join("select.labels.npy"), &[3], &[0., 1., 0.]));
-    assert!(floats.ends_with("select.labels.npy: expected integers, got floats; save x.astype('int64')"));
+    assert!(
+        floats.ends_with(
+            "select.labels.npy: labels and rows are whole numbers from 0, got floats; save x.astype('int64')"
+        )
+    );
 }
 
 #[test]
@@ -307,9 +311,15 @@ fn only_data_sets_are_overwritten_and_only_on_request() -> Outcome {
     write_dataset(&data, &target, false)?;
     let refused = write_dataset(&data, &target, false).expect_err("exists").to_string();
     assert!(refused.ends_with("set exists already; choose another directory, or allow overwriting (--overwrite)"));
-    fs::write(target.join("stray"), "x")?;
+    fs::write(target.join("report.gone.npy"), "x")?;
     write_dataset(&data, &target, true)?;
-    assert!(!target.join("stray").exists());
+    assert!(!target.join("report.gone.npy").exists());
+    // What is not of a data set is the user's.
+    fs::write(target.join("notes.txt"), "mine")?;
+    let refused = write_dataset(&data, &target, true).expect_err("would be lost").to_string();
+    assert!(refused.contains("set also holds notes.txt, which is no part of a data set"), "{refused}");
+    assert_eq!(fs::read_to_string(target.join("notes.txt"))?, "mine");
+    fs::remove_file(target.join("notes.txt"))?;
 
     let precious = dir.path().join("precious");
     fs::create_dir(&precious)?;
@@ -319,6 +329,58 @@ fn only_data_sets_are_overwritten_and_only_on_request() -> Outcome {
     assert!(precious.join("thesis").exists());
     assert_eq!(fs::read_dir(dir.path())?.count(), 2, "no staging directory is left");
     Ok(())
+}
+
+#[test]
+fn sums_of_no_array_are_named() {
+    let sum = "0".repeat(64);
+    let message =
+        refused(|d| manifest(d, "name = 'mine'", &format!("name = 'mine'\nsha256.'trian.face.npy' = '{sum}'")));
+    assert!(
+        message.ends_with(
+            "sha256.\"trian.face.npy\": no array of this data set is read from such a file, did you mean `train.face.npy`?"
+        ),
+        "{message}"
+    );
+}
+
+#[test]
+fn values_are_finite_as_they_are_used() -> Outcome {
+    let huge = |file: &str| {
+        let values = [1e300f64, 0., 0., 0., 0., 0., 0., 0., 0.].map(f64::to_le_bytes);
+        write_npy(fs::File::create(file).expect("there"), "<f8", &[3, 1, 3], values.into_iter().flatten())
+            .expect("there");
+    };
+    let message = refused(|d| huge(&d.join("report.voice.npy").to_string_lossy()));
+    assert!(message.ends_with("row 0 holds inf; every value must be finite as f32, after `divide`"), "{message}");
+    let message = refused(|d| {
+        manifest(d, "shape = [1, 3]", "shape = [1, 3]\ndivide = 1e-37");
+        f32s(&d.join("report.voice.npy"), &[3, 1, 3], &[0., 0., 0., 0., 0., 0., 0., 0., 99.]);
+        f32s(&d.join("train.voice.npy"), &[3, 1, 3], &[0.; 9]);
+        f32s(&d.join("select.voice.npy"), &[3, 1, 3], &[0.; 9]);
+    });
+    assert!(message.contains("report.voice.npy: row 2 holds inf"), "{message}");
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_before_it_is_read() {
+    let replaced = |file: &str, by: &dyn Fn(&Path)| {
+        refused(|d| {
+            fs::remove_file(d.join(file)).expect("there");
+            by(&d.join(file));
+        })
+    };
+    let fifo =
+        |path: &Path| assert!(std::process::Command::new("mkfifo").arg(path).status().is_ok_and(|s| s.success()));
+    for file in ["dataset.toml", "train.face.npy", "report.labels.npy"] {
+        assert!(replaced(file, &fifo).ends_with(&format!("{file}: is a FIFO, expected a file")));
+        let message = replaced(file, &|path| fs::create_dir(path).expect("there"));
+        assert!(message.ends_with(&format!("{file}: is a directory, expected a file")), "{message}");
+        let message = replaced(file, &|path| std::os::unix::fs::symlink(path, path).expect("there"));
+        assert!(message.contains(file) && message.contains("symbolic links"), "{message}");
+    }
 }
 
 #[test]

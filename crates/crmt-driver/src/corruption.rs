@@ -8,12 +8,9 @@ use crate::{
 };
 use anyhow::{Result, bail};
 use crmt_attacks::{Corruption, Draws, Severity, correct};
-use crmt_core::{Batch, Classifier, Streams};
+use crmt_core::{Batch, Classifier, Streams, names::ALL};
 use crmt_data::{DataSet, PreparedCorruption};
 use crmt_fusion::Model;
-
-/// Every corruption of every modality.
-const ALL: &str = "all";
 
 /// What is asked for.
 pub struct Asked<'a> {

@@ -4,6 +4,7 @@ use crate::{
     agreement::{Agreement, Deployed},
     certification::{self, Evaluated, OfBatch},
     drawn::{drawn, ids},
+    effort,
     lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
     plan::FalsifyPlan,
@@ -119,6 +120,10 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let kinds = kinds(subject, plan, evidence)?;
     let tight = samples.min(plan.tightness_samples);
     let passes = kinds * (RESTARTS.len() * samples + tight * (HALVINGS + 1) / 2);
+    let halvings = tight * (HALVINGS + 1) / 2;
+    let gradients = kinds * plan.steps * (RESTARTS.len() * samples + halvings);
+    let seconds = gradients as f64 * effort::seconds_per_gradient(subject.model, subject.data)?;
+    effort::announce("attacks on certificates", seconds, "--samples and --steps make it shorter", voice);
     let bar = voice.stage("attacking certificates", passes as u64);
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
         let batch = report.samples(part)?;

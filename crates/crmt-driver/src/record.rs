@@ -9,18 +9,12 @@ use std::collections::BTreeMap;
 pub struct Summary {
     /// How the model was trained, e.g. `crmt-jt`.
     pub method: String,
-    /// What the run goes by beside others; empty for its method.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub label: String,
     /// Name of the data set.
     pub data: String,
     /// The seed everything random derives from.
     pub seed: u64,
     /// Names, in the model's order.
     pub modalities: Vec<String>,
-    /// By modality: how far one declared unit of distance is, in the units of its arrays; empty in runs that did not note it.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub units: BTreeMap<String, f64>,
     /// Class names, in label order.
     pub classes: Vec<String>,
     /// Without an attacker.
@@ -72,24 +66,6 @@ pub struct Summary {
     pub seconds: f64,
     /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`, `diagnose`.
     pub stages: BTreeMap<String, f64>,
-}
-
-impl Summary {
-    /// What the run goes by when it is alone: its label, or its method as a setting spells it.
-    pub fn name(&self) -> String {
-        if self.label.is_empty() { self.method.clone() } else { self.label.clone() }
-    }
-
-    /// The same as a heading.
-    pub fn title(&self) -> String {
-        if self.label.is_empty() { self.method.to_uppercase() } else { self.label.clone() }
-    }
-
-    /// What a distance of 1 is: `image 1, audio 0.5`; nothing where that was not noted.
-    pub fn unit(&self) -> String {
-        let of = |m: &String| Some(format!("{m} {}", self.units.get(m)?));
-        self.modalities.iter().filter_map(of).collect::<Vec<_>>().join(", ")
-    }
 }
 
 /// Accuracy without an attacker.

@@ -68,6 +68,7 @@ pub struct Run {
 pub fn open_data(plan: &Plan) -> Result<DataSet> {
     let device = plan.compute()?.open()?;
     let s = &plan.synthetic;
+    s.check_size()?;
     let data = match plan.data.as_str() {
         "synthetic" => crmt_data::synthetic(&SyntheticOptions {
             seed: plan.seed,
@@ -116,13 +117,11 @@ impl Run {
         let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
         let summary = Summary {
             method: plan.method.clone(),
-            label: plan.label.clone(),
             data: data.name.clone(),
             seed: plan.seed,
             modalities: data.modalities.iter().map(|m| m.name.clone()).collect(),
-            units: data.modalities.iter().map(|m| (m.name.clone(), m.scale)).collect(),
             classes: data.classes.clone(),
-            warnings: trained.warnings,
+            warnings: [data.doubts(), trained.warnings].concat(),
             notes: data.notes.clone(),
             weights: hash,
             report_sha256,
@@ -495,8 +494,7 @@ impl Run {
     /// What the report is made of.
     fn record(&self, config: &str) -> Result<RunRecord> {
         Ok(RunRecord {
-            title: self.summary.title(),
-            directory: self.dir.path().to_owned(),
+            title: self.summary.method.to_uppercase(),
             summary: self.summary.clone(),
             metrics: read_metrics(&self.dir)?,
             config: config.to_owned(),
@@ -528,8 +526,7 @@ const BEATEN: &str = "fell to an attack inside their estimated radius";
 pub fn read_record(dir: &RunDir) -> Result<RunRecord> {
     let summary: Summary = dir.read_json(run_dir::SUMMARY)?;
     Ok(RunRecord {
-        title: summary.title(),
-        directory: dir.path().to_owned(),
+        title: summary.method.to_uppercase(),
         diagnosis: diagnosis::read(dir, &summary.weights)?,
         summary,
         metrics: read_metrics(dir)?,

@@ -1,17 +1,16 @@
 //! Settings as written (file, `--set`, flags), merged over a method and the defaults, with the
 //! origin of each value. Does not know what a setting means; `plan.rs` does.
-use crate::{methods::METHODS, plan::Plan};
+use crate::{
+    methods::METHODS,
+    plan::{
+        Plan,
+        schema::{self, OPEN, Setting, setting, shown},
+    },
+};
 use anyhow::{Context, Result, bail};
-use std::{collections::BTreeMap, fmt::Write, path::Path};
+use crmt_data::{read_text, visible};
+use std::{collections::BTreeMap, path::Path};
 use toml::{Table, Value};
-
-/// Open tables: their keys are names of modalities, not ours. With a value of the type they hold.
-const OPEN: &[(&str, Value)] = &[
-    ("model.encoders", Value::String(String::new())),
-    ("train.noises", Value::Float(0.0)),
-    ("adversary.budgets", Value::Float(0.0)),
-    ("smooth.sigmas", Value::Float(0.0)),
-];
 
 /// What was asked for, by dotted key.
 #[derive(Debug, Default)]
@@ -36,8 +35,7 @@ impl Settings {
 
     /// Takes every key of a TOML file.
     pub fn read_file(&mut self, path: &Path) -> Result<()> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("can't read the config {}", path.display()))?;
+        let text = read_text(path).with_context(|| format!("can't read the config {}", path.display()))?;
         let table: Table = text.parse().with_context(|| format!("{} is not valid TOML", path.display()))?;
         for (key, value) in flatten(&table) {
             self.set(&key, value, path.display().to_string());
@@ -70,11 +68,11 @@ impl Settings {
             }
         }
         for (key, (value, origin)) in &self.values {
-            let inside = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
-            let like = OPEN.iter().find(|(table, _)| inside(table)).map(|(_, like)| like);
-            match merged.get(key).map(|(default, _)| default).or(like).map(|like| coerce(value, like)) {
-                Some(Ok(value)) => drop(merged.insert(key.clone(), (value, origin.clone()))),
-                Some(Err(expected)) => faults.push(format!("{key} = {value} ({origin}): expected {expected}")),
+            match setting(key).map(|setting| (&setting.kind, setting.kind.read(value))) {
+                Some((_, Some(value))) => drop(merged.insert(key.clone(), (value, origin.clone()))),
+                Some((kind, None)) => {
+                    faults.push(format!("{} = {} ({origin}): expected {kind}", visible(key), shown(value)))
+                }
                 None => faults.push(unknown(key, origin, merged.keys())),
             }
         }
@@ -82,7 +80,7 @@ impl Settings {
         for (key, (value, _)) in &merged {
             insert(&mut table, key, value.clone());
         }
-        for (open, _) in OPEN {
+        for open in schema::settings().iter().filter_map(|setting| setting.key.strip_suffix(OPEN)) {
             insert_default(&mut table, open);
         }
         let plan: Option<Plan> = match table.try_into() {
@@ -108,15 +106,21 @@ impl Settings {
 }
 
 impl Resolved {
-    /// A table of key, value and origin, for `--explain`.
-    pub fn explain(&self) -> String {
-        let width = |f: fn(&(String, Value, String)) -> usize| self.origins.iter().map(f).max().unwrap_or(0);
-        let (keys, values) = (width(|r| r.0.len()), width(|r| r.1.to_string().len()));
-        self.origins.iter().fold(String::new(), |mut text, (key, value, origin)| {
-            let value = value.to_string();
-            let _ = writeln!(text, "{key:keys$}  {value:values$}  {origin}");
-            text
-        })
+    /// Every key with its value, where that comes from, and what it means, in lines of at most `width`: for `--explain`.
+    pub fn explain(&self, width: usize) -> String {
+        let keys = self.origins.iter().map(|(key, ..)| key.len()).max().unwrap_or(0);
+        let wrap = |text: String, first: &str| {
+            let options = textwrap::Options::new(width.max(40)).initial_indent(first).subsequent_indent("    ");
+            textwrap::fill(&text, options.word_splitter(textwrap::WordSplitter::NoHyphenation)) + "\n"
+        };
+        let meaning = |s: &Setting| wrap(format!("{} Expected: {}.", s.meaning, s.kind), "    ");
+        let line = |(key, value, origin): &(String, Value, String)| {
+            wrap(format!("{key:keys$}  {value}  {origin}"), "") + &setting(key).map(meaning).unwrap_or_default()
+        };
+        // One for each modality, if any.
+        let open = schema::settings().iter().filter(|s| s.key.ends_with(OPEN));
+        let open = open.map(|s| wrap(format!("{:keys$}  none  default", s.key), "") + &meaning(s));
+        self.origins.iter().map(line).chain(open).collect()
     }
 }
 
@@ -157,43 +161,10 @@ fn insert_default(table: &mut Table, key: &str) {
     }
 }
 
+/// TOML, or else a string, which [`schema::Kind::read`] understands by what is expected.
 fn parse_value(text: &str) -> Value {
-    format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v")).unwrap_or_else(|| {
-        // `--set evaluate.eps=0.5,1` is what people type first.
-        let numbers: Option<Vec<f64>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
-        match numbers {
-            Some(numbers) if numbers.len() > 1 => numbers.into(),
-            _ => Value::String(text.to_owned()),
-        }
-    })
-}
-
-/// `value` in the type of `like`, or what was expected.
-fn coerce(value: &Value, like: &Value) -> Result<Value, &'static str> {
-    match (value, like) {
-        (Value::Integer(i), Value::Float(_)) => Ok(Value::Float(*i as f64)),
-        (Value::Integer(i), Value::Integer(_)) if *i < 0 => Err("a whole number that is not negative"),
-        (Value::Array(items), Value::Array(like)) => {
-            // What an empty default holds, the plan's type checks.
-            let Some(like) = like.first() else { return Ok(value.clone()) };
-            let expected = "a list of numbers";
-            let items = items.iter().map(|item| coerce(item, like));
-            let expected = if like.is_str() { "a list of names" } else { expected };
-            items.collect::<Result<_, _>>().map(Value::Array).map_err(|_| expected)
-        }
-        (Value::Float(_) | Value::Integer(_), Value::Array(like)) => {
-            coerce(&Value::Array(vec![value.clone()]), &Value::Array(like.clone()))
-        }
-        (Value::String(text), Value::Array(like)) if like.first().is_none_or(Value::is_str) => {
-            Ok(Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect()))
-        }
-        (value, like) if value.same_type(like) => Ok(value.clone()),
-        (_, Value::Integer(_)) => Err("a whole number"),
-        (_, Value::Float(_)) => Err("a number"),
-        (_, Value::Boolean(_)) => Err("true or false"),
-        (_, Value::Array(_)) => Err("a list"),
-        _ => Err("a string"),
-    }
+    let typed = format!("v = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    typed.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 fn unknown<'a>(key: &str, origin: &str, known: impl Iterator<Item = &'a String>) -> String {
@@ -205,8 +176,10 @@ fn unknown<'a>(key: &str, origin: &str, known: impl Iterator<Item = &'a String>)
         })
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        Some((likeness, k)) if likeness > 0.75 => format!("unknown key `{key}` ({origin}): did you mean `{k}`?"),
-        _ => format!("unknown key `{key}` ({origin}): `train --explain` lists the keys"),
+        Some((likeness, k)) if likeness > 0.75 => {
+            format!("unknown key `{}` ({origin}): did you mean `{k}`?", visible(key))
+        }
+        _ => format!("unknown key `{}` ({origin}): `train --explain` lists the keys", visible(key)),
     }
 }
 
@@ -238,7 +211,10 @@ mod tests {
         assert_eq!(origin("train.rho"), "--set");
         assert_eq!(origin("model.head"), "method crmt-jt");
         assert_eq!(origin("seed"), "default");
-        assert!(r.explain().contains("method crmt-jt"));
+        let explained = r.explain(80);
+        assert!(explained.contains("method crmt-jt") && explained.contains("train.rho"), "{explained}");
+        assert!(explained.contains("smooth.sigmas.NAME"), "{explained}");
+        assert!(explained.lines().all(|line| line.chars().count() <= 80), "{explained}");
     }
 
     #[test]
@@ -249,6 +225,18 @@ mod tests {
         {
             assert!(e.contains(part), "{part} is not in:\n{e}");
         }
+    }
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        let plan = resolve(&["train.learning_rate=.001", "evaluate.eps=[.5, 1.]", "smooth.sigmas.a=.25"]).unwrap().plan;
+        assert_eq!((plan.train.learning_rate, plan.smooth.sigmas["a"]), (0.001, 0.25));
+        assert_eq!(plan.evaluate.eps, [0.5, 1.0]);
+        let e = resolve(&["seed=18446744073709551615", "smooth.sigmas.a.b=1"]).unwrap_err().to_string();
+        assert!(e.contains(
+            "seed = \"18446744073709551615\" (--set): expected a whole number from 0 to 9223372036854775807"
+        ));
+        assert!(e.contains("unknown key `smooth.sigmas.a.b`"), "{e}");
     }
 
     #[test]

@@ -21,7 +21,9 @@ pub fn parse(text: &str, names: &[String]) -> Result<(Option<f64>, BTreeMap<Stri
         if !names.contains(&name) {
             bail!("--smooth {text}: no modality `{name}`; this run has {}", names.join(", "));
         }
-        named.insert(name, sigma);
+        if named.insert(name.clone(), sigma).is_some() {
+            bail!("--smooth {text}: {name} is named twice");
+        }
     }
     if let Some(name) = names.iter().find(|name| !named.contains_key(*name)) {
         bail!("--smooth {text}: no sigma for {name}; 0 leaves a modality as it is, and certifies nothing of it");

@@ -2,6 +2,7 @@
 //! Does not know what is made of the certificates, nor radii that follow from Lipschitz constants.
 use crate::{
     drawn::drawn,
+    effort,
     people::Voice,
     plan::SmoothPlan,
     run_dir::{self, RunDir},
@@ -90,6 +91,9 @@ fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Resul
     }
     let each = if plan.missing { Missing::each(modalities) } else { vec![] };
     let certificates = 1 + each.len();
+    if let Some(fault) = plan.too_few_draws(certificates) {
+        bail!(fault);
+    }
     let variant = |missing: Option<Missing>| {
         // A baseline gets no noise.
         let gone = |m| missing.as_ref().is_some_and(|missing| missing.contains(m));
@@ -126,6 +130,8 @@ fn draw(
     if known > 0 {
         voice.say(format!("  {known} of {total} draws are in {} already", of.dir.file(run_dir::VOTES).display()));
     }
+    let seconds = effort::forward_seconds(of.model, of.data, total.saturating_sub(known) as f64)?;
+    effort::announce("smoothing", seconds, "--samples and --draws make it shorter", voice);
     let bar = voice.stage("smoothing", total.saturating_sub(known));
     let mut saved: Option<Instant> = None;
     for variant in variants {

@@ -2,7 +2,11 @@
 //! Does not know models.
 use anyhow::{Result, bail};
 use crmt_attacks::{Budget, Norm};
-use crmt_core::{Missing, PerModality};
+pub use crmt_core::names::JOINT;
+use crmt_core::{
+    Missing, PerModality,
+    names::{ANY_MISSING, EACH, USUAL, WITHOUT},
+};
 
 /// What an adversary may do, growing with one budget in declared units. Modalities go by number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,13 +23,6 @@ pub enum Threat {
     AnyMissing,
 }
 
-/// The name of [`Threat::Joint`].
-pub const JOINT: &str = "joint";
-const EACH: &str = "each";
-/// The name of [`Threat::usual`], which are several.
-const USUAL: &str = "usual";
-const WITHOUT: &str = "without-";
-const ANY_MISSING: &str = "any-missing";
 /// The baselines of the data set, which certificates are about.
 pub const DECLARED: &str = "declared";
 /// Radii without more than one modality are computed of up to so many.

@@ -47,6 +47,7 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
         let known: Vec<_> = data.modalities.iter().map(|m| m.name.as_str()).collect();
         bail!("model.encoders.{name}: the data set `{}` has the modalities {}", data.name, known.join(", "));
     }
+    plan.check_size(&data.modalities)?;
     let architecture =
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
     let learner = architecture.learner(Streams::new(plan.seed), data.device())?;

@@ -6,12 +6,12 @@ use std::{fs, path::Path};
 
 #[path = "cli/diagnose.rs"]
 mod diagnose;
+#[path = "cli/doubts.rs"]
+mod doubts;
 #[path = "cli/drawn.rs"]
 mod drawn;
 #[path = "cli/python.rs"]
 mod python;
-#[path = "cli/report.rs"]
-mod report;
 #[path = "cli/shapes.rs"]
 mod shapes;
 
@@ -322,8 +322,9 @@ fn bad_input_gets_one_clear_message_and_leaves_nothing() -> Anyhow {
     refused(&mut train(here, "jt", "x", ["device=gpu"]), &["device: unknown device 'gpu'", "cuda:N"]);
     refused(driver(here).args(["evaluate", "r", "--device", "tpu"]), &["--device", "unknown device 'tpu'"]);
     refused(driver(here).args(["train", "--precision", "fp8"]), &["--precision", "f32, tf32 or bf16"]);
-    refused(&mut train(here, "jt", "x", ["train.precision=fp8"]), &["train.precision", "f32, tf32 or bf16"]);
-    refused(&mut train(here, "jt", "x", ["train.learning_rate=1e30", "train.clip=0"]), &["step-1", "learning rate"]);
+    refused(&mut train(here, "jt", "x", ["train.precision=fp8"]), &["train.precision", "one of tf32, f32, bf16"]);
+    refused(&mut train(here, "jt", "x", ["train.weight_decay=inf"]), &["train.weight_decay", "from 0 to 1000"]);
+    refused(&mut train(here, "jt", "x", ["train.learning_rate=1e6", "train.clip=0"]), &["step-1", "learning rate"]);
     refused(driver(here).args(["train", "--config", "no.toml"]), &["no.toml"]);
     refused(driver(here).args(["evaluate", "no-run"]), &["no-run"]);
     refused(driver(here).args(["train", "--bogus"]), &["--bogus"]);
@@ -660,8 +661,8 @@ fn a_bad_sigma_is_refused_by_name() -> Anyhow {
     train(here, "jt", "r", ["model.encoder=linear", "train.epochs=1"]).assert().success();
     let before = fs::read(here.join("r/config.toml"))?;
     for (args, parts) in [
-        (&["-0.5"][..], &["smooth.sigma = -0.5", "at least 0"][..]),
-        (&["NaN"], &["smooth.sigma = NaN"]),
+        (&["-0.5"][..], &["smooth.sigma = -0.5", "from 0 to 1e6"][..]),
+        (&["NaN"], &["smooth.sigma = nan"]),
         (&["inf"], &["smooth.sigma = inf"]),
         (&["image=0.1,audio=-1"], &["smooth.sigmas.audio = -1"]),
         (&["image=0.1,video=0.1"], &["no modality `video`", "image, audio"]),

@@ -8,7 +8,7 @@ use crate::{
     strategy::together,
 };
 use candle_core::{Device, Tensor, backprop::GradStore};
-use crmt_core::{Batch, PerModality, Replay, Streams, Trainable};
+use crmt_core::{Batch, PerModality, Replay, Streams, Trainable, names::HEAD};
 use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm, give_back};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -322,7 +322,7 @@ impl<'a, 'p> Fit<'a, 'p> {
         for (owner, square) in self.owners.iter().zip(squares) {
             own[owner.unwrap_or(modalities.len())] += square;
         }
-        let names = modalities.iter().map(|m| m.name.as_str()).chain(["head"]);
+        let names = modalities.iter().map(|m| m.name.as_str()).chain([HEAD]);
         for (name, square) in names.zip(own) {
             self.at.means.add(format!("{GRADIENT}{name}"), square.sqrt() / n);
         }

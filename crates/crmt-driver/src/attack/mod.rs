@@ -5,6 +5,7 @@ mod part;
 use crate::{
     arsenal::{self, Named},
     drawn::{drawn, ids},
+    effort,
     examples::Example,
     partial::{Origin, Parts},
     people::Voice,
@@ -17,14 +18,11 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{Budget, Draws, Norm, Victim, self_check};
-use crmt_core::{Missing, PerModality, Streams};
+use crmt_core::{Missing, PerModality, Streams, names::STRONGEST};
 use crmt_data::DataSet;
 use crmt_fusion::{Model, Remembering};
 use part::{Found, Part};
 use std::collections::BTreeMap;
-
-/// The union of all attacks.
-pub const STRONGEST: &str = "strongest";
 
 /// Where finished parts are kept until the evaluation is complete.
 pub const PARTS: &str = "evaluation.partial";
@@ -136,7 +134,9 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow
     let rows = &mut rows[..];
     let mut attacked = Attacked::default();
     let mut found: Vec<OfThreat> = vec![];
-    for threat in threats(plan, &names)? {
+    let threats = threats(plan, &names)?;
+    search.announce(&threats, samples, voice)?;
+    for threat in threats {
         let name = threat.name_with(&names, &plan.baseline);
         found.push(search.threat(threat, name, &drawn, rows, keep, voice)?);
     }
@@ -232,6 +232,24 @@ struct Target<'a> {
 }
 
 impl<'a> Search<'a> {
+    /// Says what the attacks will take, if it is long.
+    fn announce(&self, threats: &[Threat], samples: usize, voice: &Voice) -> Result<()> {
+        let (data, plan) = (self.of.data, self.plan);
+        let of_attack = |threat: &Threat, attack: &Named| {
+            let (targets, restarts) =
+                (threat.missing(data.modalities.len()).len(), if threat.is_joint() { 3 } else { 2 });
+            let budgets = if attack.nearest { 1 } else { self.eps.len() };
+            effort::gradients(attack, plan, data.classes.len(), restarts) * (targets * budgets) as f64
+        };
+        let of_threat = |threat| self.attacks.iter().map(|attack| of_attack(threat, attack)).sum::<f64>();
+        let gradients = threats.iter().map(of_threat).sum::<f64>() * samples as f64;
+        let seconds = gradients * effort::seconds_per_gradient(self.of.model, data)?;
+        let cheaper =
+            format!("fewer samples (evaluate.samples, now {samples}), evaluate.eps or evaluate.steps take less");
+        effort::announce("attacks", seconds, &cheaper, voice);
+        Ok(())
+    }
+
     /// All parts of a threat.
     fn threat(
         &self,

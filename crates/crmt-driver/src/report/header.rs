@@ -1,9 +1,9 @@
 //! The top of the page: who was compared on what, the verdict in words, and what a reader must know before trusting it.
 //! Knows no threshold of success: it states numbers and their sampling error.
+use super::RunRecord;
 use super::html::{budget, count, escape, listed, percent};
-use super::{RunRecord, summaries};
+use super::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
 use crate::drawn;
-use crate::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
 
 /// The header of the page.
 pub fn header(runs: &[RunRecord]) -> String {
@@ -40,7 +40,6 @@ fn facts(runs: &[RunRecord]) -> String {
         ("classes", distinct(&|r| r.summary.classes.len().to_string())),
         ("report samples", distinct(&|r| count(r.summary.accuracy.samples))),
         ("seed", distinct(&|r| r.summary.seed.to_string())),
-        ("one unit of ε, in the arrays' own", distinct(&|r| escape(&r.summary.unit()))),
     ];
     let items: String = facts
         .iter()
@@ -50,25 +49,22 @@ fn facts(runs: &[RunRecord]) -> String {
     format!("<dl class=\"facts\">{items}</dl>\n")
 }
 
-/// Each run's cell at one budget that tells the runs apart (or, for one run, that halves it): one at which all were
-/// attacked, or else one at which all are certified.
+/// Each run's cell at one budget that tells the runs apart (or, for one run, that halves it).
 fn telling(runs: &[RunRecord]) -> Option<(Threat, Vec<Cell>)> {
-    let threat = threats(&summaries(runs)).into_iter().next()?;
-    let all: Vec<Vec<Cell>> = runs.iter().map(|run| cells(&run.summary, &threat)).collect();
+    let value = |c: &Cell| c.attacked.or(c.certified());
+    let threat = threats(runs).into_iter().next()?;
+    let all: Vec<Vec<Cell>> = runs.iter().map(|run| cells(run, &threat)).collect();
     let at = |eps: f64| -> Option<Vec<Cell>> {
         all.iter().map(|cells| cells.iter().find(|c| same_budget(c.eps, eps)).cloned()).collect()
     };
-    let candidates: Vec<Vec<Cell>> = all.first()?.iter().filter_map(|c| at(c.eps)).collect();
-    let score = |cells: &[Cell], value: fn(&Cell) -> Option<f64>| -> Option<f64> {
+    let score = |cells: &[Cell]| -> Option<f64> {
         let values = cells.iter().map(value).collect::<Option<Vec<f64>>>()?;
         let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
         Some(if runs.len() > 1 { high - low } else { -(low - 0.5).abs() })
     };
-    let best = |value: fn(&Cell) -> Option<f64>| {
-        let scored = candidates.iter().filter_map(|cells| Some((score(cells, value)?, cells)));
-        scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, cells)| cells.clone())
-    };
-    Some((threat, best(|c| c.attacked).or_else(|| best(Cell::certified))?))
+    let candidates = all.first()?.iter().filter_map(|c| at(c.eps)).filter_map(|cells| Some((score(&cells)?, cells)));
+    let best = candidates.max_by(|a, b| a.0.total_cmp(&b.0))?.1;
+    Some((threat, best))
 }
 
 fn verdict(runs: &[RunRecord]) -> String {
@@ -189,7 +185,7 @@ fn smoothed(runs: &[RunRecord]) -> bool {
 fn violations(runs: &[RunRecord]) -> Result<String, String> {
     // The counts are checked against the table: more certified than stand under attack is a violation too.
     let crossed = |run: &RunRecord| {
-        let mut cells = threats(&summaries(runs)).into_iter().flat_map(|threat| cells(&run.summary, &threat));
+        let mut cells = threats(runs).into_iter().flat_map(|threat| cells(run, &threat));
         cells.any(|c| c.certified().is_some_and(|claim| c.beats(claim)))
     };
     let broken: Vec<String> = runs
