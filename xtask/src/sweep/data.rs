@@ -10,6 +10,7 @@ const MARKS: &[(&str, &str)] = &[
     ("select_sha256", "selection split"),
     ("train_sha256", "training split"),
     ("baselines_sha256", "stand-ins for missing modalities"),
+    ("units", "units of distances"),
     ("classes", "classes"),
     ("modalities", "modalities"),
     ("data", "name"),
@@ -80,6 +81,9 @@ mod tests {
         let on = |report: &str, classes: &[&str]| json!({"report_sha256": report, "classes": classes});
         let same = on("1", &["a", "b"]);
         assert!(judged("d", &[same.clone(), same.clone(), same.clone()]).is_ok());
+        let (mut near, mut far) = (same.clone(), same.clone());
+        (near["units"], far["units"]) = (json!({"a": 1}), json!({"a": 2}));
+        assert!(judged("d", &[near, far]).is_err(), "the same arrays, measured by another unit");
         for other in [on("2", &["a", "b"]), on("1", &["b", "a"])] {
             let error = judged("d", &[same.clone(), other, same.clone()]).expect_err("the second differs").to_string();
             let groups: Vec<&str> = error.lines().filter(|line| line.starts_with("  ")).collect();
