@@ -1,6 +1,6 @@
 //! What other programs read: predictions as arrays, and weights in PyTorch.
 //! Needs a Python with PyTorch for the latter: what `CRMT_PYTHON` names, or `python3`; says so when it has none.
-use super::{Anyhow, driver, features, json, refused, train};
+use super::{Anyhow, driver, features, json, refused, shapes, train};
 use crmt_data::{Npy, NpyValues, SyntheticOptions, synthetic, write_dataset};
 use safetensors::SafeTensors;
 use std::{fs, io::Read as _, path::Path, process::Command};
@@ -124,6 +124,12 @@ fn weights_load_in_pytorch_by_name() -> Anyhow {
     run("crmt-jt", "crmt", &[])?;
     run("crmt-jt", "unit", &["model.head=unit-rows", "model.batch_norm=false"])?;
     run("msefm", "memory", &[])?;
-    run("crmt-certified", "certified", &["model.lipschitz_width=4", "model.lipschitz_hidden=16"])?;
-    Ok(())
+    let small = ["model.lipschitz_width=4", "model.lipschitz_hidden=16"];
+    run("crmt-certified", "certified", &small)?;
+    // A signal, a clip and more axes.
+    let shapes: shapes::Shapes = &[("signal", &[2, 13]), ("clip", &[1, 3, 6, 5]), ("event", &[1, 2, 2, 3, 1])];
+    shapes::write(&dir.path().join("axes"), shapes)?;
+    let settings = small.into_iter().chain(["data=axes", "train.epochs=4"]);
+    train(dir.path(), "crmt-certified", "shapes", settings).assert().success();
+    same_in_pytorch(&python, dir.path(), "shapes", "axes")
 }

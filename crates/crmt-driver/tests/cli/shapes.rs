@@ -7,10 +7,10 @@ use rand::Rng;
 use std::path::Path;
 
 /// Names and shapes of modalities.
-type Shapes<'a> = &'a [(&'a str, &'a [usize])];
+pub type Shapes<'a> = &'a [(&'a str, &'a [usize])];
 
 /// Two classes whose samples are at 0 and 1 in every element, and noise.
-fn write(to: &Path, modalities: Shapes) -> Anyhow {
+pub fn write(to: &Path, modalities: Shapes) -> Anyhow {
     let mut rng = Streams::new(4).stream("samples", 0);
     let mut split = |n: usize| -> anyhow::Result<Samples> {
         let labels: Vec<u32> = (0..n as u32).map(|i| i % 2).collect();
