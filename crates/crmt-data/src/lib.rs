@@ -39,7 +39,7 @@ mod wav;
 mod writing;
 
 pub use array::{Array, ArrayError};
-pub use atomic::write_atomically;
+pub use atomic::{check_writable, clear_temporaries, sync_directory, write_atomically};
 pub use corruptions::PreparedCorruption;
 pub use dataset::{DataSet, DataSetError};
 pub use digits::{DigitsOptions, digits};

@@ -186,6 +186,7 @@ impl Radii {
         let by_name = |values: &PerModality<f64>| self.names.iter().cloned().zip(values.iter().copied()).collect();
         for (row, limits) in rows.iter_mut().zip(&self.limits) {
             row.radii.clear();
+            self.evidence.clone_into(&mut row.evidence);
             let Limits { rival, shares, shapley, .. } = limits;
             row.why = Some(Why { rival: *rival as usize, vulnerability: by_name(shares), shapley: by_name(shapley) });
         }
@@ -224,8 +225,14 @@ pub fn quantiles(mut values: Vec<f64>) -> Vec<f64> {
     }
 }
 
+/// What the radii of all rows are: `proved` only if every one is.
+pub fn evidence(rows: &[SampleRow]) -> &'static str {
+    if !rows.is_empty() && rows.iter().all(|row| row.evidence == "proved") { "proved" } else { "estimated" }
+}
+
 /// Fractions of rows whose radius is at least each budget.
-pub fn certified(rows: &[SampleRow], evidence: &str, eps: &[f64]) -> Vec<CertifiedResult> {
+pub fn certified(rows: &[SampleRow], eps: &[f64]) -> Vec<CertifiedResult> {
+    let evidence = evidence(rows);
     let threats: Vec<&String> = rows.first().map(|r| r.radii.keys().collect()).unwrap_or_default();
     let attacked: Vec<&SampleRow> = rows.iter().filter(|r| !r.outcomes.is_empty()).collect();
     let mut results = vec![];
@@ -311,7 +318,7 @@ mod tests {
     #[test]
     fn fractions_count_all_rows_and_the_attacked_ones() {
         let untouched = SampleRow { outcomes: vec![], ..row(2.0, true) };
-        let c = certified(&[row(0.6, true), row(0.4, false), untouched], "proved", &[0.5]);
+        let c = certified(&[row(0.6, true), row(0.4, false), untouched], &[0.5]);
         assert_eq!((c[0].accuracy, c[0].attacked_samples), (2.0 / 3.0, Some(0.5)));
     }
 

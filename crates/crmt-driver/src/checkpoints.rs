@@ -3,7 +3,7 @@
 use crate::{
     checkpoint::Architecture,
     plan::Plan,
-    run_dir::{self, RunDir, write_file},
+    run_dir::{self, RunDir, make_folder, write_file},
     sealed::Sealed,
 };
 use anyhow::{Context, Result, bail};
@@ -26,7 +26,7 @@ struct Card {
     /// What the state is of.
     plan: Plan,
     architecture: Architecture,
-    /// SHA-256 of a part of the data: others have another.
+    /// SHA-256 of the training and selection splits.
     data: String,
     position: Position,
 }
@@ -54,7 +54,7 @@ impl Checkpoints {
 
     /// Keeps a state, and no more than the last few.
     pub fn write(&self, state: State) -> Result<()> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("can't create {}", self.dir.display()))?;
+        make_folder(&self.dir)?;
         let State { position, tensors } = state;
         // Epoch and batch, so that names sort as states follow each other.
         let name = format!("epoch-{:06}-batch-{:08}.{EXTENSION}", position.epoch, position.batch);

@@ -45,6 +45,7 @@ Examples:
   crmt-driver certify runs/digits-noise-s0 --smooth 0.25
   crmt-driver diagnose runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
   crmt-driver report runs/digits-jt-s0 runs/digits-crmt-jt-s0 --out compare.html
+  crmt-driver report runs/study --figures figures    all runs of a sweep; charts as SVG and PNG, too
 
 Exit status: 0 fine, 1 a check failed (a certificate was broken), 2 bad usage or input.";
 
@@ -229,7 +230,7 @@ pub struct CertifyArgs {
 /// `diagnose`.
 #[derive(Debug, Args)]
 pub struct DiagnoseArgs {
-    /// Run directories, in the order of the comparison.
+    /// Run directories, in the order of the comparison; or folders of runs.
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
     /// Also write one report of all of them to this file.
@@ -243,12 +244,16 @@ pub struct DiagnoseArgs {
 /// `report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Run directories, in the order of the report.
+    /// Run directories, in the order of the report; or folders of runs, e.g. of a sweep. Of several paths, those that are
+    /// no complete runs are left out, and named.
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
-    /// File to write [default: report.html in the first run].
+    /// File to write [default: report.html in the first run, or in the folder of runs].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Also write every chart of the report to this folder, as .svg and as .png, to stand alone.
+    #[arg(long, value_name = "DIR")]
+    pub figures: Option<PathBuf>,
 }
 
 fn attacks_help() -> String {

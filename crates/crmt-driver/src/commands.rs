@@ -3,19 +3,23 @@
 use crate::{
     Verdict, adversarials,
     cli::{CertifyArgs, Cli, Command, DiagnoseArgs, EvaluateArgs, ReportArgs, TrainArgs},
+    comparison,
     corruption::Asked,
     diagnosis::{self, Diagnosis},
+    figure_files::FigureFiles,
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
     plan::{EvaluatePlan, FalsifyPlan, Plan},
     predictions,
     record::Summary,
     report::{self, RunRecord},
-    run::{Run, open_data, read_record},
+    run::{Opening, Run, open_data},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
     sigmas,
+    tables::{self, Named},
     tensor_file::Format,
+    terminal,
     threat::Threat,
     tour,
 };
@@ -23,7 +27,10 @@ use anyhow::{Context, Result, bail};
 use crmt_data::DataSet;
 use crmt_kernels::Compute;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+};
 
 /// Carries out what the command line asks for.
 pub fn run(cli: Cli) -> Result<Verdict> {
@@ -41,25 +48,26 @@ pub fn run(cli: Cli) -> Result<Verdict> {
 fn train(args: &TrainArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(out) = &args.resume {
         let run = resume(out, device, voice)?;
-        return tell(&[&run.summary], json, voice, &out.join(run_dir::REPORT));
+        return tell(&[(&run.summary.name(), &run.summary)], json, voice, &out.join(run_dir::REPORT));
     }
     let resolved = resolve(args, device)?;
     let plan = &resolved.plan;
     if args.explain {
         if json {
-            people::print(&(serde_json::to_string_pretty(plan)? + "\n"))?;
+            terminal::out_json(&(serde_json::to_string_pretty(plan)? + "\n"))?;
         } else {
-            people::print(&resolved.explain(people::width()))?;
+            terminal::out(&resolved.explain(people::width()))?;
         }
         return Ok(Verdict::Fine);
     }
     let out = args.out.clone().unwrap_or_else(|| default_out(plan));
     let run = train_and_measure(plan, &out, args.overwrite, voice)?;
-    tell(&[&run.summary], json, voice, &out.join(run_dir::REPORT))
+    tell(&[(&run.summary.name(), &run.summary)], json, voice, &out.join(run_dir::REPORT))
 }
 
 /// The whole of a run, from data to report.
 pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice) -> Result<Run> {
+    RunDir::check_new(out, overwrite)?;
     let data = open_data(plan)?;
     introduce(plan, &data, voice);
     measured(Run::train(out, overwrite, plan, data, voice)?, voice)
@@ -108,7 +116,9 @@ fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Vo
     };
     named("--save-predictions", &args.save_predictions, &predictions::FORMATS)?;
     named("--save-adversarials", &args.save_adversarials, &adversarials::FORMATS)?;
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), device, &args.set)?;
+    let remade: &[_] = if args.attacks() { &[run_dir::EXAMPLES] } else { &[] };
+    let how = Opening { data: args.data.as_deref(), device, settings: &args.set, remade };
+    let mut run = Run::open(RunDir::open(&args.run, "evaluate")?, &how, voice)?;
     let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
     if args.attacks() {
         attack_settings(args, &mut run.plan_mut().evaluate);
@@ -127,7 +137,7 @@ fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Vo
     for (what, file) in [("adversarials", &args.save_adversarials), ("predictions", &args.save_predictions)] {
         file.iter().for_each(|file| voice.say(format!("{what}: {}", file.display())));
     }
-    tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+    tell(&[(&run.summary.name(), &run.summary)], json, voice, &args.run.join(run_dir::REPORT))
 }
 
 /// What was asked for wins over the run's settings, and becomes them.
@@ -146,7 +156,13 @@ fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
 }
 
 fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
-    let mut run = Run::open(RunDir::open(&args.run)?, args.data.as_deref(), device, &[])?;
+    let remade: &[_] = if args.smooth.is_some() {
+        &[run_dir::SMOOTHED]
+    } else {
+        &[run_dir::SAMPLES, run_dir::DIAGNOSIS, run_dir::DIAGNOSIS_SAMPLES]
+    };
+    let how = Opening { data: args.data.as_deref(), device, remade, ..Opening::default() };
+    let mut run = Run::open(RunDir::open(&args.run, "certify")?, &how, voice)?;
     if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
         bail!("--eps {bad}: budgets are positive numbers");
     }
@@ -175,11 +191,11 @@ fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voic
         run.certify(&bounds, voice)?;
         if let Some(plan) = falsify {
             run.falsify(&bounds, &plan, voice)?;
-            voice.say(format!("\n{}", people::falsification(&run.summary)));
+            voice.say(format!("\n{}", tables::falsification(&run.summary)));
         }
     }
     run.finish()?;
-    tell(&[&run.summary], json, voice, &args.run.join(run_dir::REPORT))
+    tell(&[(&run.summary.name(), &run.summary)], json, voice, &args.run.join(run_dir::REPORT))
 }
 
 /// The run's settings with what was asked for, checked before any work. They hold for this time only: the next
@@ -225,66 +241,90 @@ fn audit(run: &Run, bounds: &Bounds) -> Result<()> {
         }
     };
     for (name, audit) in run.modalities().iter().zip(audits) {
-        eprintln!("{name}\n{audit}\n");
+        terminal::err(&format!("{name}\n{audit}\n"));
     }
     Ok(())
 }
 
 fn diagnose(args: &DiagnoseArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     // All are known to be runs before any of them is worked on.
-    let dirs = args.runs.iter().map(|path| RunDir::open(path)).collect::<Result<Vec<_>>>()?;
-    let mut records = vec![];
-    for dir in dirs {
+    args.out.iter().try_for_each(|out| run_dir::check_file("--out", out))?;
+    let dirs = comparison::open(&args.runs, &|path| RunDir::open(path, "diagnose"), voice)?;
+    for dir in &dirs {
         voice.say(format!("{}:", dir.path().display()));
-        let mut run = Run::open(dir.clone(), args.data.as_deref(), device, &[])?;
+        let remade = &[run_dir::DIAGNOSIS, run_dir::DIAGNOSIS_SAMPLES];
+        let how = Opening { data: args.data.as_deref(), device, remade, ..Opening::default() };
+        let mut run = Run::open(dir.clone(), &how, voice)?;
         run.diagnose(voice)?;
         run.finish()?;
-        records.push(read_record(&dir)?);
     }
+    let records = comparison::read(&dirs)?;
+    warn_of_different_data(&records, voice);
     if let Some(out) = &args.out {
         write_file(out, report::render(&records)?.as_bytes())?;
     }
-    let summaries: Vec<&Summary> = records.iter().map(|r| &r.summary).collect();
+    let names = comparison::names_of(&records);
     let diagnoses: Vec<&Diagnosis> = records.iter().filter_map(|r| r.diagnosis.as_ref()).collect();
-    let titles = titles(&args.runs, &records);
-    let text = format!("\n{}\n{}", people::modality_table(&summaries), diagnosis::table(&titles, &diagnoses));
+    let told = named(&names, &records);
+    let text = format!("\n{}\n{}", tables::modality_table(&told), diagnosis::table(&names, &diagnoses));
     answer(&text, &diagnoses, json, voice)?;
     match &args.out {
         Some(out) => voice.say(format!("report: {}", out.display())),
-        None => args.runs.iter().for_each(|run| voice.say(format!("report: {}", run.join(run_dir::REPORT).display()))),
+        None => dirs.iter().for_each(|dir| voice.say(format!("report: {}", dir.file(run_dir::REPORT).display()))),
     }
-    verdict(&summaries)
+    verdict(&told)
 }
 
-/// What runs go by in a comparison: their methods, or their directories where methods repeat.
-fn titles(paths: &[PathBuf], records: &[RunRecord]) -> Vec<String> {
-    let mut methods: Vec<&str> = records.iter().map(|r| r.summary.method.as_str()).collect();
-    methods.sort_unstable();
-    methods.dedup();
-    let title = |(path, record): (&PathBuf, &RunRecord)| match methods.len() == records.len() {
-        true => record.summary.method.clone(),
-        false => path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into()),
-    };
-    paths.iter().zip(records).map(title).collect()
+/// Results under the names of their runs.
+pub fn named<'a>(names: &'a [String], records: &'a [RunRecord]) -> Vec<Named<'a>> {
+    names.iter().zip(records).map(|(name, record)| (name.as_str(), &record.summary)).collect()
+}
+
+/// Numbers on different data stand side by side only where that is said.
+fn warn_of_different_data(runs: &[RunRecord], voice: &Voice) {
+    if !report::comparable(runs) {
+        voice.say("warning: these runs used different data: their numbers do not compare");
+    }
 }
 
 fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict> {
-    let runs = args.runs.iter().map(|path| read_record(&RunDir::open(path)?)).collect::<Result<Vec<_>>>()?;
-    let out = args.out.clone().unwrap_or_else(|| args.runs[0].join(run_dir::REPORT));
-    write_file(&out, report::render(&runs)?.as_bytes())?;
-    tell(&runs.iter().map(|r| &r.summary).collect::<Vec<_>>(), json, voice, &out)
+    args.out.iter().try_for_each(|out| run_dir::check_file("--out", out))?;
+    // The run that is written to is for this command alone; others are only looked at.
+    let (first, alone) = (Cell::new(true), args.runs.len() == 1);
+    let place = |path: &Path| std::fs::canonicalize(path).ok();
+    let open = |path: &Path| {
+        let written = args.out.is_none() && first.replace(false) && (!alone || place(path) == place(&args.runs[0]));
+        if written { RunDir::open(path, "report") } else { RunDir::look(path) }
+    };
+    let dirs = comparison::open(&args.runs, &open, voice)?;
+    let records = comparison::read(&dirs)?;
+    warn_of_different_data(&records, voice);
+    // Of a folder of runs beside them, else in the first run.
+    let place = if args.runs.len() == 1 { &args.runs[0] } else { dirs[0].path() };
+    let out = args.out.clone().unwrap_or_else(|| place.join(run_dir::REPORT));
+    let figures = args.figures.as_ref().map(|folder| FigureFiles::prepare(folder, &report::figures(&records)?));
+    let figures = figures.transpose()?;
+    write_file(&out, report::render(&records)?.as_bytes())?;
+    if let (Some(files), Some(folder)) = (figures, &args.figures) {
+        voice.say(format!("figures: {} as .svg and .png in {}", files.write()?, folder.display()));
+    }
+    tell(&named(&comparison::names_of(&records), &records), json, voice, &out)
 }
 
 /// Prints results to stdout, and where the report is; decides how the program ends.
-pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
-    let smoothed = people::smoothed(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let corrupted = people::corruptions(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let missing = people::baselines(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let modalities = people::modality_table(runs);
-    let attacks = people::attacks(runs).map_or_else(String::new, |table| format!("\n{table}"));
-    let text = format!("\n{modalities}{missing}{attacks}\n{}{corrupted}{smoothed}", people::sandwich(runs));
-    answer(&text, runs, json, voice)?;
-    for (run, warning) in runs.iter().flat_map(|r| r.warnings.iter().map(move |w| (&r.method, w))) {
+pub fn tell(runs: &[Named<'_>], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
+    let below = |table: Option<String>| table.map_or_else(String::new, |table| format!("\n{table}"));
+    let text = [
+        format!("\n{}", tables::modality_table(runs)),
+        below(tables::baselines(runs)),
+        below(tables::attacks(runs)),
+        below(Some(tables::sandwich(runs))),
+        below(tables::corruptions(runs)),
+        below(tables::smoothed(runs)),
+    ];
+    let summaries: Vec<&Summary> = runs.iter().map(|(_, run)| *run).collect();
+    answer(&text.concat(), &summaries, json, voice)?;
+    for (run, warning) in runs.iter().flat_map(|(name, run)| run.warnings.iter().map(move |w| (name, w))) {
         voice.say(format!("warning: {run}: {warning}"));
     }
     voice.say(format!("report: {}", report.display()));
@@ -294,27 +334,31 @@ pub fn tell(runs: &[&Summary], json: bool, voice: &Voice, report: &Path) -> Resu
 /// People's text on stdout, or one JSON document of all `runs` there and the text on stderr.
 fn answer<T: Serialize>(text: &str, runs: &[T], json: bool, voice: &Voice) -> Result<()> {
     if !json {
-        return people::print(&format!("{text}\n"));
+        return terminal::out(&format!("{text}\n"));
     }
     voice.say(text);
     let document = match runs {
         [run] => serde_json::to_string_pretty(run)?,
         _ => serde_json::to_string_pretty(runs)?,
     };
-    people::print(&(document + "\n"))
+    terminal::out_json(&(document + "\n"))
 }
 
 /// A violation is a failed check.
-fn verdict(runs: &[&Summary]) -> Result<Verdict> {
-    let violations: u64 = runs.iter().map(|r| r.violations).sum();
-    for judged in runs.iter().filter_map(|r| r.smoothing.as_ref()?.judged.as_ref()).filter(|j| j.violations > 0) {
-        eprintln!(
+fn verdict(runs: &[Named<'_>]) -> Result<Verdict> {
+    let violations: u64 = runs.iter().fold(0, |all, (_, run)| all.saturating_add(run.violations));
+    for judged in
+        runs.iter().filter_map(|(_, run)| run.smoothing.as_ref()?.judged.as_ref()).filter(|j| j.violations > 0)
+    {
+        terminal::err(&format!(
             "error: {} of {} certificates of the smoothed network fell, which chance does less than once in a million runs",
             judged.fell, judged.samples
-        );
+        ));
     }
     if violations > 0 {
-        eprintln!("error: {violations} attacks succeeded inside a certified radius: this is a bug of this program");
+        terminal::err(&format!(
+            "error: {violations} attacks succeeded inside a certified radius: this is a bug of this program"
+        ));
         return Ok(Verdict::Broken);
     }
     Ok(Verdict::Fine)

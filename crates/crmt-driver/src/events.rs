@@ -2,7 +2,7 @@
 //! Does not know what they measure.
 use crate::{
     record::EpochMetrics,
-    run_dir::{self, RunDir},
+    run_dir::{self, RunDir, make_folder},
 };
 use anyhow::{Context, Result};
 use prost::Message;
@@ -55,7 +55,7 @@ impl Events {
     /// A new file in the place of all older ones of the run.
     pub fn create(run: &RunDir) -> Result<Self> {
         let dir = run.file(run_dir::EVENTS);
-        fs::create_dir_all(&dir).with_context(|| format!("can't create {}", dir.display()))?;
+        make_folder(&dir)?;
         for entry in fs::read_dir(&dir).with_context(|| format!("can't read {}", dir.display()))?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(OURS) && name.ends_with(".crmt") {
@@ -64,7 +64,7 @@ impl Events {
         }
         // TensorBoard knows its files by the first part of their names, and sorts them by the second.
         let path = dir.join(format!("{OURS}{:010}.crmt", now() as u64));
-        let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+        let file = File::create_new(&path).with_context(|| format!("can't write {}", path.display()))?;
         let mut events = Self { path, file };
         let version = Some("brain.Event:2".to_owned());
         events.append(&Event { wall_time: now(), step: 0, file_version: version, summary: None })?;

@@ -1,5 +1,6 @@
 //! The `crmt-driver` program: reads the command line, runs a command, and says how it ended.
 //! Does not know any command's work.
+mod acceptance;
 mod adversarials;
 mod agreement;
 mod arsenal;
@@ -8,17 +9,25 @@ mod baselines;
 mod certification;
 mod checkpoint;
 mod checkpoints;
+mod checks;
 mod cli;
 mod commands;
+mod comparison;
 mod corruption;
 mod diagnosis;
+mod digests;
 mod drawn;
 mod effort;
 mod evaluation;
 mod events;
 mod examples;
 mod falsify;
+mod figure_files;
+#[cfg(test)]
+mod fuzz;
+mod layout;
 mod lipschitz;
+mod lock;
 mod methods;
 mod partial;
 mod people;
@@ -26,9 +35,11 @@ mod plan;
 mod predictions;
 mod record;
 mod report;
+mod results;
 mod run;
 mod run_dir;
 mod samples;
+mod sandwich;
 mod sealed;
 mod selection;
 mod settings;
@@ -38,7 +49,9 @@ mod smoothed;
 mod smoothing;
 mod step_two;
 mod strategies;
+mod tables;
 mod tensor_file;
+mod terminal;
 mod threat;
 mod tour;
 mod training;
@@ -77,12 +90,13 @@ fn main() -> ExitCode {
     };
     let filter =
         tracing_subscriber::EnvFilter::builder().parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| terminal::Stderr);
+    log.with_ansi(terminal::colours()).without_time().init();
     match commands::run(cli) {
         Ok(Verdict::Fine) => ExitCode::SUCCESS,
         Ok(Verdict::Broken) => ExitCode::from(1),
         Err(e) => {
-            eprintln!("error: {}", one_message(&e));
+            terminal::err(&format!("error: {}", one_message(&e)));
             ExitCode::from(2)
         }
     }

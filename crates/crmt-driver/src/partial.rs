@@ -1,13 +1,13 @@
 //! Finished parts of an evaluation, one file each, to go on from when it is stopped.
 //! Does not know how a part is made.
 use crate::{
-    run_dir::{RunDir, write_file},
+    run_dir::{RunDir, make_folder, write_file},
     sealed::Sealed,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// All that a part depends on, as text by name. A part of anything else is of no use.
 pub type Origin = BTreeMap<String, String>;
@@ -43,7 +43,7 @@ impl Parts {
 
     /// Keeps a part, with tensors (f32): all of it, or none.
     pub fn write<T: Serialize>(&self, name: &str, content: &T, tensors: BTreeMap<String, Tensor>) -> Result<()> {
-        fs::create_dir_all(&self.dir).with_context(|| format!("can't create {}", self.dir.display()))?;
+        make_folder(&self.dir)?;
         let card = serde_json::to_string(&Card { origin: self.origin.clone(), content })?;
         write_file(&self.path(name), &Sealed::new(card, tensors)?.to_bytes(KIND)?)
     }
@@ -62,6 +62,7 @@ impl Parts {
 mod tests {
     use super::*;
     use candle_core::Device;
+    use std::fs;
 
     #[test]
     fn a_part_comes_back_only_where_it_belongs() -> Result<()> {

@@ -4,17 +4,28 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Of `summary.json` and the files that it seals: another number where older ones can't be read.
+pub const FORMAT: u64 = 2;
+
 /// `summary.json`: one run's result.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Summary {
+    /// [`FORMAT`].
+    pub format: u64,
     /// How the model was trained, e.g. `crmt-jt`.
     pub method: String,
+    /// What the run goes by beside others; empty for its method.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
     /// Name of the data set.
     pub data: String,
     /// The seed everything random derives from.
     pub seed: u64,
     /// Names, in the model's order.
     pub modalities: Vec<String>,
+    /// By modality: how far one declared unit of distance is, in the units of its arrays; empty in runs that did not note it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub units: BTreeMap<String, f64>,
     /// Class names, in label order.
     pub classes: Vec<String>,
     /// Without an attacker.
@@ -22,7 +33,6 @@ pub struct Summary {
     /// One entry per attack, threat and budget.
     pub attacks: Vec<AttackResult>,
     /// One entry per threat: the nearest adversarials that any of the attacks found.
-    #[serde(default)]
     pub nearest: Vec<NearestResult>,
     /// One entry per threat and budget.
     pub certified: Vec<CertifiedResult>,
@@ -32,10 +42,8 @@ pub struct Summary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<ProgramResult>,
     /// One entry per kind of certificate that `certify --falsify` attacked; empty before that.
-    #[serde(default)]
     pub falsification: Vec<Falsification>,
     /// One entry per modality, corruption and severity; empty before `evaluate --corruption`.
-    #[serde(default)]
     pub corruptions: Vec<CorruptionResult>,
     /// Certificates of the smoothed network; none unless it was smoothed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,16 +64,40 @@ pub struct Summary {
     pub notes: Vec<String>,
     /// SHA-256 of architecture and weights, as in `model.safetensors`.
     pub weights: String,
+    /// SHA-256 of the training split, on which constants are estimated and baselines learned.
+    pub train_sha256: String,
+    /// SHA-256 of the selection split.
+    pub select_sha256: String,
     /// SHA-256 of the report split's inputs and labels.
-    #[serde(default)]
     pub report_sha256: String,
     /// SHA-256 of what replaces missing modalities.
-    #[serde(default)]
     pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
     /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`, `diagnose`.
     pub stages: BTreeMap<String, f64>,
+    /// SHA-256 of every other file of these results, by name.
+    pub files: BTreeMap<String, String>,
+    /// SHA-256 of all of the above as compact JSON: whether it was altered.
+    pub sha256: String,
+}
+
+impl Summary {
+    /// What the run goes by when it is alone: its label, or its method as a setting spells it.
+    pub fn name(&self) -> String {
+        if self.label.is_empty() { self.method.clone() } else { self.label.clone() }
+    }
+
+    /// The same as a heading.
+    pub fn title(&self) -> String {
+        if self.label.is_empty() { self.method.to_uppercase() } else { self.label.clone() }
+    }
+
+    /// What a distance of 1 is: `image 1, audio 0.5`; nothing where that was not noted.
+    pub fn unit(&self) -> String {
+        let of = |m: &String| Some(format!("{m} {}", self.units.get(m)?));
+        self.modalities.iter().filter_map(of).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Accuracy without an attacker.

@@ -1,11 +1,16 @@
-//! A run directory: names of its files, and writes that either happen or don't.
+//! A run directory: names of its files, whose it is, and writes that either happen or don't.
 //! Does not know what the files mean.
-use crate::checkpoints::Checkpoints;
+use crate::{
+    checkpoints::Checkpoints,
+    lock::{LOCK, Lock, is_ours},
+    results,
+};
 use anyhow::{Context, Result, bail};
+use crmt_data::{check_writable, clear_temporaries};
 use serde::de::DeserializeOwned;
 use std::{
-    fs::{self, File, TryLockError},
-    io::ErrorKind,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,10 +42,10 @@ pub const DIAGNOSIS_SAMPLES: &str = "diagnosis.csv";
 /// For people.
 pub const REPORT: &str = "report.html";
 
-/// Held by the process that trains.
-const LOCK: &str = "lock";
-/// Shows that the directory can be written to.
-const PROBE: &str = "probe";
+/// Shows that the directory is a run, complete or not.
+const MARK: &str = ".crmt-run";
+/// How the mark's content begins.
+const MARKED: &str = "A run of crmt-driver";
 
 /// A run is complete as long as it has its summary, so that goes first.
 const FILES: &[&str] =
@@ -50,30 +55,51 @@ const FILES: &[&str] =
 #[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held while the run is trained: a second process would take its files away.
-    lock: Option<Arc<File>>,
+    /// Held by one command at a time: others would take files away from under it. None for whoever only reads.
+    lock: Option<Arc<Lock>>,
 }
 
 impl RunDir {
+    /// Refuses a directory that [`create`](Self::create) would refuse, before any work is spent.
+    ///
+    /// # Errors
+    /// It holds anything but a run, or a run that is to be kept.
+    pub fn check_new(path: &Path, overwrite: bool) -> Result<()> {
+        let shown = path.display();
+        if let Some(stranger) = stranger(path)? {
+            bail!(
+                "{shown} is not empty and no run of this program (it holds `{}`): choose a new or an empty directory for \
+                 --out",
+                stranger.display()
+            );
+        }
+        if path.join(SUMMARY).exists() && !overwrite {
+            bail!("{shown} already holds a run: choose another --out, or say --overwrite");
+        }
+        if Checkpoints::exist(path) && !overwrite {
+            bail!(
+                "{shown} holds a run that was stopped: go on with train --resume {shown}, choose another --out, or say \
+                 --overwrite"
+            );
+        }
+        Ok(())
+    }
+
     /// Creates the directory and checks that it can be written to, before any work is spent.
     ///
     /// A finished run is replaced only with `overwrite`; then just the files of a run go.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        let occupied = path.join(SUMMARY).exists();
-        if occupied && !overwrite {
-            bail!("{} already holds a run: choose another --out, or say --overwrite", path.display());
-        }
-        if Checkpoints::exist(path) && !overwrite {
-            bail!(
-                "{0} holds a run that was stopped: go on with train --resume {0}, choose another --out, or say --overwrite",
-                path.display()
-            );
-        }
+        Self::check_new(path, overwrite)?;
         fs::create_dir_all(path).with_context(|| format!("can't create the run directory {}", path.display()))?;
-        let run = Self::locked(path)?;
-        // Not under the name of a file that means something: it may be killed right here.
-        run.write(PROBE, b"")?;
-        run.remove(PROBE)?;
+        let run = Self::locked(path, "train")?;
+        // Another process may have trained here in the meantime.
+        Self::check_new(path, overwrite)?;
+        if let Some(name) = FILES.iter().find(|name| run.file(name).is_dir()) {
+            bail!("{} is a directory, and in the way: move it away", run.file(name).display());
+        }
+        // It may be killed at any line from here on, and is known for a run of ours.
+        run.write(MARK, format!("{MARKED}; `crmt-driver report` shows it.\n").as_bytes())?;
+        results::discard(&run)?;
         for name in FILES {
             run.remove(name)?;
         }
@@ -83,51 +109,56 @@ impl RunDir {
 
     /// A run that was stopped before it was complete, to go on with.
     pub fn resume(path: &Path) -> Result<Self> {
+        let absent = || format!("no run to go on with in {}: it has no {CONFIG}", path.display());
         if !path.join(CONFIG).exists() {
-            bail!("no run to go on with in {}: it has no {CONFIG}", path.display());
+            bail!(absent());
+        }
+        let run = Self::locked(path, "train")?;
+        if !path.join(CONFIG).exists() {
+            bail!(absent());
         }
         if path.join(SUMMARY).exists() {
             bail!("{} is complete: there is nothing to go on with", path.display());
         }
-        Self::locked(path)
+        Ok(run)
+    }
+
+    /// An existing, complete run, for this command alone.
+    pub fn open(path: &Path, command: &str) -> Result<Self> {
+        check_complete(path)?;
+        let run = Self::locked(path, command)?;
+        check_complete(path)?;
+        // Its training was killed when all that was left to do was this.
+        Checkpoints::remove(&run)?;
+        Ok(run)
+    }
+
+    /// An existing, complete run that is only read: also while another command works on it, and where nothing can be
+    /// written.
+    pub fn look(path: &Path) -> Result<Self> {
+        check_complete(path)?;
+        match Self::locked(path, "report") {
+            Ok(run) => {
+                check_complete(path)?;
+                Ok(run)
+            }
+            Err(_) => Ok(Self { path: path.to_owned(), lock: None }),
+        }
     }
 
     /// For this process alone, without what killed writes left behind.
-    fn locked(path: &Path) -> Result<Self> {
-        let name = path.join(LOCK);
-        let file = File::create(&name).with_context(|| format!("can't write {}", name.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("{} is being trained by another process: wait for it, or choose another --out", path.display())
-            }
-            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("can't lock {}", name.display())),
+    fn locked(path: &Path, command: &str) -> Result<Self> {
+        let run = Self { path: path.to_owned(), lock: Some(Arc::new(Lock::take(path, command)?)) };
+        for folder in ["", CHECKPOINTS, crate::attack::PARTS] {
+            clear_temporaries(&path.join(folder));
         }
-        for dir in [path.to_owned(), path.join(CHECKPOINTS)] {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.file_name().to_string_lossy().starts_with(".tmp") {
-                    fs::remove_file(entry.path())
-                        .with_context(|| format!("can't remove {}", entry.path().display()))?;
-                }
-            }
-        }
-        Ok(Self { path: path.to_owned(), lock: Some(Arc::new(file)) })
+        results::recover(&run)?;
+        Ok(run)
     }
 
-    /// Lets other processes train it.
-    pub fn unlock(&mut self) -> Result<()> {
-        if self.lock.take().is_some() { self.remove(LOCK) } else { Ok(()) }
-    }
-
-    /// An existing, complete run.
-    pub fn open(path: &Path) -> Result<Self> {
-        if !path.is_dir() {
-            bail!("no run directory {}: train one with --out {0}", path.display());
-        }
-        if let Some(missing) = [CONFIG, MODEL, SUMMARY].iter().find(|name| !path.join(name).exists()) {
-            bail!("{} is not a complete run: it has no {missing}", path.display());
-        }
-        Ok(Self { path: path.to_owned(), lock: None })
+    /// Whether no other command can change it meanwhile.
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// Path of one of its files.
@@ -145,24 +176,16 @@ impl RunDir {
         write_file(&self.file(name), bytes)
     }
 
-    /// Removes a file if it is there.
+    /// Removes a file, or a link, if it is there.
     pub fn remove(&self, name: &str) -> Result<()> {
         let file = self.file(name);
-        if file.exists() {
-            fs::remove_file(&file).with_context(|| format!("can't remove {}", file.display()))?;
-        }
-        Ok(())
+        absent_is_fine(fs::remove_file(&file)).with_context(|| format!("can't remove {}", file.display()))
     }
 
-    /// Removes a folder and what is in it, if it is there.
+    /// Removes a folder and what is in it, if it is there; of a link, the link.
     pub fn remove_all(&self, name: &str) -> Result<()> {
         let dir = self.file(name);
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(e).with_context(|| format!("can't remove {}", dir.display()))
-            }
-            _ => Ok(()),
-        }
+        absent_is_fine(fs::remove_dir_all(&dir)).with_context(|| format!("can't remove {}", dir.display()))
     }
 
     /// A file's text.
@@ -178,6 +201,78 @@ impl RunDir {
     }
 }
 
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    done.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+}
+
+/// Whether a run has this file, or will have it once its results are in place.
+pub fn has(path: &Path, name: &str) -> bool {
+    path.join(name).is_file() || results::pending(path).join(name).is_file()
+}
+
+fn check_complete(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        bail!("no run directory {}: train one with --out {0}", path.display());
+    }
+    if let Some(missing) = [CONFIG, MODEL, SUMMARY].iter().find(|name| !has(path, name)) {
+        let stopped = if is_marked(path) {
+            format!("; train --resume {} goes on with it", path.display())
+        } else {
+            String::new()
+        };
+        bail!("{} is not a complete run: it has no {missing}{stopped}", path.display());
+    }
+    Ok(())
+}
+
+/// What a directory that is neither new, nor empty, nor a run of ours holds.
+fn stranger(path: &Path) -> Result<Option<PathBuf>> {
+    let failed = || format!("can't use {} as a run directory", path.display());
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        entries => entries.with_context(failed)?.collect::<io::Result<Vec<_>>>().with_context(failed)?,
+    };
+    if is_marked(path) || results::is_summary(&path.join(SUMMARY)) {
+        return Ok(None);
+    }
+    // Our own lock of a process that was killed at once.
+    let mut others = entries.iter().filter(|e| !(e.file_name() == LOCK && is_ours(&e.path())));
+    Ok(others.next().map(|e| e.file_name().into()))
+}
+
+fn is_marked(path: &Path) -> bool {
+    let mark = path.join(MARK);
+    let regular = fs::symlink_metadata(&mark).is_ok_and(|m| m.is_file());
+    regular && fs::read_to_string(mark).is_ok_and(|text| text.starts_with(MARKED))
+}
+
+/// A folder of a run, made if need be.
+///
+/// # Errors
+/// A link or a file is in the way: what is written must not land elsewhere.
+pub fn make_folder(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => match fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() => Ok(()),
+            _ => bail!("{} is a link or no folder: move it away", path.display()),
+        },
+        made => made.with_context(|| format!("can't create {}", path.display())),
+    }
+}
+
+/// Refuses a path where no file can be written, before work is spent on its content; what is there stays.
+///
+/// # Errors
+/// Nothing can be written there, or it is a file that a run is made of.
+pub fn check_file(flag: &str, path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let own = FILES.iter().any(|name| *name != REPORT && path.file_name().is_some_and(|file| file == *name));
+    if own && is_marked(folder) {
+        bail!("{flag}: {} is a file of a run: choose another", path.display());
+    }
+    check_writable(path).with_context(|| format!("{flag}: can't write {}", path.display()))
+}
+
 /// Replaces a file atomically, and names it if that fails.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     crmt_data::write_atomically(path, bytes).with_context(|| format!("can't write {}", path.display()))
@@ -190,7 +285,7 @@ mod tests {
     #[test]
     fn an_existing_run_is_kept_unless_told_otherwise() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let mut run = RunDir::create(dir.path(), false)?;
+        let run = RunDir::create(dir.path(), false)?;
         run.write(SUMMARY, b"{}")?;
         run.write("notes.txt", b"mine")?;
         let refused = RunDir::create(dir.path(), false).unwrap_err().to_string();
@@ -198,13 +293,56 @@ mod tests {
         assert_eq!(run.read(SUMMARY)?, "{}");
         let busy = RunDir::create(dir.path(), true).unwrap_err().to_string();
         assert!(busy.contains("another process"), "{busy}");
-        run.unlock()?;
-        let mut again = RunDir::create(dir.path(), true)?;
+        drop(run);
+        let again = RunDir::create(dir.path(), true)?;
         again.write(METRICS, b"")?;
-        again.unlock()?;
-        RunDir::create(dir.path(), false).expect("a run that never finished may be started again");
-        assert!(!again.file(SUMMARY).exists());
+        drop(again);
+        let again = RunDir::create(dir.path(), false).expect("a run that never finished may be started again");
+        assert!(!again.file(SUMMARY).exists() && !again.file(METRICS).exists());
         assert_eq!(again.read("notes.txt")?, "mine");
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_new_or_empty_directory_or_a_run_is_written_to() -> Result<()> {
+        for overwrite in [false, true] {
+            let dir = tempfile::tempdir()?;
+            for name in [CONFIG, MODEL, "lock", ".tmpnotes", "probe", ".crmt-run"] {
+                let file = dir.path().join(name);
+                fs::write(&file, "mine")?;
+                let refused = RunDir::create(dir.path(), overwrite).unwrap_err().to_string();
+                assert!(refused.contains(name) && refused.contains("--out"), "{refused}");
+                assert_eq!(fs::read_to_string(&file)?, "mine");
+                assert_eq!(fs::read_dir(dir.path())?.count(), 1);
+                fs::remove_file(&file)?;
+            }
+            // What is left of one that was killed before it wrote anything.
+            fs::write(dir.path().join(LOCK), "crmt-driver train, process 1\n")?;
+            RunDir::create(dir.path(), overwrite)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn nothing_is_written_through_links() -> Result<()> {
+        let (dir, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let precious = elsewhere.path().join("precious");
+        fs::write(&precious, "mine")?;
+        drop(RunDir::create(dir.path(), false)?);
+        for name in [CONFIG, MODEL, REPORT] {
+            std::os::unix::fs::symlink(&precious, dir.path().join(name))?;
+        }
+        for name in [CHECKPOINTS, EVENTS] {
+            std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(name))?;
+        }
+        let run = RunDir::create(dir.path(), true)?;
+        run.write(CONFIG, b"ours")?;
+        let error = make_folder(&run.file(EVENTS)).unwrap_err().to_string();
+        assert!(error.contains("link"), "{error}");
+        make_folder(&run.file(CHECKPOINTS))?;
+        assert_eq!(fs::read_to_string(precious)?, "mine");
+        assert_eq!(fs::read_dir(elsewhere.path())?.count(), 1);
         Ok(())
     }
 

@@ -1,11 +1,17 @@
 //! `samples.csv`: one row per report sample, with every radius and every attack's outcome.
 //! Does not know how radii or outcomes were computed.
 use crate::report::{Nearest, Outcome, SampleRow};
-use anyhow::{Context, Result, bail};
-use std::{collections::BTreeMap, path::Path};
+use anyhow::{Context, Result, bail, ensure};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    str::FromStr,
+};
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
 const DRAWN: &str = "drawn";
+const RADIUS: &str = "radius.";
+const EVIDENCE: &str = "evidence.";
 const RIVAL: &str = "rival";
 const VULNERABILITY: &str = "vulnerability.";
 const SHAPLEY: &str = "shapley.";
@@ -17,14 +23,14 @@ const SPENT: &str = "spent.";
 /// `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each modality, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
 /// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
 /// `by.THREAT.NORM` (which attack) and `spent.THREAT.NORM.NAME` (the distance of each modality).
-pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
+pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
     // Attacked samples were all attacked in the same ways.
     let attacked = rows.iter().find(|r| !r.outcomes.is_empty());
     let attacks: Vec<String> = attacked.map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(vec![]);
     let header = FIXED.into_iter().chain([DRAWN]).map(str::to_owned);
-    let radii = threats.iter().flat_map(|t| [format!("radius.{t}"), format!("evidence.{t}")]);
+    let radii = threats.iter().flat_map(|t| [format!("{RADIUS}{t}"), format!("{EVIDENCE}{t}")]);
     let modalities: Vec<String> =
         rows.first().and_then(|r| r.why.as_ref()).map(|w| w.shapley.keys().cloned().collect()).unwrap_or_default();
     let why = modalities.iter().map(|m| format!("{VULNERABILITY}{m}"));
@@ -40,7 +46,7 @@ pub fn to_csv(rows: &[SampleRow], evidence: &str) -> Result<Vec<u8>> {
         let fixed = [row.index, row.label as u64, row.prediction as u64, row.drawn].map(|n| n.to_string()).into_iter();
         let radii = threats.iter().flat_map(|t| {
             let radius = row.radii.get(t).map(f64::to_string).unwrap_or_default();
-            [radius, evidence.to_owned()]
+            [radius, row.evidence.clone()]
         });
         let outcome = |i: usize| match row.outcomes.get(i) {
             Some(o) if o.held => "held",
@@ -70,69 +76,149 @@ fn column(o: &Outcome) -> String {
     format!("{}.{}.{}.{}", o.name, o.threat, o.norm, o.eps)
 }
 
-/// Reads what [`to_csv`] wrote.
-pub fn read(path: &Path) -> Result<Vec<SampleRow>> {
+/// What one column says of a sample.
+enum Column {
+    Radius(String),
+    Evidence,
+    Drawn,
+    Rival,
+    Vulnerability(String),
+    Shapley(String),
+    Distance(String),
+    By(String),
+    Spent(String, String),
+    /// Of the attack, threat, norm and budget of its name; whether it held is in the cell.
+    Outcome(Outcome),
+}
+
+/// Reads what [`to_csv`] wrote of a run with so many classes.
+///
+/// # Errors
+/// Whatever it would not have written is refused by file, line and column.
+pub fn read(path: &Path, classes: usize) -> Result<Vec<SampleRow>> {
     let name = path.display();
     let mut csv = csv::Reader::from_path(path).with_context(|| format!("can't read {name}"))?;
     let header = csv.headers().with_context(|| format!("{name} has no header"))?.clone();
-    if header.iter().take(3).ne(FIXED) {
+    if header.iter().take(FIXED.len()).ne(FIXED) {
         bail!("{name}: expected the columns {}, …", FIXED.join(", "));
     }
+    let columns = columns(&header).with_context(|| name.to_string())?;
     let mut rows = vec![];
-    for (line, record) in csv.records().enumerate() {
+    for (i, record) in csv.records().enumerate() {
         let record = record.with_context(|| format!("{name} was truncated or altered"))?;
-        let row = row(&header, &record).with_context(|| format!("{name}, line {}", line + 2))?;
-        rows.push(row);
+        let row = row(&columns, &header, &record).and_then(|row| {
+            ensure!(row.index == i as u64, "sample {} follows sample {}", row.index, i as i64 - 1);
+            ensure!(row.label.max(row.prediction) < classes, "there are {classes} classes only");
+            Ok(row)
+        });
+        rows.push(row.with_context(|| format!("{name}, line {}", i + 2))?);
     }
     Ok(rows)
 }
 
-fn row(header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleRow> {
+/// Those after the fixed ones.
+fn columns(header: &csv::StringRecord) -> Result<Vec<Column>> {
+    let mut known = BTreeSet::new();
+    let parse = |name: &str| -> Option<Column> {
+        let of = |prefix: &str| name.strip_prefix(prefix).map(str::to_owned);
+        let spent = || name.strip_prefix(SPENT)?.rsplit_once('.').map(|(key, m)| Column::Spent(key.into(), m.into()));
+        of(RADIUS)
+            .map(Column::Radius)
+            .or_else(|| of(EVIDENCE).map(|_| Column::Evidence))
+            .or_else(|| (name == DRAWN).then_some(Column::Drawn))
+            .or_else(|| (name == RIVAL).then_some(Column::Rival))
+            .or_else(|| of(VULNERABILITY).map(Column::Vulnerability))
+            .or_else(|| of(SHAPLEY).map(Column::Shapley))
+            .or_else(|| of(DISTANCE).map(Column::Distance))
+            .or_else(|| of(BY).map(Column::By))
+            .or_else(spent)
+            .or_else(|| outcome(name).map(Column::Outcome))
+    };
+    let all = header.iter().skip(FIXED.len()).map(|name| {
+        ensure!(known.insert(name), "there are two columns `{name}`");
+        parse(name).with_context(|| format!("unknown column `{name}`"))
+    });
+    let all = all.collect::<Result<Vec<_>>>()?;
+    for name in header.iter().filter_map(|name| name.strip_prefix(RADIUS)) {
+        let evidence = format!("{EVIDENCE}{name}");
+        ensure!(header.iter().any(|name| name == evidence), "there is no column `{evidence}`");
+    }
+    Ok(all)
+}
+
+fn row(columns: &[Column], header: &csv::StringRecord, record: &csv::StringRecord) -> Result<SampleRow> {
     let mut row = SampleRow {
-        index: record[0].parse().context("sample")?,
-        label: record[1].parse().context("label")?,
-        prediction: record[2].parse().context("prediction")?,
+        index: number(&record[0]).context(FIXED[0])?,
+        label: number(&record[1]).context(FIXED[1])?,
+        prediction: number(&record[2]).context(FIXED[2])?,
         ..SampleRow::default()
     };
-    for (column, value) in header.iter().zip(record).skip(FIXED.len()).filter(|(_, value)| !value.is_empty()) {
-        if let Some(threat) = column.strip_prefix("radius.") {
-            row.radii.insert(threat.to_owned(), value.parse().with_context(|| column.to_owned())?);
-        } else if column == DRAWN {
-            row.drawn = value.parse().with_context(|| column.to_owned())?;
-        } else if column == RIVAL {
-            row.why.get_or_insert_default().rival = value.parse().with_context(|| column.to_owned())?;
-        } else if let Some(name) = column.strip_prefix(VULNERABILITY) {
-            let share = value.parse().with_context(|| column.to_owned())?;
-            row.why.get_or_insert_default().vulnerability.insert(name.to_owned(), share);
-        } else if let Some(name) = column.strip_prefix(SHAPLEY) {
-            let added = value.parse().with_context(|| column.to_owned())?;
-            row.why.get_or_insert_default().shapley.insert(name.to_owned(), added);
-        } else if let Some(key) = column.strip_prefix(DISTANCE) {
-            let distance = value.parse().with_context(|| column.to_owned())?;
-            row.nearest.entry(key.to_owned()).or_default().distance = distance;
-        } else if let Some(key) = column.strip_prefix(BY) {
-            value.clone_into(&mut row.nearest.entry(key.to_owned()).or_default().attack);
-        } else if let Some((key, name)) = column.strip_prefix(SPENT).and_then(|rest| rest.rsplit_once('.')) {
-            let spent = value.parse().with_context(|| column.to_owned())?;
-            row.nearest.entry(key.to_owned()).or_default().spent.insert(name.to_owned(), spent);
-        } else if !column.starts_with("evidence.") {
-            row.outcomes.push(outcome(column, value).with_context(|| format!("column `{column}`: `{value}`"))?);
-        }
+    let cells = header.iter().zip(record).skip(FIXED.len()).zip(columns);
+    for ((name, value), column) in cells.filter(|((_, value), _)| !value.is_empty()) {
+        enter(&mut row, column, value).with_context(|| format!("column `{name}`: `{value}`"))?;
     }
+    ensure!(row.radii.is_empty() || !row.evidence.is_empty(), "a radius without evidence");
     Ok(row)
 }
 
-fn outcome(column: &str, value: &str) -> Option<Outcome> {
-    // Budgets contain dots: `pgd.joint.l2.0.5`.
-    let mut parts = column.splitn(4, '.');
-    let mut next = || parts.next();
-    let (name, threat, norm, eps) = (next()?.to_owned(), next()?.to_owned(), next()?.to_owned(), next()?.parse().ok()?);
-    let held = match value {
-        "held" => true,
-        "broken" => false,
-        _ => return None,
-    };
-    Some(Outcome { name, threat, norm, eps, held })
+fn enter(row: &mut SampleRow, column: &Column, value: &str) -> Result<()> {
+    match column {
+        Column::Radius(threat) => {
+            row.radii.insert(threat.clone(), length(value)?);
+        }
+        Column::Evidence => {
+            ensure!(["proved", "estimated"].contains(&value), "unknown evidence");
+            ensure!(row.evidence.is_empty() || row.evidence == value, "radii of one row are all `{}`", row.evidence);
+            value.clone_into(&mut row.evidence);
+        }
+        Column::Drawn => row.drawn = number(value)?,
+        Column::Rival => row.why.get_or_insert_default().rival = number(value)?,
+        Column::Vulnerability(name) => {
+            row.why.get_or_insert_default().vulnerability.insert(name.clone(), length(value)?);
+        }
+        Column::Shapley(name) => {
+            let added: f64 = number(value)?;
+            ensure!(!added.is_nan(), "not a number");
+            row.why.get_or_insert_default().shapley.insert(name.clone(), added);
+        }
+        Column::Distance(key) => row.nearest.entry(key.clone()).or_default().distance = length(value)?,
+        Column::By(key) => value.clone_into(&mut row.nearest.entry(key.clone()).or_default().attack),
+        Column::Spent(key, name) => {
+            row.nearest.entry(key.clone()).or_default().spent.insert(name.clone(), length(value)?);
+        }
+        Column::Outcome(of) => {
+            let held = match value {
+                "held" => true,
+                "broken" => false,
+                _ => bail!("neither held nor broken"),
+            };
+            row.outcomes.push(Outcome { held, ..of.clone() });
+        }
+    }
+    Ok(())
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T> {
+    text.parse().ok().context("not a number of this kind")
+}
+
+/// Zero or more, also infinite.
+fn length(text: &str) -> Result<f64> {
+    number(text).and_then(|length: f64| {
+        ensure!(length >= 0.0, "not zero or more");
+        Ok(length)
+    })
+}
+
+fn outcome(column: &str) -> Option<Outcome> {
+    // Budgets contain dots, and names may: `pgd.joint.l2.0.5`.
+    let (name, rest) = column.split_once('.')?;
+    let (threat, norm, eps) = ["l2", "linf"].into_iter().find_map(|norm| {
+        let (threat, eps) = rest.rsplit_once(&format!(".{norm}."))?;
+        Some((threat, norm, eps.parse::<f64>().ok()?))
+    })?;
+    let (name, threat, norm) = (name.to_owned(), threat.to_owned(), norm.to_owned());
+    (eps.is_finite() && eps >= 0.0).then_some(Outcome { name, threat, norm, eps, held: true })
 }
 
 #[cfg(test)]
@@ -149,6 +235,7 @@ mod tests {
             prediction: 2,
             drawn: 9 - index,
             radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
+            evidence: "estimated".into(),
             why: Some(Why {
                 rival: 7,
                 vulnerability: [("image".to_owned(), 1.0 / 3.0)].into(),
@@ -166,10 +253,30 @@ mod tests {
         let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("samples.csv");
-        std::fs::write(&path, to_csv(&rows, "estimated")?)?;
-        assert_eq!(format!("{:?}", read(&path)?), format!("{rows:?}"));
-        std::fs::write(&path, "sample,label\n0,1\n")?;
-        assert!(read(&path).unwrap_err().to_string().contains("samples.csv"));
+        let good = String::from_utf8(to_csv(&rows)?)?;
+        std::fs::write(&path, &good)?;
+        assert_eq!(format!("{:?}", read(&path, 8)?), format!("{rows:?}"));
+        for (bad, part) in [
+            (good.replacen("estimated", "proved", 1), "line 2"),
+            (good.replacen("estimated", "certain", 2), "unknown evidence"),
+            (good.replace("evidence.joint", "evidence.audio"), "no column `evidence.joint`"),
+            (good.replace("estimated", ""), "without evidence"),
+            (good.replace("radius.image", "radius.joint"), "two columns `radius.joint`"),
+            (good.replace("rival", "riva"), "unknown column `riva`"),
+            (good.replace("pgd.joint.l2.0.5", "pgd.joint.l2.NaN"), "unknown column"),
+            (good.replacen("inf", "NaN", 1), "`NaN`"),
+            (good.replacen("inf", "-1", 1), "line 2"),
+            (good.replacen("\n1,1,", "\n2,1,", 1), "sample 2 follows sample 0"),
+            (good.replacen("\n1,1,2", "\n1,1,8", 1), "8 classes"),
+            (good.replacen("held", "holds", 1), "neither held nor broken"),
+            (good.replacen("\n0,", "\n99999999999999999999,", 1), "sample"),
+            ("sample,label\n0,1\n".to_owned(), "expected the columns"),
+        ] {
+            assert_ne!(bad, good, "{part}");
+            std::fs::write(&path, bad)?;
+            let error = format!("{:#}", read(&path, 8).unwrap_err());
+            assert!(error.contains("samples.csv") && error.contains(part), "{part}: {error}");
+        }
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! CRMT's second step on a trained model: which modalities it tries to do without, how results are judged on
 //! the selection split, and which one is kept. Does not know how a phase is trained.
 use crate::{
+    acceptance::{Conditions, Judged},
     checkpoint::Architecture,
     drawn::{drawn, ids},
     lipschitz::{Bounds, Constants, F64},
@@ -35,16 +36,6 @@ struct Known {
     select: CachedScores,
     /// Accuracy on the selection split.
     clean: f64,
-}
-
-/// What the selection split says of a model.
-#[derive(Clone, Copy)]
-struct Judged {
-    clean: f64,
-    /// Mean over the accepting budgets: certified accuracy for a certified method, else accuracy under attack.
-    robust: f64,
-    /// Accuracy with the modality missing that hurts most.
-    missing: f64,
 }
 
 impl StepTwo<'_> {
@@ -93,8 +84,11 @@ impl StepTwo<'_> {
             let values = copies(&changed)?;
             set(&changed, &undo)?;
             tracing::debug!("step 2{}", self.told(before, after, pruned.as_ref()));
-            if !self.accepts(before, after, pruned.is_some()) {
-                refused.get_or_insert_with(|| self.told(before, after, pruned.as_ref()));
+            let conditions = Conditions { settings, certified: self.certifies(), pruned: pruned.is_some() };
+            let broken = conditions.broken(before, after);
+            if !broken.is_empty() {
+                let told = self.told(before, after, pruned.as_ref());
+                refused.get_or_insert_with(|| format!("{}. It would have given{told}", broken.join("; ")));
             } else if best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
                 best = Some((after, values, pruned));
             }
@@ -106,24 +100,10 @@ impl StepTwo<'_> {
                 Ok(None)
             }
             None => {
-                let told = refused.unwrap_or_default();
-                Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept; it would have given{told}")))
+                let why = refused.unwrap_or_default();
+                Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept: {why}")))
             }
         }
-    }
-
-    /// Whether a result may be kept: clean accuracy may fall by the tolerance, and
-    /// - attacked accuracy must rise (an attack that finds no less has shown nothing);
-    /// - certified accuracy must not fall, nor accuracy with one modality missing by more than the tolerance;
-    /// - what is left when modalities are pruned can't miss one, so it must certify more.
-    fn accepts(&self, before: Judged, after: Judged, pruned: bool) -> bool {
-        let tolerance = self.plan.step2.tolerance;
-        let robust = match (self.certifies(), pruned) {
-            (false, _) => after.robust > before.robust,
-            (true, false) => after.robust >= before.robust && after.missing >= before.missing - tolerance,
-            (true, true) => after.robust > before.robust,
-        };
-        robust && after.clean >= before.clean - tolerance
     }
 
     fn certifies(&self) -> bool {

@@ -2,10 +2,10 @@
 //! Does not know anything that `train` does not.
 use crate::{
     Verdict,
-    commands::{tell, train_and_measure},
+    commands::{named, tell, train_and_measure},
+    comparison,
     people::Voice,
     report,
-    run::read_record,
     run_dir::{REPORT, RunDir, write_file},
     settings::Settings,
 };
@@ -40,8 +40,8 @@ pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict
         device.iter().for_each(|device| settings.set("device", device.to_string().into(), "--device".into()));
         train_and_measure(&settings.resolve()?.plan, &root.join(method), true, voice)?;
     }
-    let records = METHODS.map(|(method, _)| RunDir::open(&root.join(method)).and_then(|dir| read_record(&dir)));
-    let records = records.into_iter().collect::<Result<Vec<_>>>()?;
+    let dirs = METHODS.iter().map(|(method, _)| RunDir::look(&root.join(method))).collect::<Result<Vec<_>>>()?;
+    let records = comparison::read(&dirs)?;
     let out = root.join(REPORT);
     write_file(&out, report::render(&records)?.as_bytes())?;
     voice.say(
@@ -49,5 +49,5 @@ pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict
          Try to break them:  cargo run -- certify runs/tour/crmt-certified --falsify\n\
          Every option: cargo run -- train --help. Real data: docs/datasets.md.",
     );
-    tell(&records.iter().map(|r| &r.summary).collect::<Vec<_>>(), json, voice, &out)
+    tell(&named(&comparison::names_of(&records), &records), json, voice, &out)
 }

@@ -47,6 +47,9 @@ pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
         let known: Vec<_> = data.modalities.iter().map(|m| m.name.as_str()).collect();
         bail!("model.encoders.{name}: the data set `{}` has the modalities {}", data.name, known.join(", "));
     }
+    if data.classes.len() < 2 {
+        bail!("the data set `{}` has nothing to tell apart: name two `classes` or more in its dataset.toml", data.name);
+    }
     plan.check_size(&data.modalities)?;
     let architecture =
         Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));

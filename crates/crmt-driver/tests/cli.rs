@@ -12,6 +12,12 @@ mod doubts;
 mod drawn;
 #[path = "cli/python.rs"]
 mod python;
+#[path = "cli/report.rs"]
+mod report;
+#[path = "cli/results.rs"]
+mod results;
+#[path = "cli/safety.rs"]
+mod safety;
 #[path = "cli/shapes.rs"]
 mod shapes;
 
@@ -410,8 +416,11 @@ fn infinite_radii_can_be_read_back() -> Anyhow {
     assert!(radii.to_string().contains("\"inf\""), "{radii}");
     assert!(radii.as_array().unwrap().iter().all(|r| r["evidence"] == "estimated"));
     driver(dir.path()).args(["report", "r", "--out", "r.html"]).assert().success();
-    fs::write(dir.path().join("r/examples.safetensors"), b"not examples")?;
-    refused(driver(dir.path()).args(["report", "r"]), &["examples.safetensors", "not a safetensors file"]);
+    fs::write(dir.path().join("r/samples.csv"), b"not samples")?;
+    refused(
+        driver(dir.path()).args(["report", "r"]),
+        &["samples.csv", "altered", "`certify r` computes the radii again"],
+    );
     Ok(())
 }
 
@@ -473,10 +482,9 @@ fn certified_training_gives_certificates_that_hold() -> Anyhow {
     );
 
     // A broken certificate: exit status 1, and a red report.
-    let path = dir.path().join("r/summary.json");
-    let mut broken = json(&path)?;
+    let mut broken = json(dir.path().join("r/summary.json"))?;
     broken["violations"] = 1.into();
-    fs::write(&path, broken.to_string())?;
+    results::reseal(&dir.path().join("r"), broken)?;
     driver(dir.path()).args(["report", "r", "--out", "red.html"]).assert().code(1);
     assert!(fs::read_to_string(dir.path().join("red.html"))?.contains("Violations: 1 in"));
     Ok(())
@@ -575,6 +583,7 @@ fn a_smoothed_run_is_certified_apart_and_alike_for_any_chunk() -> Anyhow {
     let config = fs::read_to_string(run.join("config.toml"))?;
     assert!(config.contains("chunk = 250") && config.contains("draws = 60"), "{config}");
     fs::write(run.join("config.toml"), config.replace("chunk = 250", "chunk = 7"))?;
+    results::reseal(&run, json(run.join("summary.json"))?)?;
     let votes = fs::read(run.join("votes.json"))?;
     fs::remove_file(run.join("votes.json"))?;
     smooth(dir.path(), "r", &[]).assert().success();

@@ -172,7 +172,7 @@ fn what_a_run_cannot_go_on_from_is_refused_by_name() -> Anyhow {
     // A live run is left alone.
     let lock = fs::File::create(run.join("lock"))?;
     lock.lock()?;
-    refused(&mut resume(), &["r is being trained by another process"]);
+    refused(&mut resume(), &["r is in use by another process"]);
     drop(lock);
     // Nothing is lost by starting the same run again by mistake.
     refused(driver(here).args(arguments("jt", "r", &[])), &["train --resume r", "--overwrite"]);

@@ -21,7 +21,12 @@ pub struct Run {
     pub point: Vec<(String, String)>,
     /// The same as people read it: the label of its variant, if it has one, and what else tells its row.
     pub shown: Vec<(String, String)>,
+    /// What the driver calls the run in reports: the label of its variant, and what else tells its row.
+    pub label: Option<String>,
 }
+
+/// Longer labels are cut: the driver takes no longer ones.
+const LONGEST_LABEL: usize = 80;
 
 /// The cartesian product of the variants and the grid, the last key fastest.
 pub fn expand(spec: &Spec) -> Vec<Run> {
@@ -52,7 +57,11 @@ pub fn expand(spec: &Spec) -> Vec<Run> {
                 std::iter::once((key.to_owned(), label.clone())).chain(others.cloned()).collect()
             }
         };
-        Run { slug: slug(&pairs, &settings), point, shown, settings }
+        let label = variant.and_then(|variant| variant.label.as_ref()).map(|label| {
+            let others = shown.iter().skip(1).map(|(key, value)| format!(", {} {value}", last(key)));
+            std::iter::once(label.clone()).chain(others).collect::<String>().chars().take(LONGEST_LABEL).collect()
+        });
+        Run { slug: slug(&pairs, &settings), point, shown, label, settings }
     });
     runs.collect()
 }
@@ -84,6 +93,9 @@ impl Run {
         for (key, value) in self.settings.iter().filter(|(key, _)| !OPTIONS.contains(&key.as_str())) {
             arguments.extend(["--set".to_owned(), format!("{key}={}", unmistakable(value))]);
         }
+        if let Some(label) = &self.label {
+            arguments.extend(["--set".to_owned(), format!("label={}", Value::from(label.as_str()))]);
+        }
         arguments.extend(["--out".to_owned(), out.join(&self.slug).display().to_string()]);
         arguments
     }
@@ -110,15 +122,19 @@ fn unmistakable(value: &Value) -> String {
     if misread { value.to_string() } else { text }
 }
 
+/// The last part of a dotted key.
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}
+
 fn slug(pairs: &[(&str, &Value)], settings: &BTreeMap<String, Value>) -> String {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
     let mut readable = String::new();
     for (key, value) in pairs {
         let short = last(key);
         let unique = pairs.iter().filter(|(other, _)| last(other) == short).count() == 1;
         match *key {
             "method" => readable += &plain(value),
-            _ => readable += &format!("{}-{}", if unique { &short } else { *key }, plain(value)),
+            _ => readable += &format!("{}-{}", if unique { short } else { *key }, plain(value)),
         }
         readable.push('_');
     }
@@ -155,10 +171,12 @@ mod tests {
         let epochs: Vec<_> = runs.iter().map(|r| r.settings["train.epochs"].as_integer().unwrap()).collect();
         assert_eq!(epochs, [2, 2, 9, 9]);
         assert_eq!(runs[3].point, [("modalities".into(), "[\"audio\"]".into()), ("train.epochs".into(), "9".into())]);
-        assert_eq!(runs[3].shown, runs[3].point, "no label");
+        assert_eq!((&runs[3].shown, &runs[3].label), (&runs[3].point, &None));
         let labelled = text.replace("[[variants]]\n", "[[variants]]\nlabel = \"L\"\n").replacen("\"L\"", "\"M\"", 1);
         let labelled = expand(&spec(&labelled.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")));
         assert_eq!(labelled[3].shown, [("variant".into(), "L".into()), ("method".into(), "jt".into())]);
+        assert_eq!(labelled[3].label.as_deref(), Some("L, method jt"));
+        assert!(labelled[3].arguments(Path::new("o")).contains(&"label=\"L, method jt\"".to_owned()));
         assert_eq!(labelled[3].slug, expand(&spec(&text.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")))[3].slug);
         assert!(labelled[3].point.contains(&("modalities".into(), "[\"audio\"]".into())));
         let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}"), false).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Diagnoses side by side: one line for each quantity and modality, one column for each run; and as text.
 //! Does not compute anything, nor know HTML.
 use super::{Diagnosis, OfModality, Spread};
-use crate::{people, report::distance};
+use crate::{layout, report::distance};
 
 /// One quantity of one modality.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,14 +145,15 @@ pub fn table(titles: &[String], runs: &[&Diagnosis]) -> String {
     };
     let rows: Vec<Vec<String>> = compare(runs).iter().map(row).collect();
     let header: Vec<&str> = ["diagnosis", "modality"].into_iter().chain(titles.iter().map(String::as_str)).collect();
-    let mut text = people::table(&header, &rows, 2);
+    let mut text = layout::table(&header, &rows, 2);
     text.push('\n');
     for (title, run) in titles.iter().zip(runs) {
-        text.extend(story(run).map(|story| format!("  {title} {story}.\n")));
-        text.push_str(&format!(
-            "  {title}: radii, vulnerability and η are of {} constants; {} of {} samples are right.\n",
-            run.evidence, run.right, run.samples
-        ));
+        text.extend(story(run).map(|story| layout::paragraph(&format!("  {title} {story}."), 2)));
+        let (evidence, right, samples) = (&run.evidence, run.right, run.samples);
+        let rest = format!(
+            "  {title}: radii, vulnerability and η are of {evidence} constants; {right} of {samples} samples are right."
+        );
+        text.push_str(&layout::paragraph(&rest, 2));
     }
     text
 }
@@ -203,15 +204,6 @@ mod tests {
   without it                  image                    25.0 %               –
                               audio                    75.0 %          25.0 %
                               all of them              12.5 %          12.5 %
-  Shapley share of accuracy   image                    75.0 %               –
-                              audio                    25.0 %          75.0 %
-  preference share, mean      image                    75.0 %               –
-                              audio                    25.0 %          75.0 %
-  vulnerability share, mean   image                    25.0 %               –
-                              audio                    75.0 %          25.0 %
-  indicator η, median         image                      2.50               –
-                              audio                      2.50            2.50
-  margin ζ, 5 / 50 / 95 %     image              −2.00 / 7.00 / 16.00                      –
 ";
         // The widest cell sets the width of its column; blanks do not matter here.
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");

@@ -44,6 +44,8 @@ pub struct Plan {
     /// How to train: a name of `train --help`.
     #[schemars(extend("enum" = method_names()))]
     pub method: String,
+    /// What the run goes by in reports and tables; empty for its method. Changes no result.
+    pub label: String,
     /// Everything random derives from it.
     #[schemars(range(max = SEEDS))]
     pub seed: u64,
@@ -294,6 +296,7 @@ impl Default for Plan {
             data: "synthetic".into(),
             modalities: vec![],
             method: "crmt-jt".into(),
+            label: String::new(),
             seed: 0,
             device: "cpu".into(),
             synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 8.0, audio_snr_db: 8.0 },
@@ -365,6 +368,10 @@ impl Plan {
                 faults.push(fault.to_owned());
             }
         };
+        check(
+            self.label.chars().count() <= LONGEST_LABEL && !self.label.chars().any(char::is_control),
+            "label: one line of at most 80 characters",
+        );
         check(
             self.evaluate.norm == "l2" || !self.evaluate.threats.is_empty(),
             "evaluate.norm = \"linf\" has no joint budget: set evaluate.threats (--threat) to \"each\" or names of modalities",
@@ -472,6 +479,9 @@ impl SmoothPlan {
 fn method_names() -> Vec<&'static str> {
     METHODS.iter().map(|m| m.name).collect()
 }
+
+/// In characters.
+const LONGEST_LABEL: usize = 80;
 
 const ENCODERS: &[&str] = &["auto", "cnn", "mlp", "linear", "lipschitz", "resnet18"];
 

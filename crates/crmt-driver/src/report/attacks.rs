@@ -2,7 +2,8 @@
 //! Knows no attack, only its results.
 use super::RunRecord;
 use super::html::{budget, count, distance, escape, group, percent, section, table};
-use super::sandwich::{Threat, same_budget};
+use super::sandwich::threat_title;
+use crate::sandwich::{Threat, budgets, same_budget};
 
 /// The section; runs that were attacked in one way only, and whose nearest adversarials are not known, are left out.
 pub fn attacks(runs: &[RunRecord]) -> String {
@@ -17,9 +18,7 @@ pub fn attacks(runs: &[RunRecord]) -> String {
 }
 
 fn accuracies(runs: &[RunRecord]) -> String {
-    let mut budgets: Vec<f64> = runs.iter().flat_map(|run| run.summary.attacks.iter().map(|a| a.eps)).collect();
-    budgets.sort_by(f64::total_cmp);
-    budgets.dedup_by(|a, b| same_budget(*a, *b));
+    let budgets = budgets(runs.iter().flat_map(|run| run.summary.attacks.iter().map(|a| a.eps)));
     let bodies: String = runs.iter().map(|run| of_run(run, &budgets)).collect();
     if bodies.is_empty() {
         return bodies;
@@ -53,7 +52,11 @@ fn of_run(run: &RunRecord, budgets: &[f64]) -> String {
             };
             format!("<tr><th scope=\"row\">{}</th>{}</tr>", escape(name), budgets.iter().map(cell).collect::<String>())
         });
-        group(&format!("{}: {}", escape(&run.title), threat.title()), budgets.len() + 1, &rows.collect::<String>())
+        group(
+            &format!("{}: {}", escape(&run.title), threat_title(threat)),
+            budgets.len() + 1,
+            &rows.collect::<String>(),
+        )
     };
     threats.iter().map(body).collect()
 }
@@ -65,7 +68,7 @@ fn nearest(runs: &[RunRecord]) -> String {
             n.split.iter().map(|(name, share)| format!("{} {} %", escape(name), percent(*share))).collect();
         format!(
             "<tr><th scope=\"row\">{}</th><td>{} of {}</td><td>{}</td><td>{}</td></tr>",
-            threat.title(),
+            threat_title(&threat),
             count(n.found),
             count(n.samples),
             n.median.map_or_else(|| "–".into(), distance),

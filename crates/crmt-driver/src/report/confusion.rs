@@ -42,15 +42,20 @@ fn mistakes(run: &RunRecord) -> Vec<(u64, usize, usize)> {
     all
 }
 
+/// A sum that stops at the end of its type: the counts are read from a file.
+fn total<'a>(counts: impl Iterator<Item = &'a u64>) -> u64 {
+    counts.fold(0, |sum, n| sum.saturating_add(*n))
+}
+
 fn outline(run: &RunRecord) -> String {
-    let (mistakes, total) = (mistakes(run), run.summary.confusion.iter().flatten().sum::<u64>());
-    let wrong: u64 = mistakes.iter().map(|m| m.0).sum();
+    let (mistakes, all) = (mistakes(run), total(run.summary.confusion.iter().flatten()));
+    let wrong = total(mistakes.iter().map(|m| &m.0));
     match mistakes.first() {
-        None => format!("all {} right", count(total)),
+        None => format!("all {} right", count(all)),
         Some((n, y, p)) => format!(
             "{} of {} wrong, most often {} taken for {} ({})",
             count(wrong),
-            count(total),
+            count(all),
             name(run, *y),
             name(run, *p),
             count(*n)
@@ -92,7 +97,7 @@ fn largest(run: &RunRecord) -> String {
         .iter()
         .take(LARGEST)
         .map(|(n, y, p)| {
-            let of: u64 = run.summary.confusion[*y].iter().sum();
+            let of = total(run.summary.confusion[*y].iter());
             format!(
                 "<tr><th scope=\"row\">{}</th><td class=\"word\">{}</td><td>{}</td><td>{}</td></tr>",
                 name(run, *y),

@@ -1,6 +1,7 @@
 //! Common corruptions: accuracy against severity, one chart for each modality, and a table with means.
 //! Knows no corruption by name.
 use super::RunRecord;
+use super::figures::Gallery;
 use super::html::{escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
 use crate::drawn;
@@ -11,7 +12,7 @@ const SIZE: (f64, f64) = (440.0, 240.0);
 const COLOURS: usize = 7;
 
 /// The section; runs that were not measured are left out.
-pub fn corruptions(runs: &[RunRecord]) -> String {
+pub fn corruptions(runs: &[RunRecord], gallery: &Gallery) -> String {
     // One colour per name on the whole page.
     let mut names: Vec<&str> = vec![];
     for result in runs.iter().flat_map(|run| &run.summary.corruptions) {
@@ -24,14 +25,17 @@ pub fn corruptions(runs: &[RunRecord]) -> String {
         "Common corruptions",
         "Nobody attacks, but one modality's signal is bad, from severity 1 (mild) to 5 (severe); the others are intact. \
          The same samples throughout, and the same draw at every severity.",
-        &measured.map(|run| told(run, &names)).collect::<String>(),
+        &measured.map(|run| told(run, &names, gallery)).collect::<String>(),
     )
 }
 
-fn told(run: &RunRecord, names: &[&str]) -> String {
+fn told(run: &RunRecord, names: &[&str], gallery: &Gallery) -> String {
     let charts: String = of_modalities(run)
         .map(|(modality, results)| {
-            figure(&format!("<b>{}</b> corrupted", escape(modality)), &chart(run, modality, results, names))
+            figure(
+                &format!("<b>{}</b> corrupted", escape(modality)),
+                &gallery.hang(chart(run, modality, results, names)),
+            )
         })
         .collect();
     format!(
@@ -53,7 +57,7 @@ fn of_names(results: &[CorruptionResult]) -> impl Iterator<Item = (&str, &[Corru
     results.chunk_by(|a, b| a.name == b.name).map(|series| (series[0].name.as_str(), series))
 }
 
-fn chart(run: &RunRecord, modality: &str, results: &[CorruptionResult], names: &[&str]) -> String {
+fn chart(run: &RunRecord, modality: &str, results: &[CorruptionResult], names: &[&str]) -> Plot {
     type Line<'a> = (String, &'a str, Vec<(f64, f64)>);
     let lines: Vec<Line> = of_names(results)
         .map(|(name, series)| {
@@ -72,7 +76,7 @@ fn chart(run: &RunRecord, modality: &str, results: &[CorruptionResult], names: &
     )
     .labels(labels);
     lines.iter().for_each(|(class, _, points)| plot.line(points, class, true));
-    plot.svg()
+    plot
 }
 
 /// A group of rows for each modality, a row for each corruption.

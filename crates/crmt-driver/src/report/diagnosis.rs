@@ -2,10 +2,11 @@
 //! its vulnerability. Does not know how any of it was measured.
 use super::RunRecord;
 use super::bars;
+use super::figures::Gallery;
 use super::html::{count, escape, figure, group, listed, section, table};
 use super::plot::{Axis, Plot};
-use super::sandwich::evidence;
 use crate::diagnosis::{Amount, Diagnosis, OfModality, OfSample, compare, names, story};
+use crate::sandwich::evidence;
 
 const SIZE: (f64, f64) = (440.0, 250.0);
 /// Classes of series in the style sheet.
@@ -19,7 +20,7 @@ const COMPARABLE: f64 = 4.0;
 type Told<'a> = (&'a str, &'a Diagnosis);
 
 /// The section; runs that were not diagnosed are named at its end.
-pub fn diagnosis(runs: &[RunRecord]) -> String {
+pub fn diagnosis(runs: &[RunRecord], gallery: &Gallery) -> String {
     let told: Vec<Told<'_>> =
         runs.iter().filter_map(|run| Some((run.title.as_str(), run.diagnosis.as_ref()?))).collect();
     if told.is_empty() {
@@ -34,7 +35,8 @@ pub fn diagnosis(runs: &[RunRecord]) -> String {
         "Diagnosis",
         "A modality is <b>preferred</b> as far as it brings the right answer, and <b>vulnerable</b> as far as the worst \
          joint attack goes through it: two questions, for each sample and on average.",
-        &[stories(&told), quantities(&told), shares(&told), margins(&told), scatters(&told), others].concat(),
+        &[stories(&told), quantities(&told), shares(&told), margins(&told, gallery), scatters(&told, gallery), others]
+            .concat(),
     )
 }
 
@@ -119,7 +121,7 @@ fn place(names: &[&str], name: &str) -> usize {
 }
 
 /// Distributions of the uni-modal margins, a chart for each run, on one axis where that serves them all.
-fn margins(told: &[Told<'_>]) -> String {
+fn margins(told: &[Told<'_>], gallery: &Gallery) -> String {
     let reaches: Vec<Option<(f64, f64)>> = told.iter().map(|(_, run)| reach(run)).collect();
     let widths = || reaches.iter().flatten().map(|(low, high)| high - low);
     let (least, greatest) = widths().fold((f64::INFINITY, 0.0), |(a, b), w| (f64::min(a, w), f64::max(b, w)));
@@ -131,7 +133,7 @@ fn margins(told: &[Told<'_>]) -> String {
         .filter_map(|((title, run), own)| {
             let own = (*own)?;
             let chart = distribution(title, run, if common { all } else { own });
-            Some(figure(&format!("<b>{}</b>", escape(title)), &chart))
+            Some(figure(&format!("<b>{}</b>", escape(title)), &gallery.hang(chart)))
         })
         .collect();
     if charts.is_empty() {
@@ -160,7 +162,7 @@ fn reach(run: &Diagnosis) -> Option<(f64, f64)> {
     })
 }
 
-fn distribution(title: &str, run: &Diagnosis, (low, high): (f64, f64)) -> String {
+fn distribution(title: &str, run: &Diagnosis, (low, high): (f64, f64)) -> Plot {
     let high = if high > low { high } else { low + 1.0 };
     let bins = ((run.rows.len() as f64).sqrt() as usize).clamp(8, 40);
     let width = (high - low) / bins as f64;
@@ -193,11 +195,11 @@ fn distribution(title: &str, run: &Diagnosis, (low, high): (f64, f64)) -> String
         plot.area(points, class);
         plot.line(points, class, false);
     }
-    plot.svg()
+    plot
 }
 
 /// Each sample's vulnerability share against its preference share, a chart for each modality and run.
-fn scatters(told: &[Told<'_>]) -> String {
+fn scatters(told: &[Told<'_>], gallery: &Gallery) -> String {
     let names = names(&runs(told));
     // Of two, the shares of one say those of the other; of one, there is nothing to share.
     let (shown, note) = match names.len() {
@@ -207,7 +209,7 @@ fn scatters(told: &[Told<'_>]) -> String {
     };
     let charts: String = shown
         .iter()
-        .flat_map(|name| told.iter().map(move |(title, run)| scatter(title, run, name)))
+        .flat_map(|name| told.iter().map(move |(title, run)| scatter(title, run, name, gallery)))
         .flatten()
         .collect();
     if charts.is_empty() {
@@ -220,7 +222,7 @@ fn scatters(told: &[Told<'_>]) -> String {
     )
 }
 
-fn scatter(title: &str, run: &Diagnosis, name: &str) -> Option<String> {
+fn scatter(title: &str, run: &Diagnosis, name: &str, gallery: &Gallery) -> Option<String> {
     let m = run.modalities.iter().position(|m| m.name == name)?;
     let dot = |row: &OfSample| {
         let of = row.modalities.get(m).filter(|_| row.is_right())?;
@@ -248,11 +250,12 @@ fn scatter(title: &str, run: &Diagnosis, name: &str) -> Option<String> {
         _ => format!("one in {every} of {} samples", count(all.len() as u64)),
     };
     let (_, class) = evidence(&run.evidence);
+    plot.explain("total", &format!("mean of {of}; {}", constants(class)));
     let caption = format!(
         "<b>{}</b> of {} <small class=\"{class}\">{of}; {}</small>",
         escape(name),
         escape(title),
         constants(class)
     );
-    Some(figure(&caption, &plot.svg()))
+    Some(figure(&caption, &gallery.hang(plot)))
 }

@@ -2,8 +2,9 @@
 //! Knows no attack and no certificate, only what became of them.
 use super::RunRecord;
 use super::html::{count, distance, escape, group, section, table};
-use super::sandwich::{Threat, evidence};
+use super::sandwich::threat_title;
 use crate::record::Falsification;
+use crate::sandwich::{Threat, evidence};
 
 /// The section; runs whose certificates were not attacked are left out.
 pub fn falsification(runs: &[RunRecord]) -> String {
@@ -51,6 +52,6 @@ fn title(certificate: &str) -> String {
         Some(("ray", parts)) => format!("Budgets in the ratio {}", split(parts)),
         Some(("optimal", _)) => "Each modality\u{2019}s part of the worst joint attack".into(),
         Some(("any-missing,", _)) => "Any one modality missing, equal budgets on the others".into(),
-        _ => Threat { name: certificate.to_owned(), norm: "l2".into() }.title(),
+        _ => threat_title(&Threat { name: certificate.to_owned(), norm: "l2".into() }),
     }
 }

@@ -1,9 +1,10 @@
 //! The top of the page: who was compared on what, the verdict in words, and what a reader must know before trusting it.
 //! Knows no threshold of success: it states numbers and their sampling error.
-use super::RunRecord;
 use super::html::{budget, count, escape, listed, percent};
-use super::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
+use super::{RunRecord, summaries};
 use crate::drawn;
+use crate::record::Summary;
+use crate::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};
 
 /// The header of the page.
 pub fn header(runs: &[RunRecord]) -> String {
@@ -40,6 +41,7 @@ fn facts(runs: &[RunRecord]) -> String {
         ("classes", distinct(&|r| r.summary.classes.len().to_string())),
         ("report samples", distinct(&|r| count(r.summary.accuracy.samples))),
         ("seed", distinct(&|r| r.summary.seed.to_string())),
+        ("one unit of ε, in the arrays' own", distinct(&|r| escape(&r.summary.unit()))),
     ];
     let items: String = facts
         .iter()
@@ -49,22 +51,25 @@ fn facts(runs: &[RunRecord]) -> String {
     format!("<dl class=\"facts\">{items}</dl>\n")
 }
 
-/// Each run's cell at one budget that tells the runs apart (or, for one run, that halves it).
+/// Each run's cell at one budget that tells the runs apart (or, for one run, that halves it): one at which all were
+/// attacked, or else one at which all are certified.
 fn telling(runs: &[RunRecord]) -> Option<(Threat, Vec<Cell>)> {
-    let value = |c: &Cell| c.attacked.or(c.certified());
-    let threat = threats(runs).into_iter().next()?;
-    let all: Vec<Vec<Cell>> = runs.iter().map(|run| cells(run, &threat)).collect();
+    let threat = threats(&summaries(runs)).into_iter().next()?;
+    let all: Vec<Vec<Cell>> = runs.iter().map(|run| cells(&run.summary, &threat)).collect();
     let at = |eps: f64| -> Option<Vec<Cell>> {
         all.iter().map(|cells| cells.iter().find(|c| same_budget(c.eps, eps)).cloned()).collect()
     };
-    let score = |cells: &[Cell]| -> Option<f64> {
+    let candidates: Vec<Vec<Cell>> = all.first()?.iter().filter_map(|c| at(c.eps)).collect();
+    let score = |cells: &[Cell], value: fn(&Cell) -> Option<f64>| -> Option<f64> {
         let values = cells.iter().map(value).collect::<Option<Vec<f64>>>()?;
         let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
         Some(if runs.len() > 1 { high - low } else { -(low - 0.5).abs() })
     };
-    let candidates = all.first()?.iter().filter_map(|c| at(c.eps)).filter_map(|cells| Some((score(&cells)?, cells)));
-    let best = candidates.max_by(|a, b| a.0.total_cmp(&b.0))?.1;
-    Some((threat, best))
+    let best = |value: fn(&Cell) -> Option<f64>| {
+        let scored = candidates.iter().filter_map(|cells| Some((score(cells, value)?, cells)));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, cells)| cells.clone())
+    };
+    Some((threat, best(|c| c.attacked).or_else(|| best(Cell::certified))?))
 }
 
 fn verdict(runs: &[RunRecord]) -> String {
@@ -185,7 +190,7 @@ fn smoothed(runs: &[RunRecord]) -> bool {
 fn violations(runs: &[RunRecord]) -> Result<String, String> {
     // The counts are checked against the table: more certified than stand under attack is a violation too.
     let crossed = |run: &RunRecord| {
-        let mut cells = threats(runs).into_iter().flat_map(|threat| cells(run, &threat));
+        let mut cells = threats(&summaries(runs)).into_iter().flat_map(|threat| cells(&run.summary, &threat));
         cells.any(|c| c.certified().is_some_and(|claim| c.beats(claim)))
     };
     let broken: Vec<String> = runs
@@ -223,6 +228,15 @@ fn violations(runs: &[RunRecord]) -> Result<String, String> {
     Ok(format!("<p class=\"banner {class}\"><b>Violations: 0.</b> {text}</p>\n"))
 }
 
+/// Whether the numbers of all runs are about the same samples, as far as the names and the report splits tell. Runs of other
+/// modalities of one data set have other inputs, and may be compared.
+pub fn comparable(runs: &[RunRecord]) -> bool {
+    let same = |a: &Summary, b: &Summary| {
+        a.data == b.data && (a.modalities != b.modalities || a.report_sha256 == b.report_sha256)
+    };
+    runs.iter().all(|a| runs.iter().all(|b| same(&a.summary, &b.summary)))
+}
+
 /// Warnings and notes, each once, with the runs they are about unless they are about all.
 fn remarks(runs: &[RunRecord]) -> String {
     let gather = |of: &dyn Fn(&RunRecord) -> &Vec<String>| {
@@ -250,10 +264,10 @@ fn remarks(runs: &[RunRecord]) -> String {
             format!("<div class=\"banner {class}\"><b>{title}</b><ul>{items}</ul></div>\n")
         }
     };
-    let mixed = if runs.windows(2).all(|w| w[0].summary.data == w[1].summary.data) {
+    let mixed = if comparable(runs) {
         ""
     } else {
-        "<p class=\"banner warn\"><b>These runs used different data.</b> Their numbers do not compare.</p>\n"
+        "<p class=\"banner bad\" role=\"alert\"><b>These runs used different data.</b> Their numbers do not compare.</p>\n"
     };
     let warnings = block("warn", "Warnings", gather(&|r| &r.summary.warnings));
     let notes = block("", "About the data", gather(&|r| &r.summary.notes));

@@ -11,20 +11,29 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // Control characters are not allowed in a document at all.
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
+            // Control characters are not allowed in a document at all; those of direction turn what stands beside a name.
+            c if (c.is_control() && c != '\n' && c != '\t') || turns(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }
     out
 }
 
-/// At most `limit` characters, an ellipsis for the rest; not escaped.
+/// Whether a character only changes the direction of its neighbours.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// At most `limit` characters, an ellipsis for what is left out of the middle: names often differ at their ends alone. Not
+/// escaped.
 pub fn shorten(text: &str, limit: usize) -> String {
-    if text.chars().count() <= limit {
+    let all: Vec<char> = text.chars().collect();
+    if all.len() <= limit {
         return text.to_string();
     }
-    text.chars().take(limit.saturating_sub(1)).chain(['…']).collect()
+    let kept = limit.saturating_sub(1);
+    let (start, end) = (kept.div_ceil(2), kept / 2);
+    all[..start].iter().chain(&['…']).chain(&all[all.len() - end..]).collect()
 }
 
 /// A fraction in `0..=1` as a percentage without its sign: `73.4`.
@@ -114,7 +123,13 @@ mod tests {
     }
 
     #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!((shorten("short", 5), shorten("modality-of-the-left", 9)), ("short".into(), "moda…left".into()));
+    }
+
+    #[test]
     fn escaping_leaves_no_markup() {
+        assert_eq!(escape("a\u{202e}b\u{2066}שלום"), "a\u{fffd}b\u{fffd}שלום");
         assert_eq!(escape("<a b='c'>&\"\u{7}"), "&lt;a b=&#39;c&#39;&gt;&amp;&quot;\u{fffd}");
     }
 }

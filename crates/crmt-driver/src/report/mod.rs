@@ -7,6 +7,9 @@ mod confusion;
 mod corruptions;
 mod diagnosis;
 mod falsification;
+mod families;
+mod figures;
+mod font;
 mod header;
 mod html;
 mod modalities;
@@ -21,20 +24,26 @@ mod smoothing;
 mod tests;
 mod training;
 
+pub use figures::{Figure, is_ours};
+pub use header::comparable;
 pub use html::distance;
+
+use figures::Gallery;
 
 use crate::{
     diagnosis::Diagnosis,
     examples::Example,
     record::{EpochMetrics, Summary},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// Everything the page tells about one run.
 #[derive(Debug, Clone, Default)]
 pub struct RunRecord {
-    /// How a reader calls this run, e.g. `CRMT-JT`.
+    /// How a reader calls this run, e.g. `CRMT-JT`; told from the others of a comparison.
     pub title: String,
+    /// Where the run is.
+    pub directory: PathBuf,
     /// `summary.json`.
     pub summary: Summary,
     /// `metrics.jsonl`, in order.
@@ -60,8 +69,10 @@ pub struct SampleRow {
     pub prediction: usize,
     /// Its place among all report samples in the order in which they are drawn, from 0.
     pub drawn: u64,
-    /// Radius by threat (`joint` or a modality's name), in declared units; its evidence is in [`Summary::radii`].
+    /// Radius by threat (`joint` or a modality's name), in declared units.
     pub radii: BTreeMap<String, f64>,
+    /// Of all these radii, which rest on the same constants: `proved` or `estimated`; empty before they are computed.
+    pub evidence: String,
     /// What limits the joint radius; none before radii are computed.
     pub why: Option<Why>,
     /// What each attack achieved; empty for samples that were not attacked.
@@ -107,6 +118,11 @@ pub struct Outcome {
     pub held: bool,
 }
 
+/// The results of these runs.
+fn summaries(runs: &[RunRecord]) -> Vec<&Summary> {
+    runs.iter().map(|run| &run.summary).collect()
+}
+
 /// Why there is no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportError {
@@ -129,31 +145,45 @@ impl std::error::Error for ReportError {}
 /// # Errors
 /// [`ReportError::NoRuns`] when `runs` is empty; whatever is missing inside a run only leaves its section out.
 pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
+    Ok(page(runs)?.0)
+}
+
+/// The charts of the page as files that stand alone.
+///
+/// # Errors
+/// As [`render`].
+pub fn figures(runs: &[RunRecord]) -> Result<Vec<Figure>, ReportError> {
+    Ok(page(runs)?.1.figures())
+}
+
+fn page(runs: &[RunRecord]) -> Result<(String, Gallery), ReportError> {
     let first = runs.first().ok_or(ReportError::NoRuns)?;
     let names: Vec<_> = runs.iter().map(|run| html::escape(&run.title)).collect();
     let title = format!("{} on {}", names.join(" / "), html::escape(&first.summary.data));
     let style = include_str!("style.css");
+    let gallery = Gallery::default();
     let sections = [
         sandwich::tables(runs),
-        sandwich::curves(runs),
+        sandwich::curves(runs, &gallery),
         attacks::attacks(runs),
         pictures::pictures(runs),
         falsification::falsification(runs),
-        smoothing::smoothing(runs),
+        smoothing::smoothing(runs, &gallery),
         modalities::modalities(runs),
-        diagnosis::diagnosis(runs),
-        corruptions::corruptions(runs),
-        training::training(runs),
+        diagnosis::diagnosis(runs, &gallery),
+        corruptions::corruptions(runs, &gallery),
+        training::training(runs, &gallery),
         confusion::confusion(runs),
         samples::samples(runs),
         setup::setup(runs),
     ];
-    Ok(format!(
+    let html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{style}</style>\n</head>\n\
          <body>\n<main>\n{}{}</main>\n</body>\n</html>\n",
         header::header(runs),
         sections.concat(),
-    ))
+    );
+    Ok((html, gallery))
 }

@@ -3,8 +3,8 @@
 use super::RunRecord;
 use super::bars;
 use super::html::{distance, escape, group, listed, percent, section, table};
-use super::sandwich::evidence;
 use crate::record::RadiusResult;
+use crate::sandwich::evidence;
 use std::collections::BTreeMap;
 
 /// More combinations of missing modalities than this are left to `summary.json`.

@@ -5,8 +5,9 @@ use super::colour::{byte, diverging, sequential};
 use super::html::{budget, distance, escape, percent, section, shorten};
 use super::plot::{Axis, Plot, range};
 use super::raster::{Layout, Pixels};
-use super::sandwich::Threat;
+use super::sandwich::threat_title;
 use crate::examples::{Example, ExampleModality};
+use crate::sandwich::Threat;
 
 /// Shown of each run.
 const EXAMPLES: usize = 6;
@@ -42,7 +43,7 @@ fn figure(run: &RunRecord, example: &Example) -> String {
         true => String::new(),
         false => format!(" (taken for {})", class(example.clean_prediction)),
     };
-    let threat = Threat { name: example.threat.clone(), norm: example.norm.clone() }.title();
+    let threat = threat_title(&Threat { name: example.threat.clone(), norm: example.norm.clone() });
     let rows: String = example.modalities.iter().map(|m| row(example, m)).collect();
     format!(
         "<figure class=\"example\"><figcaption><b>{label}{mistaken} → {prediction}</b>\

@@ -1,8 +1,8 @@
 //! Ten samples to look at: the most fragile and the most robust among those classified correctly.
 //! Knows no pixel and no sound; the index leads to them.
 use super::html::{budget, distance, escape, group, section, table};
-use super::sandwich::evidence;
 use super::{RunRecord, SampleRow};
+use crate::sandwich::evidence;
 
 const EACH: usize = 5;
 

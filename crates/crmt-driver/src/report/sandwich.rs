@@ -1,157 +1,53 @@
-//! The sandwich: at every budget clean ≥ strongest attack ≥ certified, as tables and as curves, on the same samples.
+//! The sandwich as HTML: at every budget clean ≥ strongest attack ≥ certified, as tables and as curves.
 //! Knows no attack and no certificate, only their results; what is estimated is never called certified.
+use super::families::{Family, Spread, families, spread, spread_of_steps};
+use super::figures::Gallery;
 use super::html::{budget, count, escape, figure, group, listed, percent, section, table};
 use super::plot::{Axis, Plot};
-use super::{RunRecord, SampleRow};
+use super::{RunRecord, SampleRow, summaries};
+use crate::sandwich::{Cell, Threat, budgets, cells, evidence, same_budget, sides};
 
 const SIZE: (f64, f64) = (340.0, 230.0);
+/// Classes of series in the style sheet.
+const COLOURS: usize = 6;
+/// The charts of more runs than these are folded away.
+const MANY: usize = 4;
+/// Classes of lines, and what they are.
+const KINDS: [(&str, &str); 4] = [
+    ("clean", "clean"),
+    ("attacked", "strongest attack"),
+    ("certified", "certified, filled"),
+    ("estimated", "estimated, dashed"),
+];
 
-/// Whom the attacker may touch, and how the budget is measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Threat {
-    /// `joint`, `each` or a modality's name.
-    pub name: String,
-    /// `l2` or `linf`.
-    pub norm: String,
-}
-
-impl Threat {
-    /// As HTML: what the attacker may do.
-    pub fn title(&self) -> String {
-        let norm = match self.norm.as_str() {
-            "l2" => "ℓ<sub>2</sub>".into(),
-            "linf" => "ℓ<sub>∞</sub>".into(),
-            other => escape(other),
-        };
-        let (name, instead) = match self.name.split_once('@') {
-            Some((name, baseline)) => (name, format!(" ({} baseline)", escape(baseline))),
-            None => (self.name.as_str(), String::new()),
-        };
-        match name {
-            "joint" => format!("All modalities, one joint {norm} budget"),
-            "each" => format!("All modalities, an {norm} budget each"),
-            "any-missing" => format!("Any one modality missing{instead}, one joint {norm} budget on the others"),
-            name => match name.strip_prefix("without-") {
-                Some(missing) => {
-                    let missing = listed(&missing.split('+').map(escape).collect::<Vec<_>>());
-                    format!("{missing} missing{instead}, one joint {norm} budget on the others")
-                }
-                None => format!("Only {} attacked, {norm}", escape(name)),
-            },
-        }
-    }
-
-    /// Radii and certificates are about ℓ2 balls.
-    fn has_claims(&self) -> bool {
-        self.norm == "l2"
-    }
-}
-
-/// Every threat that any run was attacked or certified under: joint first, then as met.
-pub fn threats(runs: &[RunRecord]) -> Vec<Threat> {
-    let mut out: Vec<Threat> = Vec::new();
-    let attacked =
-        |run: &RunRecord| run.summary.attacks.iter().map(|a| (a.threat.clone(), a.norm.clone())).collect::<Vec<_>>();
-    let claimed =
-        |run: &RunRecord| run.summary.certified.iter().map(|c| (c.threat.clone(), "l2".into())).collect::<Vec<_>>();
-    for (name, norm) in runs.iter().flat_map(|run| [attacked(run), claimed(run)].concat()) {
-        let threat = Threat { name, norm };
-        if !out.contains(&threat) {
-            out.push(threat);
-        }
-    }
-    let order = |t: &Threat| (t.norm != "l2", t.name != "joint", t.name != "each");
-    out.sort_by_key(order);
-    out
-}
-
-/// Those of [`threats`] with both sides of the sandwich: attacked in some run; and the others, with claims only. The
-/// joint threat is always of the first kind.
-fn sides(runs: &[RunRecord]) -> (Vec<Threat>, Vec<Threat>) {
-    let attacked = |threat: &Threat| {
-        let mut attacks = runs.iter().flat_map(|run| &run.summary.attacks);
-        threat.name == "joint" || attacks.any(|a| a.threat == threat.name && a.norm == threat.norm)
+/// As HTML: what the attacker may do.
+pub fn threat_title(threat: &Threat) -> String {
+    let norm = match threat.norm.as_str() {
+        "l2" => "ℓ<sub>2</sub>".into(),
+        "linf" => "ℓ<sub>∞</sub>".into(),
+        other => escape(other),
     };
-    threats(runs).into_iter().partition(attacked)
-}
-
-/// The word for a piece of evidence and its CSS class; whatever is no known certificate is estimated.
-pub fn evidence(evidence: &str) -> (&'static str, &'static str) {
-    match evidence {
-        "proved" => ("certified", "certified"),
-        "confident" => ("certified with confidence", "certified"),
-        _ => ("estimated", "estimated"),
-    }
-}
-
-/// What is known of one run at one budget.
-#[derive(Debug, Clone)]
-pub struct Cell {
-    /// The budget.
-    pub eps: f64,
-    /// Accuracy of the same samples without an attacker.
-    pub clean: f64,
-    /// Accuracy under the strongest attack.
-    pub attacked: Option<f64>,
-    /// Claims by evidence.
-    pub claims: Vec<(String, f64)>,
-    /// Number of samples behind it.
-    pub samples: u64,
-    /// The claims are about the attacked samples themselves.
-    pub same: bool,
-}
-
-impl Cell {
-    /// The part that a certificate covers.
-    pub fn certified(&self) -> Option<f64> {
-        self.claims.iter().find(|(e, _)| evidence(e).1 == "certified").map(|(_, v)| *v)
-    }
-
-    /// The attack left fewer of the same samples standing than the claim allows, so the claim is wrong.
-    pub fn beats(&self, claim: f64) -> bool {
-        // Both are counts over the same number of samples; the slack is for their division, far below one sample.
-        self.same && self.attacked.is_some_and(|attacked| attacked < claim - 1e-9)
-    }
-}
-
-/// Equal up to how a budget is written.
-pub fn same_budget(a: f64, b: f64) -> bool {
-    a == b || (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
-}
-
-/// One cell per budget, ascending.
-pub fn cells(run: &RunRecord, threat: &Threat) -> Vec<Cell> {
-    let attacks: Vec<_> =
-        run.summary.attacks.iter().filter(|a| a.threat == threat.name && a.norm == threat.norm).collect();
-    let claims: Vec<_> =
-        run.summary.certified.iter().filter(|c| threat.has_claims() && c.threat == threat.name).collect();
-    let mut budgets: Vec<f64> = attacks.iter().map(|a| a.eps).chain(claims.iter().map(|c| c.eps)).collect();
-    budgets.sort_by(f64::total_cmp);
-    budgets.dedup_by(|a, b| same_budget(*a, *b));
-    let cell = |eps| {
-        let here = || attacks.iter().filter(|a| same_budget(a.eps, eps));
-        let strongest =
-            here().find(|a| a.name == "strongest").or_else(|| here().min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)));
-        let claims: Vec<_> = claims.iter().filter(|c| same_budget(c.eps, eps)).collect();
-        let attacked_claim = |c: &crate::record::CertifiedResult| match strongest {
-            Some(a) if a.samples != c.samples => c.attacked_samples,
-            _ => Some(c.accuracy),
-        };
-        Cell {
-            eps,
-            clean: strongest.map_or(run.summary.accuracy.clean, |a| a.clean),
-            attacked: strongest.map(|a| a.accuracy),
-            same: claims.iter().all(|c| attacked_claim(c).is_some()),
-            claims: claims.iter().map(|c| (c.evidence.clone(), attacked_claim(c).unwrap_or(c.accuracy))).collect(),
-            samples: strongest.map_or(run.summary.accuracy.samples, |a| a.samples),
-        }
+    let (name, instead) = match threat.name.split_once('@') {
+        Some((name, baseline)) => (name, format!(" ({} baseline)", escape(baseline))),
+        None => (threat.name.as_str(), String::new()),
     };
-    budgets.into_iter().map(cell).collect()
+    match name {
+        "joint" => format!("All modalities, one joint {norm} budget"),
+        "each" => format!("All modalities, an {norm} budget each"),
+        "any-missing" => format!("Any one modality missing{instead}, one joint {norm} budget on the others"),
+        name => match name.strip_prefix("without-") {
+            Some(missing) => {
+                let missing = listed(&missing.split('+').map(escape).collect::<Vec<_>>());
+                format!("{missing} missing{instead}, one joint {norm} budget on the others")
+            }
+            None => format!("Only {} attacked, {norm}", escape(name)),
+        },
+    }
 }
 
 /// The tables, one per threat.
 pub fn tables(runs: &[RunRecord]) -> String {
-    let (attacked, claimed) = sides(runs);
+    let (attacked, claimed) = sides(&summaries(runs));
     let tables: String = attacked.iter().map(|threat| threat_table(runs, threat)).collect();
     let tables = if tables.is_empty() { tables } else { format!("<div class=\"row\">{tables}</div>\n") };
     let tables = tables + &claims_table(runs, &claimed);
@@ -167,23 +63,20 @@ pub fn tables(runs: &[RunRecord]) -> String {
 }
 
 fn threat_table(runs: &[RunRecord], threat: &Threat) -> String {
-    let rows: Vec<(&RunRecord, Vec<Cell>)> = runs.iter().map(|run| (run, cells(run, threat))).collect();
-    let mut budgets: Vec<f64> = rows.iter().flat_map(|(_, cells)| cells.iter().map(|c| c.eps)).collect();
-    budgets.sort_by(f64::total_cmp);
-    budgets.dedup_by(|a, b| same_budget(*a, *b));
+    let rows: Vec<(&RunRecord, Vec<Cell>)> = runs.iter().map(|run| (run, cells(&run.summary, threat))).collect();
+    let budgets = budgets(rows.iter().flat_map(|(_, cells)| cells.iter().map(|c| c.eps)));
     let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">{}</th>", budget(*e))).collect();
     let bodies: String =
         rows.iter().filter(|(_, cells)| !cells.is_empty()).map(|(run, cells)| body(run, cells, &budgets)).collect();
     let head = format!("<th scope=\"col\">% at ε =</th>{head}");
-    table("sandwich", &format!("<b>{}</b>", threat.title()), &head, &bodies)
+    table("sandwich", &format!("<b>{}</b>", threat_title(threat)), &head, &bodies)
 }
 
 /// What is claimed under threats that nobody tested with attacks at fixed budgets, one row each.
 fn claims_table(runs: &[RunRecord], threats: &[Threat]) -> String {
-    let all = || runs.iter().flat_map(|run| threats.iter().map(move |threat| (run, threat, cells(run, threat))));
-    let mut budgets: Vec<f64> = all().flat_map(|(_, _, cells)| cells.into_iter().map(|c| c.eps)).collect();
-    budgets.sort_by(f64::total_cmp);
-    budgets.dedup_by(|a, b| same_budget(*a, *b));
+    let all =
+        || runs.iter().flat_map(|run| threats.iter().map(move |threat| (run, threat, cells(&run.summary, threat))));
+    let budgets = budgets(all().flat_map(|(_, _, cells)| cells.into_iter().map(|c| c.eps)));
     let rows = |run: &RunRecord| -> String {
         let own = all().filter(|(r, _, cells)| std::ptr::eq(*r, run) && !cells.is_empty());
         own.map(|(_, threat, cells)| {
@@ -198,7 +91,7 @@ fn claims_table(runs: &[RunRecord], threats: &[Threat]) -> String {
                     }
                 })
                 .collect();
-            format!("<tr><th scope=\"row\">{}</th>{columns}</tr>", threat.title())
+            format!("<tr><th scope=\"row\">{}</th>{columns}</tr>", threat_title(threat))
         })
         .collect()
     };
@@ -267,82 +160,126 @@ fn number(class: &str, value: f64, cell: &Cell) -> String {
     format!("<td class=\"bar {class}{mark}\" style=\"--v:{share:.3}\">{}{tag}</td>", percent(value))
 }
 
-/// The curves: one row of charts per run, one chart per threat, equal axes under equal norms.
-pub fn curves(runs: &[RunRecord]) -> String {
-    let (threats, _) = sides(runs);
-    let mut content = String::new();
-    let titles: String = runs
-        .iter()
-        .enumerate()
-        .map(|(i, run)| format!("<span><span class=\"swatch s{}\"></span>{}</span> ", i % 6, escape(&run.title)))
-        .collect();
-    for run in runs {
-        let charts: String = threats
-            .iter()
-            .filter(|threat| !cells(run, threat).is_empty())
-            .map(|threat| {
-                let reach = threats
-                    .iter()
-                    .filter(|t| t.norm == threat.norm)
-                    .flat_map(|t| runs.iter().flat_map(move |r| cells(r, t)))
-                    .fold(0.0, |m: f64, c| m.max(c.eps));
-                figure(&threat.title(), &chart(run, threat, reach * 1.05))
-            })
-            .collect();
-        if !charts.is_empty() {
-            content.push_str(&format!("<h4>{}</h4>\n<div class=\"grid\">{charts}</div>\n", escape(&run.title)));
+/// The curves: all runs side by side, then one row of charts per run, one chart per threat, equal axes under equal norms.
+pub fn curves(runs: &[RunRecord], gallery: &Gallery) -> String {
+    let (threats, _) = sides(&summaries(runs));
+    let charts = |run: &RunRecord| -> String {
+        let shown = threats.iter().filter(|threat| !cells(&run.summary, threat).is_empty());
+        let chart =
+            |threat| figure(&threat_title(threat), &gallery.hang(chart(run, threat, reach(runs, &threats, threat))));
+        match shown.map(chart).collect::<String>() {
+            charts if charts.is_empty() => charts,
+            charts => format!("<h4>{}</h4>\n<div class=\"grid\">{charts}</div>\n", escape(&run.title)),
         }
-    }
-    let kinds = [
-        ("clean", "clean"),
-        ("attacked", "strongest attack"),
-        ("certified", "certified, filled"),
-        ("estimated", "estimated, dashed"),
-    ];
-    let key: String = kinds
+    };
+    let compared = side_by_side(runs, &threats, gallery);
+    let content: String = runs.iter().map(charts).collect();
+    let key: String = KINDS
         .iter()
         .filter(|(class, _)| content.contains(&format!("class=\"line {class}\"")))
         .map(|(class, text)| format!("<span><span class=\"swatch {class}\"></span>{text}</span> "))
         .collect();
-    if !content.is_empty() {
-        let compared: String = threats.iter().map(|threat| compared(runs, threat)).collect();
-        let compared = match compared.is_empty() {
-            true => compared,
-            false => format!(
-                "<h3>Side by side, under the strongest attack</h3>\n<p class=\"key\">{titles}</p>\n\
-                 <div class=\"grid\">{compared}</div>\n<h3>Run by run</h3>\n"
-            ),
-        };
-        content = format!("{compared}<p class=\"key\">{key}</p>\n{content}");
-    }
     let truth = match content.contains("line certified") {
         true => "lies between the attacked line and the certified region; the narrower the gap, the more is known.",
         false => "lies somewhere below the attacked line; nothing here says how far.",
+    };
+    let content = match (content.is_empty(), compared.is_empty()) {
+        (true, _) => content,
+        (_, true) => format!("<p class=\"key\">{key}</p>\n{content}"),
+        // Many rows of charts hide what is beside them.
+        _ if runs.len() > MANY => {
+            format!("{compared}<details><summary>Run by run</summary><p class=\"key\">{key}</p>\n{content}</details>\n")
+        }
+        _ => format!("{compared}<h3>Run by run</h3>\n<p class=\"key\">{key}</p>\n{content}"),
     };
     let lead = "How fast accuracy falls as the attacker's budget ε grows. What the best possible attack would leave";
     section("Accuracy against the budget", &format!("{lead} {truth}"), &content)
 }
 
-/// All runs in one chart: what stands under the strongest attack; nothing unless there are two.
-fn compared(runs: &[RunRecord], threat: &Threat) -> String {
-    let lines: Vec<(String, Vec<(f64, f64)>)> = runs
+/// The end of the axis: the greatest budget of any run under this norm.
+fn reach(runs: &[RunRecord], threats: &[Threat], threat: &Threat) -> f64 {
+    let alike = threats.iter().filter(|t| t.norm == threat.norm);
+    let cells = alike.flat_map(|t| runs.iter().flat_map(move |r| cells(&r.summary, t)));
+    1.05 * cells.map(|c| c.eps).filter(|eps| eps.is_finite()).fold(0.0, f64::max)
+}
+
+/// All runs in one chart for each threat; those that differ in their seed alone as one mean with a band. Nothing unless
+/// there is something to compare.
+fn side_by_side(runs: &[RunRecord], threats: &[Threat], gallery: &Gallery) -> String {
+    let families = families(runs);
+    let reach = |threat| reach(runs, threats, threat);
+    let attacked =
+        threats.iter().filter_map(|threat| Some((threat, attacked_together(&families, threat, reach(threat))?)));
+    let attacked: String = attacked.map(|(threat, plot)| figure(&threat_title(threat), &gallery.hang(plot))).collect();
+    let claimed = threats.iter().filter(|threat| threat.has_claims());
+    let claimed = claimed.filter_map(|threat| Some((threat, claimed_together(&families, threat, reach(threat))?)));
+    let claimed: String = claimed.map(|(threat, plot)| figure(&threat_title(threat), &gallery.hang(plot))).collect();
+    let key: String = families
         .iter()
         .enumerate()
-        .map(|(i, run)| (format!("s{}", i % 6), attacked_curve(&cells(run, threat))))
-        .filter(|(_, points)| points.len() > 1)
+        .map(|(i, f)| format!("<span><span class=\"swatch s{}\"></span>{}</span> ", i % COLOURS, escape(&f.told())))
         .collect();
-    if lines.len() < 2 {
-        return String::new();
+    let part = |title: &str, charts: String| match charts.is_empty() {
+        true => charts,
+        false => format!("<h3>{title}</h3>\n<p class=\"key\">{key}</p>\n<div class=\"grid\">{charts}</div>\n"),
+    };
+    let drawn = |end: &str| (0..COLOURS).any(|i| claimed.contains(&format!("class=\"line s{i}{end}\"")));
+    let word = match (drawn(""), drawn(" dashed")) {
+        (false, _) => "what is estimated",
+        (true, true) => "what is certified (solid) and what is only estimated (dashed)",
+        (true, false) => "what is certified",
+    };
+    part("Side by side, under the strongest attack", attacked) + &part(&format!("Side by side, {word}"), claimed)
+}
+
+/// Mean lines with bands, `(class, name, spread)`, in one chart; nothing unless there is something to compare.
+fn together(title: &str, lines: Vec<(String, String, Vec<Spread>)>, reach: f64, marks: bool) -> Option<Plot> {
+    let lines: Vec<_> = lines.into_iter().filter(|(.., spread)| spread.len() > 1).collect();
+    let has_band = |spread: &[Spread]| spread.iter().any(|(_, _, low, high)| low < high);
+    if lines.len() < 2 && !lines.iter().any(|(.., spread)| has_band(spread)) {
+        return None;
     }
-    let reach = lines.iter().flat_map(|l| &l.1).fold(0.0, |m: f64, p| m.max(p.0)) * 1.05;
-    let mut plot = Plot::new(
-        &format!("Accuracy of every run under the strongest attack, against the budget: {}", threat.name),
-        SIZE,
-        Axis::plain(0.0, reach, "budget ε"),
-        Axis::percent(0.0, 1.0, "accuracy, %"),
-    );
-    lines.iter().for_each(|(class, points)| plot.line(points, class, true));
-    figure(&threat.title(), &plot.svg())
+    let mut plot = Plot::new(title, SIZE, Axis::plain(0.0, reach, "budget ε"), Axis::percent(0.0, 1.0, "accuracy, %"));
+    for (class, _, spread) in lines.iter().filter(|(.., spread)| has_band(spread)) {
+        plot.band(&spread.iter().map(|(x, _, low, high)| (*x, *low, *high)).collect::<Vec<_>>(), class);
+    }
+    for (class, name, spread) in &lines {
+        plot.line(&spread.iter().map(|(x, mean, ..)| (*x, *mean)).collect::<Vec<_>>(), class, marks);
+        plot.explain(class, name);
+    }
+    Some(plot)
+}
+
+/// What stands under the strongest attack.
+fn attacked_together(families: &[Family<'_>], threat: &Threat, reach: f64) -> Option<Plot> {
+    let line = |(i, family): (usize, &Family<'_>)| {
+        let curves: Vec<_> = family.runs.iter().map(|run| attacked_curve(&cells(&run.summary, threat))).collect();
+        let curves = if curves.iter().all(|points| points.len() > 1) { curves } else { vec![] };
+        (format!("s{}", i % COLOURS), family.told(), spread(&curves))
+    };
+    let title = format!("Accuracy under the strongest attack, {} {}", threat.name, threat.norm);
+    together(&title, families.iter().enumerate().map(line).collect(), reach, true)
+}
+
+/// What is certified or estimated; runs of one family have one kind of evidence, or no line.
+fn claimed_together(families: &[Family<'_>], threat: &Threat, reach: f64) -> Option<Plot> {
+    let line = |(i, family): (usize, &Family<'_>)| {
+        let curves: Vec<_> = family.runs.iter().filter_map(|run| claimed_curve(run, &threat.name, reach)).collect();
+        let evidence = curves.first()?.0;
+        let whole = curves.len() == family.runs.len() && curves.iter().all(|(class, _)| *class == evidence);
+        let (style, word) = if evidence == "certified" { ("", "certified") } else { (" dashed", "estimated") };
+        let steps: Vec<_> = curves.into_iter().map(|(_, steps)| steps).collect();
+        let name = format!("{}, {word}", family.told());
+        whole.then(|| (format!("s{}{style}", i % COLOURS), name, spread_of_steps(&steps)))
+    };
+    let lines: Vec<_> = families.iter().enumerate().filter_map(line).collect();
+    let dashed = lines.iter().filter(|(class, ..)| class.ends_with("dashed")).count();
+    let what = match dashed {
+        0 => "Certified accuracy",
+        n if n == lines.len() => "Estimated accuracy",
+        _ => "Certified or estimated accuracy",
+    };
+    together(&format!("{what}, {} {}", threat.name, threat.norm), lines, reach, false)
 }
 
 /// From the clean accuracy at 0 on; one point when nothing was attacked.
@@ -351,23 +288,27 @@ fn attacked_curve(cells: &[Cell]) -> Vec<(f64, f64)> {
     cells.first().map(|c| (0.0, c.clean)).into_iter().chain(attacked).collect()
 }
 
-fn chart(run: &RunRecord, threat: &Threat, reach: f64) -> String {
-    let cells = cells(run, threat);
-    let label = format!("Accuracy of {} against the budget: {}", run.title, threat.name);
+fn chart(run: &RunRecord, threat: &Threat, reach: f64) -> Plot {
+    let cells = cells(&run.summary, threat);
+    let label = format!("Accuracy of {} against the budget, {} {}", run.title, threat.name, threat.norm);
     let mut plot = Plot::new(&label, SIZE, Axis::plain(0.0, reach, "budget ε"), Axis::percent(0.0, 1.0, "accuracy, %"));
     let clean = cells.first().map_or(run.summary.accuracy.clean, |c| c.clean);
+    let mut drawn = vec!["clean"];
     if let (true, Some((class, steps))) = (threat.has_claims(), claimed_curve(run, &threat.name, reach)) {
         if class == "certified" {
             plot.area(&steps, class);
         }
         plot.line(&steps, class, false);
+        drawn.push(class);
     }
     plot.line(&[(0.0, clean), (reach, clean)], "clean", false);
     let attacked = attacked_curve(&cells);
     if attacked.len() > 1 {
         plot.line(&attacked, "attacked", true);
+        drawn.push("attacked");
     }
-    plot.svg()
+    KINDS.iter().filter(|(class, _)| drawn.contains(class)).for_each(|(class, text)| plot.explain(class, text));
+    plot
 }
 
 /// The class of the claim and its step curve: at `x`, a fraction of samples whose radius is at least `x`, never too

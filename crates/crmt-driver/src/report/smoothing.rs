@@ -1,18 +1,21 @@
 //! The smoothed networks: what is certified of them with confidence, by threat and budget, and as curves.
 //! Knows only the results; keeps them apart from what is said of the networks themselves.
 use super::RunRecord;
+use super::figures::Gallery;
 use super::html::{budget, count, distance, escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
-use super::sandwich::{same_budget, steps};
+use super::sandwich::steps;
 use crate::drawn;
-use crate::people::confidence;
 use crate::record::{SmoothedResult, SmoothingResult};
+use crate::sandwich::{budgets, same_budget};
+use crate::tables::confidence;
 
 const SIZE: (f64, f64) = (380.0, 230.0);
 
 /// The section; runs that were not smoothed are left out.
-pub fn smoothing(runs: &[RunRecord]) -> String {
-    let content: String = runs.iter().filter_map(|run| Some(told(run, run.summary.smoothing.as_ref()?))).collect();
+pub fn smoothing(runs: &[RunRecord], gallery: &Gallery) -> String {
+    let told = |run: &RunRecord| Some(told(run, run.summary.smoothing.as_ref()?, gallery));
+    let content: String = runs.iter().filter_map(told).collect();
     section(
         "The smoothed network",
         "Not the network <i>f</i> of the other sections, but <i>g</i>: of the input with Gaussian noise on it, the class \
@@ -23,7 +26,7 @@ pub fn smoothing(runs: &[RunRecord]) -> String {
     )
 }
 
-fn told(run: &RunRecord, smoothing: &SmoothingResult) -> String {
+fn told(run: &RunRecord, smoothing: &SmoothingResult, gallery: &Gallery) -> String {
     let sigma = |m: &String| Some(format!("{} {}", escape(m), distance(*smoothing.sigmas.get(m)?)));
     let sigmas: Vec<String> = run.summary.modalities.iter().filter_map(sigma).collect();
     let facts = [
@@ -40,7 +43,7 @@ fn told(run: &RunRecord, smoothing: &SmoothingResult) -> String {
          Radii count as 0 where it abstains or the class is wrong. Of {}.</p>\n",
         escape(&run.title),
         fractions(smoothing),
-        curves(run, smoothing),
+        curves(run, smoothing, gallery),
         drawn::told(smoothing.samples, run.summary.accuracy.samples, run.summary.drawn.contains_key("smooth"))
     )
 }
@@ -48,16 +51,13 @@ fn told(run: &RunRecord, smoothing: &SmoothingResult) -> String {
 fn present(classifier: &SmoothedResult) -> String {
     match classifier.missing.as_str() {
         "" => "all present".into(),
-        missing => format!("without {}", escape(missing)),
+        missing => format!("without {missing}"),
     }
 }
 
 /// A group of rows for each classifier, a row for each threat.
 fn fractions(smoothing: &SmoothingResult) -> String {
-    let all = || smoothing.classifiers.iter().flat_map(|c| &c.certified);
-    let mut budgets: Vec<f64> = all().map(|c| c.eps).collect();
-    budgets.sort_by(f64::total_cmp);
-    budgets.dedup_by(|a, b| same_budget(*a, *b));
+    let budgets = budgets(smoothing.classifiers.iter().flat_map(|c| &c.certified).map(|c| c.eps));
     let body = |classifier: &SmoothedResult| {
         let row = |radius: &crate::record::RadiusResult| {
             let cell = |eps: &f64| {
@@ -76,7 +76,7 @@ fn fractions(smoothing: &SmoothingResult) -> String {
         };
         let heading = format!(
             "{} <small>right {} %, abstains {} %, mean radius {} σ</small>",
-            present(classifier),
+            escape(&present(classifier)),
             percent(classifier.accuracy),
             percent(classifier.abstained),
             distance(classifier.mean_radius)
@@ -90,7 +90,7 @@ fn fractions(smoothing: &SmoothingResult) -> String {
 }
 
 /// Certified accuracy of each classifier against the joint budget.
-fn curves(run: &RunRecord, smoothing: &SmoothingResult) -> String {
+fn curves(run: &RunRecord, smoothing: &SmoothingResult, gallery: &Gallery) -> String {
     let joint = |classifier: &SmoothedResult| -> Vec<(f64, f64)> {
         let quantiles = classifier.radii.iter().find(|r| r.threat == "joint").map_or(&[][..], |r| &r.quantiles);
         let last = quantiles.len().saturating_sub(1).max(1) as f64;
@@ -112,7 +112,11 @@ fn curves(run: &RunRecord, smoothing: &SmoothingResult) -> String {
     let mut key = String::new();
     for (i, (name, points)) in known.into_iter().enumerate() {
         plot.line(&steps(points, reach), &format!("s{}", i % 6), false);
-        key.push_str(&format!("<span><span class=\"swatch s{}\"></span>{name}</span> ", i % 6));
+        plot.explain(&format!("s{}", i % 6), &name);
+        key.push_str(&format!("<span><span class=\"swatch s{}\"></span>{}</span> ", i % 6, escape(&name)));
     }
-    figure("All modalities, one joint ℓ<sub>2</sub> budget", &format!("{}<p class=\"key\">{key}</p>", plot.svg()))
+    figure(
+        "All modalities, one joint ℓ<sub>2</sub> budget",
+        &format!("{}<p class=\"key\">{key}</p>", gallery.hang(plot)),
+    )
 }

@@ -1,6 +1,7 @@
 //! How training went: the parts of the loss and the selection accuracy by epoch, the phases marked.
 //! Knows no objective: it draws whatever parts the records name.
 use super::RunRecord;
+use super::figures::Gallery;
 use super::html::{escape, figure, section};
 use super::plot::{Axis, Plot, range};
 use crate::record::EpochMetrics;
@@ -10,9 +11,11 @@ const SIZE: (f64, f64) = (380.0, 230.0);
 
 /// Epoch and value.
 type Points = Vec<(f64, f64)>;
+/// Numbers of an epoch, by name.
+type Of = fn(&EpochMetrics) -> &BTreeMap<String, f64>;
 
 /// The section; runs without epochs (attacked or certified only) are left out.
-pub fn training(runs: &[RunRecord]) -> String {
+pub fn training(runs: &[RunRecord], gallery: &Gallery) -> String {
     // One colour per name on the whole page.
     let names: BTreeSet<&String> = runs.iter().flat_map(|run| &run.metrics).flat_map(|m| m.parts.keys()).collect();
     let content: String = runs
@@ -20,11 +23,15 @@ pub fn training(runs: &[RunRecord]) -> String {
         .filter(|run| !run.metrics.is_empty())
         .map(|run| {
             // Each phase minimises something else, so each has its own scale.
-            let losses: String =
-                phases(run).map(|(_, phase)| figure(&loss_caption(phase), &losses(run, phase, &names))).collect();
-            let accuracy = figure("Accuracy on the selection split", &accuracy(run));
-            let margins = named(run, "Margin of each modality alone", "margin", |m| &m.margins);
-            let gradients = named(run, "Gradient norm of each encoder", "norm", |m| &m.gradient_norms);
+            let losses: String = phases(run)
+                .map(|(_, phase)| figure(&loss_caption(phase), &gallery.hang(losses(run, phase, &names))))
+                .collect();
+            let accuracy = figure("Accuracy on the selection split", &gallery.hang(accuracy(run)));
+            let by_name = |what: &str, axis: &str, of: Of| {
+                named(run, what, axis, of).map_or_else(String::new, |plot| figure(what, &gallery.hang(plot)))
+            };
+            let margins = by_name("Margin of each modality alone", "margin", |m| &m.margins);
+            let gradients = by_name("Gradient norm of each encoder", "norm", |m| &m.gradient_norms);
             let all = format!("{losses}{accuracy}{margins}{gradients}");
             format!("<h3>{}</h3>\n<div class=\"grid\">{all}</div>\n", escape(&run.title))
         })
@@ -64,7 +71,7 @@ fn series(metrics: &[EpochMetrics], value: impl Fn(&EpochMetrics) -> f64) -> Poi
     metrics.iter().enumerate().map(|(i, m)| (i as f64 + 1.0, value(m))).collect()
 }
 
-fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) -> String {
+fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) -> Plot {
     let mut lines: Vec<(String, String, Points)> = names
         .iter()
         .enumerate()
@@ -81,16 +88,16 @@ fn losses(run: &RunRecord, phase: &[EpochMetrics], names: &BTreeSet<&String>) ->
     let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, "loss")).labels(labels);
     // The total comes last and is drawn first, broad, so that a part equal to it shows on top.
     lines.iter().rev().for_each(|(class, _, points)| plot.line(points, class, false));
-    plot.svg()
+    plot
 }
 
 /// A line for each name, in the first phase alone; nothing where nothing was recorded.
-fn named(run: &RunRecord, what: &str, axis: &str, of: impl Fn(&EpochMetrics) -> &BTreeMap<String, f64>) -> String {
-    let Some((_, phase)) = phases(run).next() else { return String::new() };
+fn named(run: &RunRecord, what: &str, axis: &str, of: Of) -> Option<Plot> {
+    let (_, phase) = phases(run).next()?;
     let mut names: Vec<&String> =
         phase.iter().flat_map(|m| of(m).keys()).collect::<BTreeSet<_>>().into_iter().collect();
     if names.is_empty() {
-        return String::new();
+        return None;
     }
     // The modalities in their order, so that each has one colour in every plot; then whatever else there is.
     let place = |name: &String| run.summary.modalities.iter().position(|m| m == name).unwrap_or(usize::MAX);
@@ -105,7 +112,7 @@ fn named(run: &RunRecord, what: &str, axis: &str, of: impl Fn(&EpochMetrics) -> 
     let title = format!("{what} of {} by epoch, {}", run.title, name(phase));
     let mut plot = Plot::new(&title, SIZE, epochs(phase.len()), Axis::plain(low, high, axis)).labels(labels);
     lines.iter().for_each(|(class, _, points)| plot.line(points, class, false));
-    figure(what, &plot.svg())
+    Some(plot)
 }
 
 /// The last value there is.
@@ -114,7 +121,7 @@ fn end(points: &Points) -> f64 {
 }
 
 /// Over all phases, one after the other: clean, and under the probe where there was one.
-fn accuracy(run: &RunRecord) -> String {
+fn accuracy(run: &RunRecord) -> Plot {
     let clean = series(&run.metrics, |m| m.select_accuracy);
     let attacked = series(&run.metrics, |m| m.select_attacked.unwrap_or(f64::NAN));
     let probed = attacked.iter().any(|p| p.1.is_finite());
@@ -130,5 +137,5 @@ fn accuracy(run: &RunRecord) -> String {
     }
     plot.line(&clean, "s0", clean.len() <= 40);
     plot.line(&attacked, "s1", attacked.len() <= 40);
-    plot.svg()
+    plot
 }
