@@ -20,7 +20,7 @@ use crate::{
     fold::{fold_first, with_identity},
     gram::both_bounds,
     layout::Layout,
-    numbers::{Product, greatest},
+    numbers::{Product, greatest, plus_up},
     rounding::{Drift, drift},
     row_sum_bound,
     row_sums::cost,
@@ -263,14 +263,14 @@ fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditErro
         }
         Layer::Rounded { layer, .. } => one(layer, layout),
         Layer::Residual { name, branch } => {
-            let sum = (name.clone(), round_up(1. + chain(branch, layout)?.bound.value()), Method::Residual);
+            let sum = (name.clone(), plus_up(1., chain(branch, layout)?.bound.value()), Method::Residual);
             let Some(whole) = with_identity(branch, layout)? else { return Ok(sum) };
             let (_, bound, _) = one(&whole, layout)?;
             Ok(if bound < sum.1 { (name.clone(), bound, Method::LinearResidual) } else { sum })
         }
         Layer::Sum { name, branches: [f, g] } => {
-            let sum = chain(f, layout)?.bound.value() + chain(g, layout)?.bound.value();
-            Ok((name.clone(), round_up(sum), Method::Sum))
+            let sum = plus_up(chain(f, layout)?.bound.value(), chain(g, layout)?.bound.value());
+            Ok((name.clone(), sum, Method::Sum))
         }
         Layer::Unbounded { name, why } => Err(AuditError::Unbounded { layer: name.clone(), why: why.clone() }),
         other => Err(AuditError::Unknown { layer: format!("{other:?}") }),
@@ -306,9 +306,4 @@ fn finite(layer: &str, what: &'static str, value: f64) -> Result<f64, AuditError
 /// `2 u sqrt(rank) |W|_2` at most.
 fn folded(bound: f64, rank: usize) -> f64 {
     bound * (1. + (4. + (rank as f64).sqrt()) * f64::EPSILON)
-}
-
-/// The next number up, except for what is exact.
-fn round_up(x: f64) -> f64 {
-    if x == 0. || x == 1. { x } else { x.next_up() }
 }

@@ -18,6 +18,15 @@ pub(crate) fn times_up(a: f64, b: f64) -> f64 {
     if a == 1. || b == 1. || a == 0. || b == 0. { a * b } else { (a * b).next_up() }
 }
 
+/// At least `a + b`, and exactly that where it is a number.
+pub(crate) fn plus_up(a: f64, b: f64) -> f64 {
+    let sum = a + b;
+    // What rounding took, exactly (Knuth's two-sum).
+    let part = sum - a;
+    let lost = (a - (sum - part)) + (b - part);
+    if lost > 0. { sum.next_up() } else { sum }
+}
+
 /// At least the l2 norm of `values`.
 pub(crate) fn norm_up(values: impl Iterator<Item = f64> + Clone) -> f64 {
     let greatest = greatest(values.clone().map(f64::abs));
