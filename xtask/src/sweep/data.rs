@@ -100,4 +100,12 @@ mod tests {
         assert!(judged("synthetic", &[on("0"), on("1"), on("2"), on("1")]).is_err(), "seed 0 of two methods");
         assert!(judged("prepared/digits", &[on("0"), on("1")]).is_err());
     }
+
+    #[test]
+    fn the_drivers_summary_has_these_marks() {
+        let record = include_str!("../../../crates/crmt-driver/src/record.rs");
+        for (mark, _) in MARKS {
+            assert!(record.contains(&format!("pub {mark}: ")), "record.rs has no field {mark}");
+        }
+    }
 }
