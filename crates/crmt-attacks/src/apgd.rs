@@ -4,6 +4,7 @@ use crate::{
     Attack, Budget, Error, Goal, Loss, Problem, Result,
     goal::{dlr_towards, margin_towards},
     problem::{select_gradients, select_rows},
+    rows::chosen,
     standing::{Active, Found},
 };
 use candle_core::{DType, Tensor};
@@ -121,7 +122,7 @@ impl Apgd {
                 logits = narrowed.logits(&here.x)?;
             }
             let mut values = value(&logits)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-            let met = narrowed.met(&logits)?;
+            let met = narrowed.met_firmly(&logits)?;
             if let Some(keep) = active.retire(problem, found, &met, &here.x)? {
                 if keep.is_empty() {
                     return Ok(());
@@ -281,12 +282,7 @@ impl Point {
         if !take.contains(&false) {
             return Ok(other.clone());
         }
-        let choose = |theirs: &Tensor, own: &Tensor| -> Result<Tensor> {
-            let mut shape = vec![1; own.rank()];
-            shape[0] = take.len();
-            let mask = Tensor::from_iter(take.iter().map(|t| u8::from(*t)), own.device())?.reshape(shape)?;
-            Ok(mask.broadcast_as(own.shape())?.where_cond(theirs, own)?)
-        };
+        let choose = |theirs: &Tensor, own: &Tensor| chosen(take, theirs, own);
         Ok(Self {
             x: self.x.try_enumerate(|m, x| choose(&other.x[m], x))?,
             gradients: self.gradients.try_enumerate(|m, g| -> Result<_> {
@@ -326,7 +322,8 @@ impl Progress {
     fn see(&mut self, value: f64) -> bool {
         self.rises += usize::from(value > self.value);
         self.value = value;
-        let better = value > self.best;
+        // Any number is better than none.
+        let better = value > self.best || (self.best.is_nan() && !value.is_nan());
         if better {
             self.best = value;
         }

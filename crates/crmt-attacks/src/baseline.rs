@@ -98,7 +98,15 @@ impl Fit<'_> {
 
 /// Of `a` and `b`, or of `a` and itself.
 fn dot(a: &Tensor, b: Option<&Tensor>) -> Result<f64> {
-    Ok((a * b.unwrap_or(a))?.to_dtype(DType::F64)?.sum_all()?.to_scalar()?)
+    let b = b.unwrap_or(a);
+    let product =
+        |a: &Tensor, b: &Tensor| -> Result<f64> { Ok((a * b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar()?) };
+    let found = product(a, b)?;
+    // Products of what is tiny or huge are lost in `f32`, but not in `f64`.
+    match (1e-30..1e30).contains(&found.abs()) {
+        true => Ok(found),
+        false => product(&a.to_dtype(DType::F64)?, &b.to_dtype(DType::F64)?),
+    }
 }
 
 #[cfg(test)]

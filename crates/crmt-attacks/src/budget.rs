@@ -2,7 +2,8 @@
 //! Does not know models.
 use crate::{
     Error, Result, domain,
-    rows::{free_and_cut, rows, squares, stepped},
+    rows::{free_and_cut, rows, same, squares, stepped},
+    wide::{overflown, widened},
 };
 use candle_core::{D, DType, Tensor};
 use crmt_core::{Modality, PerModality};
@@ -62,17 +63,35 @@ impl Budget {
         matches!(self, Self::Each { norm: Norm::Linf, .. })
     }
 
-    pub(crate) fn check(&self, modalities: &PerModality<Modality>) -> Result<()> {
+    /// Checks that every radius is a number, and that `dtype` holds what is as far away as that, `factors[m][i]` times for
+    /// sample `i`.
+    pub(crate) fn check(
+        &self,
+        modalities: &PerModality<Modality>,
+        dtype: DType,
+        factors: Option<&PerModality<Vec<f64>>>,
+    ) -> Result<()> {
         let valid = |what: String, radius: f64| {
             if radius.is_finite() && radius >= 0. { Ok(()) } else { Err(Error::Radius { what, radius }) }
         };
         match self {
-            Self::Joint(radius) => valid("joint budget".into(), *radius),
+            Self::Joint(radius) => valid("joint budget".into(), *radius)?,
             Self::Each { radii, .. } => modalities
                 .zip(radii, "radii of the budget")?
                 .iter()
-                .try_for_each(|(m, radius)| valid(format!("budget of modality `{}`", m.name), **radius)),
+                .try_for_each(|(m, radius)| valid(format!("budget of modality `{}`", m.name), **radius))?,
         }
+        // A step crosses the whole ball; of `f64`, squares are taken.
+        let holds = if dtype == DType::F64 { 1e150 } else { f64::from(f32::MAX) / 8. };
+        for (m, modality) in modalities.iter().enumerate() {
+            let greatest = factors.filter(|f| m < f.len()).map_or(1., |f| f[m].iter().copied().fold(0., f64::max));
+            let (radius, most) = (self.radius(m) * greatest, holds / modality.scale);
+            if radius > most {
+                let (modality, scale) = (modality.name.clone(), modality.scale);
+                return Err(Error::TooFar { modality, radius, scale, dtype: dtype.as_str(), most });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -104,13 +123,24 @@ impl Ball<'_> {
     /// optimality the nearest point is `clamp(clean + t (moved - clean))`, with the `t <= 1` at which its length is the
     /// radius: a perturbation that the domain cuts is longer elsewhere.
     pub fn project(&self, clean: &PerModality<Tensor>, moved: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
+        let wide = |ball: &Ball<'_>| Ok(ball.projected(&widened(clean)?, &widened(moved)?)?.0);
+        self.by_size(clean, |ball| ball.projected(clean, moved), wide)
+    }
+
+    /// The same, and which samples moved too far for their type.
+    fn projected(
+        &self,
+        clean: &PerModality<Tensor>,
+        moved: &PerModality<Tensor>,
+    ) -> Result<(PerModality<Tensor>, Vec<bool>)> {
         let deltas =
             moved.zip(clean, "clean inputs")?.try_enumerate(|m, (x, x0)| match self.budget.radius(m) > 0. {
                 true => Ok::<_, Error>(Some((*x - *x0)?)),
                 false => Ok(None),
             })?;
-        let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(clean, &deltas)? };
-        clean.try_enumerate(|m, x0| {
+        let squares = deltas.try_map(|delta| delta.as_ref().map(squares).transpose())?;
+        let shrinks = if self.budget.linf() { deltas.map(|_| None) } else { self.shrinks(clean, &deltas, &squares)? };
+        let x = clean.try_enumerate(|m, x0| -> Result<_> {
             let Some(delta) = &deltas[m] else { return Ok(x0.clone()) };
             let x = match &shrinks[m] {
                 Some(shrink) => stepped(x0, delta, shrink)?,
@@ -121,18 +151,29 @@ impl Ball<'_> {
                 }
             };
             domain::clamp(&x, &self.modalities[m])
-        })
+        })?;
+        Ok((x, overflown(&squares)?))
+    }
+
+    /// Per sample: is `x` within the domains already, and has it used at most `most` of the budget?
+    pub fn holds(&self, clean: &PerModality<Tensor>, x: &PerModality<Tensor>, most: f64) -> Result<Vec<bool>> {
+        let mut holds: Vec<bool> = self.spent(clean, x)?.used.iter().map(|used| *used <= most).collect();
+        for (x, modality) in x.zip(self.modalities, "modalities")?.iter() {
+            let inside = same(x, &domain::clamp(x, modality)?)?;
+            holds.iter_mut().zip(inside).for_each(|(holds, inside)| *holds &= inside);
+        }
+        Ok(holds)
     }
 
     /// Per modality, by what each sample's perturbation must be multiplied before it is clamped, `[batch, 1]`; `None`:
-    /// it does not move.
+    /// it does not move. `all`: squares of their lengths.
     fn shrinks(
         &self,
         clean: &PerModality<Tensor>,
         deltas: &PerModality<Option<Tensor>>,
+        all: &PerModality<Option<Tensor>>,
     ) -> Result<PerModality<Option<Tensor>>> {
-        let all = deltas.try_map(|delta| delta.as_ref().map(squares).transpose())?;
-        let mut shrinks = self.shrunk(&all, None)?;
+        let mut shrinks = self.shrunk(all, None)?;
         let rooms = deltas.try_enumerate(|m, delta| match delta {
             Some(delta) => domain::room(&clean[m], delta, &self.modalities[m]),
             None => Ok(None),
@@ -215,14 +256,22 @@ impl Ball<'_> {
         gradients: &PerModality<Option<Tensor>>,
         relative: f64,
     ) -> Result<PerModality<Tensor>> {
+        let wide = |ball: &Ball<'_>| {
+            let gradients = gradients.try_map(|g| g.as_ref().map(|g| g.to_dtype(DType::F64)).transpose())?;
+            ball.step_in_units(&widened(x)?, &gradients, relative)
+        };
+        self.by_size(x, |ball| ball.step_in_arrays(x, gradients, relative), wide)
+    }
+
+    /// With lengths in the arrays' own units; also which samples' gradients are too long for their type.
+    fn step_in_arrays(
+        &self,
+        x: &PerModality<Tensor>,
+        gradients: &PerModality<Option<Tensor>>,
+        relative: f64,
+    ) -> Result<(PerModality<Tensor>, Vec<bool>)> {
         if self.budget.linf() {
-            return x.try_enumerate(|m, x| match &gradients[m] {
-                Some(g) => {
-                    let rate = (self.limit(m, x)? * relative)?;
-                    Ok(stepped(x, &g.sign()?, &rate)?)
-                }
-                None => Ok(x.clone()),
-            });
+            return Ok((self.step_by_signs(x, gradients, relative)?, vec![]));
         }
         let mut gradients = gradients.clone();
         let mut lengths = self.lengths(&gradients, 1)?;
@@ -230,13 +279,47 @@ impl Ball<'_> {
             gradients = self.magnified(&gradients)?;
             lengths = self.lengths(&gradients, 1)?;
         }
-        x.try_enumerate(|m, x| {
+        let moved = x.try_enumerate(|m, x| -> Result<_> {
             let (Some(g), Some(length)) = (&gradients[m], &lengths[m]) else { return Ok(x.clone()) };
             // In units u = x / s the gradient is s g, and a step du is dx = s du.
             let rate = (self.radius(m, x)? * (relative * self.modalities[m].scale.powi(2)))?;
             // A magnified gradient has a length of 1 or more, or of 0: then it moves nothing, at any finite rate.
             let rate = rate.broadcast_div(&length.maximum(UNDERFLOW)?)?;
             Ok(stepped(x, g, &rate)?)
+        })?;
+        Ok((moved, overflown(&lengths)?))
+    }
+
+    /// With lengths in declared units, relative to each sample's greatest element, so that no unit is too small.
+    fn step_in_units(
+        &self,
+        x: &PerModality<Tensor>,
+        gradients: &PerModality<Option<Tensor>>,
+        relative: f64,
+    ) -> Result<PerModality<Tensor>> {
+        if self.budget.linf() {
+            return self.step_by_signs(x, gradients, relative);
+        }
+        let scaled = gradients.try_enumerate(|m, g| g.as_ref().map(|g| g * self.modalities[m].scale).transpose())?;
+        let scaled = self.magnified(&scaled)?;
+        let lengths = self.lengths(&scaled, 0)?;
+        x.try_enumerate(|m, x| {
+            let (Some(g), Some(length)) = (&scaled[m], &lengths[m]) else { return Ok(x.clone()) };
+            let rate = (self.radius(m, x)? * (relative * self.modalities[m].scale))?;
+            Ok(stepped(x, g, &rate.broadcast_div(&length.maximum(UNDERFLOW)?)?)?)
+        })
+    }
+
+    fn step_by_signs(
+        &self,
+        x: &PerModality<Tensor>,
+        gradients: &PerModality<Option<Tensor>>,
+        relative: f64,
+    ) -> Result<PerModality<Tensor>> {
+        x.try_enumerate(|m, x| {
+            let Some(g) = &gradients[m] else { return Ok(x.clone()) };
+            let rate = (self.limit(m, x)? * relative)?;
+            Ok(stepped(x, &g.sign()?, &rate)?)
         })
     }
 
@@ -299,13 +382,15 @@ impl Ball<'_> {
                     true => distance[i].max(own),
                     false => distance[i].hypot(own),
                 };
-                if own > 0. {
-                    used[i] = used[i].max(own / (self.budget.radius(m) * factors[m][i]));
-                }
+                used[i] = match own {
+                    0. => used[i],
+                    _ if !own.is_finite() => f64::INFINITY,
+                    _ => used[i].max(own / (self.budget.radius(m) * factors[m][i])),
+                };
             }
         }
         if let Budget::Joint(radius) = self.budget {
-            let share = |(d, f): (&f64, &f64)| if *d > 0. { d / (radius * f) } else { 0. };
+            let share = |(d, f): (&f64, &f64)| if *d == 0. { 0. } else { d / (radius * f) };
             used = distance.iter().zip(&factors[0]).map(share).collect();
         }
         Ok(Spent { distance, each, used })
@@ -340,7 +425,7 @@ const GROWN: f64 = 1e-7;
 const UNDERFLOW: f64 = 1e-17;
 
 /// Whether reading a number of this tensor holds up the device that it is on.
-fn waits(x: &Tensor) -> bool {
+pub(crate) fn waits(x: &Tensor) -> bool {
     !x.device().is_cpu()
 }
 
@@ -359,7 +444,8 @@ fn smallest(lengths: &PerModality<Option<Tensor>>) -> Result<f64> {
 
 /// For division: a zero becomes a number that is not, and is divided into a zero only.
 fn positive(x: &Tensor) -> Result<Tensor> {
-    Ok(x.maximum(f64::from(f32::MIN_POSITIVE))?)
+    let least = if x.dtype() == DType::F64 { f64::MIN_POSITIVE } else { f64::from(f32::MIN_POSITIVE) };
+    Ok(x.maximum(least)?)
 }
 
 #[cfg(test)]

@@ -110,7 +110,7 @@ impl CarliniWagner {
             };
             let (gradients, logits) = here.gradients_of(&self.budget, &x, |logits| Ok(missing(logits)?.sum_all()?))?;
             let missing = missing(&logits)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-            let met = here.met(&logits)?;
+            let met = here.met_firmly(&logits)?;
             let (x, gradients) = (Rows::new(&x)?, Rows::of_gradients(&gradients, rows.len())?);
             let mut left = vec![];
             for (i, row) in rows.iter().copied().enumerate() {

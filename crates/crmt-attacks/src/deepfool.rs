@@ -89,7 +89,7 @@ impl Attack for DeepFool {
             let here = active.problem(problem);
             let own: Vec<_> = boundaries.iter().map(|b| b.select(&active.rows)).collect();
             let (mut planes, logits) = nearest(here, &space, &here.radii(&self.budget)?, &own, &x)?;
-            let met = here.met(&logits)?;
+            let met = here.met_firmly(&logits)?;
             if let Some(keep) = active.retire(problem, &mut found, &met, &x)? {
                 if keep.is_empty() {
                     return found.assemble(problem);

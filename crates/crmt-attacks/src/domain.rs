@@ -1,6 +1,6 @@
 //! Keeps inputs within what their modality can produce.
 //! Does not know budgets.
-use crate::{Error, Result};
+use crate::{Error, Result, rows::finite};
 use candle_core::{DType, Tensor};
 use crmt_core::{Domain, Modality};
 
@@ -46,10 +46,7 @@ pub(crate) fn check(x: &Tensor, modality: &Modality) -> Result<()> {
         let scalar = |x: Tensor| x.to_dtype(DType::F64)?.to_scalar::<f64>();
         Ok((scalar(x.min(0)?)?, scalar(x.max(0)?)?))
     };
-    // A sum is finite only if every term is; extremes may skip a NaN.
-    if !x.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_finite() {
-        let rows = x.to_dtype(DType::F64)?.flatten_from(1)?.sum(1)?.to_vec1::<f64>()?;
-        let sample = rows.iter().position(|s| !s.is_finite()).unwrap_or(0);
+    if let Some(sample) = finite(x)?.iter().position(|finite| !finite) {
         return Err(Error::NotFinite { modality: modality.name.clone(), what: "the clean input".into(), sample });
     }
     let inside = |x: &Tensor, lo: f64, hi: f64| -> Result<()> {

@@ -3,6 +3,7 @@
 use crate::{
     Apgd, Attack, Budget, Error, Fab, Problem, Result, Square,
     problem::select_rows,
+    rows::chosen,
     run::propose,
     standing::{Active, Found},
 };
@@ -89,10 +90,14 @@ impl Attack for Ensemble {
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         let mut found = Found::new(problem.samples());
         let mut active = Active::new(problem, &found)?;
+        // For whom no member has proposed a point yet.
+        let mut lost = vec![true; problem.samples()];
         for (number, member) in self.members.iter().enumerate() {
             let here = active.problem(problem);
-            let mut x = propose(member.as_ref(), here)?.x;
-            let met = here.met(&here.logits(&x)?)?;
+            let proposal = propose(member.as_ref(), here)?;
+            let mut x = proposal.x;
+            active.rows.iter().zip(proposal.lost).for_each(|(row, none)| lost[*row as usize] &= none);
+            let met = here.met_firmly(&here.logits(&x)?)?;
             if let Some(keep) = active.retire(problem, &mut found, &met, &x)? {
                 if keep.is_empty() {
                     break;
@@ -103,6 +108,11 @@ impl Attack for Ensemble {
                 found.record(std::mem::take(&mut active.rows).into_iter(), x, false);
             }
         }
-        found.assemble(problem)
+        let all = found.assemble(problem)?;
+        if !lost.contains(&true) {
+            return Ok(all);
+        }
+        // No point at all is what `run` shall see, not the clean input.
+        all.try_map(|x| Ok(chosen(&lost, &(x * f64::NAN)?, x)?))
     }
 }

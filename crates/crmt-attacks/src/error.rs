@@ -76,6 +76,31 @@ pub enum Error {
         /// Row in the batch.
         sample: usize,
     },
+    /// Logits hold a NaN or an infinity where a prediction is needed.
+    #[error(
+        "sample {sample}: the model's logits are not finite, so that it predicts nothing; are the input's values too large for it?"
+    )]
+    Logits {
+        /// Row in the batch.
+        sample: usize,
+    },
+    /// A budget whose points the inputs' type can't hold.
+    #[error(
+        "modality `{modality}`: a budget of {radius:?} declared units of {scale:?} is beyond what {dtype} can hold: take one \
+         below {most:.1e}"
+    )]
+    TooFar {
+        /// Name of the modality.
+        modality: String,
+        /// The greatest of any sample, in declared units.
+        radius: f64,
+        /// Of the modality.
+        scale: f64,
+        /// Of the inputs.
+        dtype: &'static str,
+        /// In declared units.
+        most: f64,
+    },
     /// The logits do not depend on an attacked modality.
     #[error(
         "modality `{modality}` has no gradient: the classifier does not depend on it differentiably; if that is meant, \

@@ -120,7 +120,7 @@ impl Fab {
             let step = |(i, plane)| self.step(run.space, &of(i), &clean.of(i), &from.of(i), plane);
             let next: Vec<Point> = planes.iter().enumerate().map(step).collect();
             x = stacked(&x, &next)?;
-            let met = here.met(&here.logits(&x)?)?;
+            let met = here.met_firmly(&here.logits(&x)?)?;
             let mut next = Rows::new(&x)?.points();
             for (i, point) in next.iter_mut().enumerate().filter(|(i, _)| met[*i]) {
                 best.see(rows[i], run.space.size(&of(i), &clean.of(i), point), point);
@@ -173,6 +173,13 @@ impl Attack for Fab {
     }
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
+        self.search_told(problem, |share| problem.progress(share))
+    }
+}
+
+impl Fab {
+    /// `told` the share of the runs that are done, after each.
+    pub(crate) fn search_told(&self, problem: &Problem<'_>, told: impl Fn(f64)) -> Result<PerModality<Tensor>> {
         self.check()?;
         let mut best = Shortest::new(self.until, problem.samples());
         if problem.samples() == 0 {
@@ -184,11 +191,13 @@ impl Attack for Fab {
         };
         let space = Space::new(&self.budget, problem.classifier().modalities());
         let runs = approaches.iter().flat_map(|boundaries| vec![boundaries; self.starts]);
+        let total = approaches.len() * self.starts;
         for (number, boundaries) in runs.enumerate() {
             if best.standing().is_empty() {
                 break;
             }
             self.walk(&Run { number, space: &space, boundaries }, problem, &mut best)?;
+            told((number + 1) as f64 / total as f64);
         }
         best.assemble(problem)
     }

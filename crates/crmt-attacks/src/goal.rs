@@ -129,7 +129,8 @@ fn own_class(labels: &Tensor, like: &Tensor, value: f64) -> Result<Tensor> {
     Ok(eye.index_select(labels, 0)?)
 }
 
-/// Per sample: does the label's logit exceed every other? A tie is not correct (nor is NaN), as for a certificate.
+/// Per sample: does the label's logit exceed every other? A tie is not correct, as for a certificate; nor is a row that
+/// holds a NaN or an infinity, which says nothing.
 ///
 /// `logits`: `[batch, classes]`; `labels`: `[batch]` `u32`.
 ///
@@ -149,8 +150,32 @@ pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
 }
 
 /// The class with the greatest logit, the first of equals. `logits`: `[batch, classes]`.
+///
+/// # Errors
+/// [`Error::Logits`] names the first sample whose logits are not finite: it has no prediction. [`answers`] goes on.
 pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
-    Ok(logits.argmax(D::Minus1)?.to_vec1()?)
+    let answer = |(sample, class): (usize, Option<u32>)| class.ok_or(Error::Logits { sample });
+    answers(logits)?.into_iter().enumerate().map(answer).collect()
+}
+
+/// As [`predictions`]; `None` for samples whose logits hold a NaN or an infinity.
+///
+/// # Errors
+/// Unless `logits` is `[batch, classes]`.
+pub fn answers(logits: &Tensor) -> Result<Vec<Option<u32>>> {
+    let greatest =
+        |row: &[f64]| (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let answer = |row: &Vec<f64>| (finite(row) && !row.is_empty()).then(|| greatest(row) as u32);
+    Ok(rows_of(logits)?.iter().map(answer).collect())
+}
+
+/// Of each sample, in `f64`, so that no two different logits become equal.
+fn rows_of(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
+    Ok(logits.to_dtype(DType::F64)?.to_vec2()?)
+}
+
+fn finite(row: &[f64]) -> bool {
+    row.iter().all(|h| h.is_finite())
 }
 
 /// `log softmax`, `[batch, classes]`.
@@ -166,10 +191,34 @@ pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>>
         return Err(Error::Samples { what: "labels", expected: samples, got: labels.len() });
     }
     check_labels(labels, classes)?;
-    // In `f64`, so that no two different logits become equal.
-    let values = logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let stands = |row: &[f64], y: usize| row.iter().enumerate().all(|(j, h)| j == y || row[y] > *h);
-    Ok(values.chunks(classes.max(1)).zip(labels).map(|(row, y)| stands(row, *y as usize)).collect())
+    let stands = |row: &[f64], y: usize| finite(row) && row.iter().enumerate().all(|(j, h)| j == y || row[y] > *h);
+    Ok(rows_of(logits)?.iter().zip(labels).map(|(row, y)| stands(row, *y as usize)).collect())
+}
+
+/// Per sample: is the label's margin below 0 by more than rounding, whatever the batch in which the sample is judged? A
+/// kernel adds up in another order for another number of rows. Also where logits are not finite.
+pub(crate) fn clearly_lost(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
+    let lost = |row: &[f64], y: usize, slack: f64| rival(row, y) - row[y] > slack || !finite(row);
+    clearly(logits, labels, lost)
+}
+
+/// Per sample: is the label's margin above 0 by more than rounding? As [`clearly_lost`].
+pub(crate) fn clearly_correct(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
+    let stands = |row: &[f64], y: usize, slack: f64| finite(row) && row[y] - rival(row, y) > slack;
+    clearly(logits, labels, stands)
+}
+
+fn clearly(logits: &Tensor, labels: &[u32], holds: impl Fn(&[f64], usize, f64) -> bool) -> Result<Vec<bool>> {
+    /// Roundings of the greatest logit: some times what was seen between batches of different sizes.
+    const ROUNDINGS: f64 = 64.;
+    let rounding = if logits.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
+    let slack = |row: &[f64]| ROUNDINGS * rounding * row.iter().fold(0., |most: f64, h| most.max(h.abs()));
+    Ok(rows_of(logits)?.iter().zip(labels).map(|(row, y)| holds(row, *y as usize, slack(row))).collect())
+}
+
+/// The greatest logit of another class.
+fn rival(row: &[f64], y: usize) -> f64 {
+    row.iter().enumerate().filter(|(j, _)| *j != y).fold(f64::NEG_INFINITY, |most, (_, h)| most.max(*h))
 }
 
 pub(crate) fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
@@ -240,8 +289,30 @@ mod tests {
         let logits = Tensor::new(&[[1f32, 1.], [0., 1.], [0., f32::NAN]], &Device::Cpu)?;
         assert_eq!(correct(&logits, &labels)?, [false, true, false]);
         assert!((accuracy(&logits, &labels)? - 1. / 3.).abs() < 1e-15);
+        assert_eq!(answers(&logits)?, [Some(0), Some(1), None]);
+        let e = predictions(&logits).unwrap_err();
+        assert!(matches!(e, Error::Logits { sample: 2 }), "{e}");
         let e = correct(&logits, &Tensor::new(&[0u32, 1, 2], &Device::Cpu)?).unwrap_err();
         assert!(matches!(e, Error::Class { sample: 2, class: 2, classes: 2 }), "{e}");
+        // An infinite logit exceeds every other, and says nothing: neither right, nor standing against an attack.
+        let infinite = Tensor::new(&[[f32::INFINITY, 1.], [1., f32::NEG_INFINITY]], &Device::Cpu)?;
+        assert_eq!(correct(&infinite, &Tensor::new(&[0u32, 0], &Device::Cpu)?)?, [false; 2]);
+        assert_eq!(
+            (clearly_correct(&infinite, &[0, 0])?, clearly_lost(&infinite, &[0, 0])?),
+            (vec![false; 2], vec![true; 2])
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_rounding_beyond_the_boundary_is_not_clearly_beyond() -> Result<()> {
+        let ulp = f32::EPSILON;
+        let logits =
+            Tensor::new(&[[1., 1. + ulp], [1., 1. + 100. * ulp], [1. + ulp, 1.], [1. + 100. * ulp, 1.]], &Device::Cpu)?;
+        let labels = [0; 4];
+        assert_eq!(correct_rows(&logits, &labels)?, [false, false, true, true]);
+        assert_eq!(clearly_lost(&logits, &labels)?, [false, true, false, false]);
+        assert_eq!(clearly_correct(&logits, &labels)?, [false, false, false, true]);
         Ok(())
     }
 }

@@ -89,7 +89,7 @@ impl<'a> Space<'a> {
         let length = |((a, b), scale): ((&Vec<f64>, &Vec<f64>), &f64)| {
             let moves = a.iter().zip(b).map(|(a, b)| (b - a).abs() / scale);
             match self.budget {
-                Budget::Each { norm: Norm::Linf, .. } => moves.fold(0., f64::max),
+                Budget::Each { norm: Norm::Linf, .. } => greatest(moves),
                 _ => moves.map(|d| d * d).sum::<f64>().sqrt(),
             }
         };
@@ -98,10 +98,10 @@ impl<'a> Space<'a> {
 
     /// The size of the move from `a` to `b`.
     pub fn size(&self, radii: &[f64], a: &Point, b: &Point) -> f64 {
-        let each = self.lengths(a, b).into_iter().zip(radii).map(|(d, r)| if d > 0. { d / r } else { 0. });
+        let each = self.lengths(a, b).into_iter().zip(radii).map(|(d, r)| if d == 0. { 0. } else { d / r });
         match self.budget {
             Budget::Joint(_) => each.fold(0., f64::hypot),
-            Budget::Each { .. } => each.fold(0., f64::max),
+            Budget::Each { .. } => greatest(each),
         }
     }
 
@@ -241,6 +241,11 @@ fn shared(parts: &[&[Element]], rise: f64) -> Vec<f64> {
     lengths
 }
 
+/// At least 0; NaN if any is, so that what is no point has no size.
+fn greatest(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0., |most: f64, v| if most.is_nan() || v.is_nan() { f64::NAN } else { most.max(v) })
+}
+
 /// Of each element of a sample; `None`: of none.
 fn limits(modality: &Modality) -> Option<[Vec<f64>; 2]> {
     let len: usize = modality.shape.iter().product();
@@ -369,6 +374,19 @@ mod tests {
             assert!((d[0][0] - 0.1).abs() < 1e-15 && d[0][1] == 1., "as far as there is room: {d:?}");
             let d = space.toward(&[1.], &x, &g, -0.9);
             assert!((d[0][0] + 0.9).abs() < 1e-15 && d[0][1] == 0., "{budget:?}: {d:?}");
+        }
+    }
+
+    /// A point that is none is at no distance, so that no search takes it for near.
+    #[test]
+    fn what_is_no_point_has_no_size() {
+        let modalities = modalities(&[1., 2.], false);
+        let x = vec![vec![0.; 2]; 2];
+        for budget in budgets(2) {
+            for strange in [vec![vec![f64::NAN, 1.], vec![1.; 2]], vec![vec![1.; 2], vec![0., f64::INFINITY]]] {
+                let size = Space::new(&budget, &modalities).size(&[1., 1.], &x, &strange);
+                assert!(!size.is_finite(), "{budget:?}: {size}");
+            }
         }
     }
 

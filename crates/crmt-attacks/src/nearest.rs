@@ -5,7 +5,7 @@ use crate::{
     planes::{self, Boundary},
     points::{Point, Rows, between, moved, stacked},
     problem::{Counter, select_rows},
-    run_within,
+    run::propose,
 };
 use candle_core::Tensor;
 use crmt_core::{Classifier, PerModality};
@@ -39,16 +39,49 @@ pub fn nearest(
     goal: &Goal,
     draws: &Draws,
 ) -> Result<Nearest> {
+    let counter = Counter::default();
+    budget.check(classifier.modalities(), inputs[0].dtype(), None)?;
+    let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
+    found(suited(budget, &problem)?.as_ref(), ROUNDS, &problem, &counter)
+}
+
+/// [`nearest`] as an attack, of which the points that are inside the budget succeed. It tells how far it is
+/// ([`run_watched`](crate::run_watched)).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bisection {
+    /// What near means.
+    pub budget: Budget,
+}
+
+impl Attack for Bisection {
+    fn name(&self) -> &str {
+        "nearest"
+    }
+
+    fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
+        let attack = suited(&self.budget, problem)?;
+        search(attack.as_ref(), ROUNDS, problem)?.adversarial()
+    }
+}
+
+/// Of the attack that suits the model.
+const ROUNDS: usize = 8;
+
+/// The targeted attack that suits the model.
+fn suited(budget: &Budget, problem: &Problem<'_>) -> Result<Box<dyn Attack>> {
     let budget = budget.clone();
     // Of no samples nobody asks for an attack.
-    let any = inputs[0].dim(0)? > 0;
-    let classes = if any { classifier.logits(&inputs.try_map(|x| x.narrow(0, 0, 1))?)?.dim(1)? } else { 2 };
-    let attack: Box<dyn Attack> = match goal {
+    let one = if problem.samples() > 0 { Some(problem.select(&[0])?) } else { None };
+    let classes = one.map_or(Ok(2), |one| one.logits(one.clean()).and_then(|logits| Ok(logits.dim(1)?)))?;
+    Ok(match problem.goal() {
         Goal::Reach(_) => Box::new(Pgd::strong(budget)),
         Goal::Avoid(_) if classes < 4 => Box::new(Pgd::targeting(budget, 40, 0..classes as u32)),
         Goal::Avoid(_) => Box::new(Apgd::targeted(budget, 9)),
-    };
-    nearest_by(attack.as_ref(), 8, classifier, inputs, goal, draws)
+    })
 }
 
 /// An upper bound of each sample's distance to the nearest adversarial, measured in the budget of `attack`, whose radii
@@ -82,21 +115,44 @@ pub fn nearest_by(
     draws: &Draws,
 ) -> Result<Nearest> {
     let counter = Counter::default();
-    attack.budget().check(classifier.modalities())?;
+    attack.budget().check(classifier.modalities(), inputs[0].dtype(), None)?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
+    found(attack, rounds, &problem, &counter)
+}
+
+fn found(attack: &dyn Attack, rounds: usize, problem: &Problem<'_>, counter: &Counter<'_>) -> Result<Nearest> {
+    let found = search(attack, rounds, problem)?;
+    let lengths: Vec<Vec<f64>> =
+        found.clean.iter().zip(&found.bounds).map(|(x, b)| found.space.lengths(x, &b.point)).collect();
+    Ok(Nearest {
+        distance: found.bounds.iter().map(|b| b.above).collect(),
+        adversarial: found.adversarial()?,
+        spent: PerModality::from_fn(problem.clean().len(), |m| lengths.iter().map(|l| l[m]).collect()),
+        forwards: counter.forwards.get(),
+        backwards: counter.backwards.get(),
+    })
+}
+
+fn search<'a>(attack: &'a dyn Attack, rounds: usize, problem: &'a Problem<'a>) -> Result<Search<'a>> {
     let samples = problem.samples();
     let met = if samples == 0 { vec![] } else { problem.met(&problem.logits(problem.clean())?)? };
     let clean = Rows::new(problem.clean())?.points();
     let bounds = met.iter().zip(&clean).map(|(met, x)| Bounds::new(*met, x)).collect();
-    let space = Space::new(attack.budget(), classifier.modalities());
-    let mut search = Search { attack, problem, space, clean, bounds, spent: (0, 0) };
+    let space = Space::new(attack.budget(), problem.classifier().modalities());
+    let mut search = Search { attack, problem, space, clean, bounds };
     search.seed()?;
-    search.bracket()?;
-    for _ in 0..rounds {
-        search.close()?;
+    let parts = BRACKETS + rounds + STRAIGHTER.0;
+    let done = |part: usize| problem.progress(SEEDED + (1. - SEEDED) * part as f64 / parts as f64);
+    for power in 0..BRACKETS {
+        search.bracket(power)?;
+        done(power + 1);
     }
-    search.straighten()?;
-    search.finish(&counter)
+    for round in 0..rounds {
+        search.close()?;
+        done(BRACKETS + round + 1);
+    }
+    search.straighten(|step| done(BRACKETS + rounds + step + 1))?;
+    Ok(search)
 }
 
 /// Halvings of the way to the clean input: after each attack, which only asks where to look next, and at the end.
@@ -107,6 +163,9 @@ const BRACKETS: usize = 10;
 const CLOSE: f64 = 1e-3;
 /// The first attempt to come closer, relative to the distance.
 const CLOSER: f64 = 0.05;
+
+/// Share of the work that the first part is, about.
+const SEEDED: f64 = 0.4;
 
 /// Linearisations at the end, and how far beyond the first of them to go, relatively.
 const STRAIGHTER: (usize, f64) = (4, 1e-3);
@@ -139,12 +198,10 @@ impl Bounds {
 
 struct Search<'a> {
     attack: &'a dyn Attack,
-    problem: Problem<'a>,
+    problem: &'a Problem<'a>,
     space: Space<'a>,
     clean: Vec<Point>,
     bounds: Vec<Bounds>,
-    /// Forward and backward evaluations of `attack`.
-    spent: (u64, u64),
 }
 
 impl Search<'_> {
@@ -169,20 +226,18 @@ impl Search<'_> {
             Goal::Reach(_) => Fab::new(budget),
         };
         let part = self.problem.select(&rows)?;
-        let found = fab.for_distances().search(&part)?;
+        let told = |share: f64| self.problem.progress(SEEDED * share);
+        let found = fab.for_distances().search_told(&part, told)?;
         let met = part.met(&part.logits(&found)?)?;
         self.shorten(&rows, &found, &met, HALVINGS.0)?;
         Ok(())
     }
 
-    /// Something for everyone, however far.
-    fn bracket(&mut self) -> Result<()> {
-        for power in 0..BRACKETS {
-            let rows = self.rows(|b| b.above == f64::INFINITY);
-            let radius = 4f64.powi(power as i32);
-            self.attempt(&rows, &vec![radius; rows.len()])?;
-        }
-        Ok(())
+    /// Something for those who have nothing, farther each time.
+    fn bracket(&mut self, power: usize) -> Result<()> {
+        let rows = self.rows(|b| b.above == f64::INFINITY);
+        let radius = 4f64.powi(power as i32);
+        self.attempt(&rows, &vec![radius; rows.len()])
     }
 
     /// Closer.
@@ -197,22 +252,22 @@ impl Search<'_> {
         if rows.is_empty() {
             return Ok(());
         }
-        let part = self.problem.select(rows)?;
-        let (classifier, draws) = (part.classifier(), part.draws());
-        let found = run_within(self.attack, classifier, part.clean(), part.goal(), draws, radii)?;
-        self.spent.0 += found.forwards;
-        self.spent.1 += found.backwards;
-        for ((row, radius), success) in rows.iter().zip(radii).zip(&found.success) {
+        let part = self.problem.select(rows)?.within(radii)?;
+        let found = propose(self.attack, &part)?.x;
+        let met = part.met(&part.logits(&found)?)?;
+        for ((row, radius), met) in rows.iter().zip(radii).zip(&met) {
             let bounds = &mut self.bounds[*row as usize];
-            match success {
+            match met {
                 true => bounds.closer = (2. * bounds.closer).min(0.5),
                 false => bounds.below = *radius,
             }
         }
-        self.shorten(rows, &found.adversarial, &found.success, HALVINGS.0)
+        self.shorten(rows, &found, &met, HALVINGS.0)
     }
 
-    /// Draws the adversarials among these points towards the clean inputs, and keeps those that are nearest.
+    /// Draws the adversarials among these points towards the clean inputs, and keeps those that are nearest. Each is kept
+    /// in the values in which it was judged, and was clearly beyond the boundary: on it, the next judge may see it
+    /// otherwise.
     fn shorten(&mut self, rows: &[u32], found: &PerModality<Tensor>, met: &[bool], halvings: usize) -> Result<()> {
         let keep: Vec<u32> = (0..).zip(met).filter(|(_, met)| **met).map(|(i, _)| i).collect();
         if keep.is_empty() {
@@ -229,7 +284,7 @@ impl Search<'_> {
             };
             let points: Vec<Point> = shares.iter().enumerate().map(there).collect();
             let x = stacked(part.clean(), &points)?;
-            let met = part.met(&part.logits(&x)?)?;
+            let met = part.met_firmly(&part.logits(&x)?)?;
             let x = Rows::new(&x)?;
             for (i, [low, high]) in shares.iter_mut().enumerate() {
                 let half = 0.5 * (*low + *high);
@@ -252,7 +307,7 @@ impl Search<'_> {
     }
 
     /// From the boundary to the point of its linearisation that is nearest to the clean input.
-    fn straighten(&mut self) -> Result<()> {
+    fn straighten(&mut self, told: impl Fn(usize)) -> Result<()> {
         let rows = self.rows(|b| b.above > 0. && b.above.is_finite());
         if rows.is_empty() {
             return Ok(());
@@ -265,7 +320,7 @@ impl Search<'_> {
         };
         self.shorten(&rows, &batch(self)?, &vec![true; rows.len()], HALVINGS.1)?;
         let mut beyond = vec![STRAIGHTER.1; rows.len()];
-        for _ in 0..STRAIGHTER.0 {
+        for step in 0..STRAIGHTER.0 {
             let x = batch(self)?;
             let (planes, _) = planes::nearest(&part, &self.space, &radii, &[Boundary::Goal], &x)?;
             let own = self.radii();
@@ -280,23 +335,13 @@ impl Search<'_> {
             // Where the boundary bends away, farther beyond; where it does not, not as far.
             beyond.iter_mut().zip(&met).for_each(|(beyond, met)| *beyond *= if *met { 0.01 } else { 4. });
             self.shorten(&rows, &found, &met, HALVINGS.1)?;
+            told(step);
         }
         Ok(())
     }
 
-    fn finish(self, counter: &Counter) -> Result<Nearest> {
+    fn adversarial(&self) -> Result<PerModality<Tensor>> {
         let points: Vec<Point> = self.bounds.iter().map(|b| b.point.clone()).collect();
-        let lengths: Vec<Vec<f64>> = self.clean.iter().zip(&points).map(|(a, b)| self.space.lengths(a, b)).collect();
-        Ok(Nearest {
-            distance: self.bounds.iter().map(|b| b.above).collect(),
-            adversarial: if points.is_empty() {
-                self.problem.clean().clone()
-            } else {
-                stacked(self.problem.clean(), &points)?
-            },
-            spent: PerModality::from_fn(self.problem.clean().len(), |m| lengths.iter().map(|l| l[m]).collect()),
-            forwards: counter.forwards.get() + self.spent.0,
-            backwards: counter.backwards.get() + self.spent.1,
-        })
+        if points.is_empty() { Ok(self.problem.clean().clone()) } else { stacked(self.problem.clean(), &points) }
     }
 }

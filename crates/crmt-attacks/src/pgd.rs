@@ -152,7 +152,7 @@ impl Pgd {
             let (mut gradients, logits) = active.problem(problem).gradients(&self.budget, &x, loss)?;
             // The clean input was judged before the search began.
             if !self.to_the_end && (k > 0 || from == Start::Random) {
-                let met = active.problem(problem).met(&logits)?;
+                let met = active.problem(problem).met_firmly(&logits)?;
                 if let Some(keep) = active.retire(problem, best, &met, &x)? {
                     if keep.is_empty() {
                         return Ok(());
@@ -181,7 +181,7 @@ impl Pgd {
             best.record(active.rows.into_iter(), x, false);
             return Ok(());
         }
-        let met = active.problem(problem).met(&active.problem(problem).logits(&x)?)?;
+        let met = active.problem(problem).met_firmly(&active.problem(problem).logits(&x)?)?;
         active.retire(problem, best, &met, &x)?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use crate::{
     Budget, Error, Goal, Loss, Result,
     budget::Ball,
     domain,
-    goal::{check_labels, correct_rows},
+    goal::{check_labels, clearly_correct, clearly_lost, correct_rows},
 };
 use candle_core::{DType, Tensor};
 use crmt_core::{Classifier, PerModality, Streams, input_gradients};
@@ -63,14 +63,16 @@ impl Draws {
     }
 }
 
-/// Evaluations so far, counted per sample.
-#[derive(Debug, Default)]
-pub(crate) struct Counter {
+/// Evaluations so far, counted per sample, and who is told how far a search is.
+#[derive(Default)]
+pub(crate) struct Counter<'a> {
     pub forwards: Cell<u64>,
     pub backwards: Cell<u64>,
+    /// Told the share of the search that is done.
+    pub watch: Option<&'a dyn Fn(f64)>,
 }
 
-impl Counter {
+impl Counter<'_> {
     fn add(cell: &Cell<u64>, samples: usize) {
         cell.set(cell.get() + samples as u64);
     }
@@ -85,7 +87,7 @@ pub struct Problem<'a> {
     draws: Draws,
     /// Per modality `[batch, 1]` multiples of the budget, in the inputs' type; all the same for a joint budget.
     factors: Option<PerModality<Tensor>>,
-    counter: &'a Counter,
+    counter: &'a Counter<'a>,
 }
 
 impl<'a> Problem<'a> {
@@ -95,7 +97,7 @@ impl<'a> Problem<'a> {
         goal: &Goal,
         draws: &Draws,
         factors: Option<&PerModality<Vec<f64>>>,
-        counter: &'a Counter,
+        counter: &'a Counter<'a>,
     ) -> Result<Self> {
         for (x, modality) in clean.zip(classifier.modalities(), "inputs")?.iter() {
             domain::check(x, modality)?;
@@ -227,6 +229,20 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// As [`met`](Self::met), by more than rounding: whoever judges the same point again, in whatever batch, agrees. For
+    /// searches, which stop at what they find or go as near to the boundary as they can.
+    pub fn met_firmly(&self, logits: &Tensor) -> Result<Vec<bool>> {
+        match self.goal {
+            Goal::Avoid(_) => clearly_lost(logits, &self.labels),
+            Goal::Reach(_) => clearly_correct(logits, &self.labels),
+        }
+    }
+
+    /// Tells whoever watches that this share of the search is done.
+    pub fn progress(&self, share: f64) {
+        self.counter.watch.iter().for_each(|watch| watch(share));
+    }
+
     /// Moves `x` by `relative` radii of `budget` in the steepest direction, then back into budget and domain.
     ///
     /// Joint l2: one unit direction over all modalities in declared units; per-modality l2: one each; linf: signs. A
@@ -317,6 +333,16 @@ impl<'a> Problem<'a> {
             Ok((x + (noise * radius)?.reshape(x.shape())?)?)
         })?;
         self.confine(budget, &moved)
+    }
+
+    /// The same problem, with the budget of sample `i` multiplied by `radii[i]`.
+    pub(crate) fn within(mut self, radii: &[f64]) -> Result<Self> {
+        let factors = self.clean.try_enumerate(|m, x| {
+            let radii = Tensor::from_slice(radii, (radii.len(), 1), x.device())?.to_dtype(x.dtype())?;
+            self.factors.as_ref().map_or(Ok(radii.clone()), |own| &own[m] * &radii)
+        })?;
+        self.factors = Some(factors);
+        Ok(self)
     }
 
     /// The problem of some of the samples, counted together with this one.

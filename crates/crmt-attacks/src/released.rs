@@ -71,7 +71,7 @@ impl Attack for PerModalityPgd {
     }
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
-        self.own.check(problem.classifier().modalities())?;
+        self.own.check(problem.classifier().modalities(), problem.clean()[0].dtype(), None)?;
         let mut x = problem.clean().clone();
         for _ in 0..4 {
             let (gradients, _) = problem.gradients(&self.own, &x, Loss::CrossEntropy)?;

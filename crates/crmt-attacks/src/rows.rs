@@ -1,5 +1,5 @@
 //! Arithmetic on the samples of a batch seen as rows: what each step of an attack does to whole inputs, in one pass
-//! where candle takes one for every operator. Does not know budgets.
+//! where candle takes one for every operator; which samples are numbers, and choosing among them. Does not know budgets.
 //!
 //! Sums are added up in `f64`, in an order that depends on shapes alone.
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType, bail};
@@ -8,6 +8,33 @@ use rayon::prelude::*;
 /// `[batch, everything else]`.
 pub(crate) fn rows(x: &Tensor) -> Result<Tensor> {
     x.reshape((x.dim(0)?, ()))
+}
+
+/// Per sample: is every element a finite number? A sum may overflow where no element does, so each is looked at.
+pub(crate) fn finite(x: &Tensor) -> Result<Vec<bool>> {
+    if x.elem_count() == 0 {
+        return Ok(vec![true; x.dim(0)?]);
+    }
+    // 0 times a number is 0, otherwise NaN, which no sum loses.
+    let nothing = (rows(x)? * 0.)?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    Ok(nothing.into_iter().map(|sum| sum == 0.).collect())
+}
+
+/// Per sample: has `a` the values of `b`?
+pub(crate) fn same(a: &Tensor, b: &Tensor) -> Result<Vec<bool>> {
+    if a.elem_count() == 0 {
+        return Ok(vec![true; a.dim(0)?]);
+    }
+    let others = rows(&a.ne(b)?)?.to_dtype(DType::F32)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+    Ok(others.into_iter().map(|others| others == 0.).collect())
+}
+
+/// The samples of `a` where `take` says so, otherwise those of `b`.
+pub(crate) fn chosen(take: &[bool], a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let mut shape = vec![1; b.rank()];
+    shape[0] = take.len();
+    let mask = Tensor::from_iter(take.iter().map(|t| u8::from(*t)), b.device())?.reshape(shape)?;
+    mask.broadcast_as(b.shape())?.where_cond(a, b)
 }
 
 /// The sum of squares of each sample, `[batch, 1]`.

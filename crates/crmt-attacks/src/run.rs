@@ -1,11 +1,12 @@
 //! Runs any attack: projects what it proposes into budget and domains, judges it once, and counts.
 //! Does not know how attacks search.
 use crate::{
-    Budget, Draws, Error, Goal, Problem, Result,
+    Budget, Draws, Error, Goal, Problem, Result, answers,
     budget::Spent,
     problem::{Counter, select_rows},
+    rows::{chosen, finite},
 };
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 use crmt_core::{Classifier, PerModality};
 
 /// Searches for inputs that meet a goal.
@@ -23,16 +24,20 @@ pub trait Attack {
 /// What an attack found.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// Within budget and domain, by at most a relative 1e-6.
+    /// Within budget and domain, by at most a relative 1e-6: the very values that were judged.
     pub adversarial: PerModality<Tensor>,
     /// Per sample: did it meet the goal?
     pub success: Vec<bool>,
+    /// Per sample, what the model takes it for; none where its logits are not finite.
+    pub prediction: Vec<Option<u32>>,
     /// Per sample, from the clean input, in declared units: joint l2, or the greatest of any modality for linf.
     pub distance: Vec<f64>,
     /// The same of each modality, in the budget's norm: how the attack split what it spent.
     pub spent: PerModality<Vec<f64>>,
     /// How many proposals held a NaN or an infinity: these samples stay clean, and stand.
     pub undefined: usize,
+    /// Per sample: was it one of those? Then it stands against nothing.
+    pub lost: Vec<bool>,
     /// Forward evaluations, counted per sample.
     pub forwards: u64,
     /// Backward evaluations, counted per sample.
@@ -52,7 +57,22 @@ pub fn run(
     goal: &Goal,
     draws: &Draws,
 ) -> Result<Outcome> {
-    run_all(attack, classifier, inputs, goal, draws, None)
+    run_all(attack, classifier, inputs, goal, draws, None, None)
+}
+
+/// As [`run`]; `watch` is told the share of the search that is done, by searches long enough to tell it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_watched(
+    attack: &dyn Attack,
+    classifier: &dyn Classifier,
+    inputs: &PerModality<Tensor>,
+    goal: &Goal,
+    draws: &Draws,
+    watch: &dyn Fn(f64),
+) -> Result<Outcome> {
+    run_all(attack, classifier, inputs, goal, draws, None, Some(watch))
 }
 
 /// As [`run`], with the budget of sample `i` multiplied by `radii[i]`: a unit budget becomes each sample's own radius.
@@ -68,7 +88,7 @@ pub fn run_within(
     radii: &[f64],
 ) -> Result<Outcome> {
     let radii = inputs.map(|_| radii.to_vec());
-    run_all(attack, classifier, inputs, goal, draws, Some(&radii))
+    run_all(attack, classifier, inputs, goal, draws, Some(&radii), None)
 }
 
 /// As [`run_within`], with a radius of each sample for each modality: `radii[m][i]` multiplies the budget of modality
@@ -87,7 +107,7 @@ pub fn run_within_each(
     if matches!(attack.budget(), Budget::Joint(_)) {
         return Err(Error::Setting("a joint budget has one radius for each sample, not one for each modality"));
     }
-    run_all(attack, classifier, inputs, goal, draws, Some(radii))
+    run_all(attack, classifier, inputs, goal, draws, Some(radii), None)
 }
 
 /// Perturbed inputs for training: every sample is attacked, right or wrong, and nothing is judged.
@@ -102,9 +122,14 @@ pub fn perturb(
     draws: &Draws,
 ) -> Result<PerModality<Tensor>> {
     let counter = Counter::default();
-    attack.budget().check(classifier.modalities())?;
+    attack.budget().check(classifier.modalities(), inputs[0].dtype(), None)?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
-    Ok(propose(attack, &problem)?.x)
+    if !moves(attack.budget(), &problem) {
+        return Ok(problem.clean().clone());
+    }
+    let (found, _) = searched(attack, &problem)?;
+    let found = problem.confine(attack.budget(), &found)?;
+    Ok(shrunk(attack.budget(), &problem, found, &[])?.x)
 }
 
 fn run_all(
@@ -114,54 +139,84 @@ fn run_all(
     goal: &Goal,
     draws: &Draws,
     radii: Option<&PerModality<Vec<f64>>>,
+    watch: Option<&dyn Fn(f64)>,
 ) -> Result<Outcome> {
-    let counter = Counter::default();
-    attack.budget().check(classifier.modalities())?;
+    let counter = Counter { watch, ..Counter::default() };
+    attack.budget().check(classifier.modalities(), inputs[0].dtype(), radii)?;
     let problem = Problem::new(classifier, inputs, goal, draws, radii, &counter)?;
     let samples = problem.samples();
-    let mut success = if samples == 0 { vec![] } else { problem.met(&problem.logits(problem.clean())?)? };
+    let (mut success, mut prediction) =
+        if samples == 0 { (vec![], vec![]) } else { judged(&problem, problem.clean())? };
     let mut distance = vec![0.; samples];
     let mut spent = problem.clean().map(|_| vec![0.; samples]);
     let standing: Vec<u32> = (0..samples as u32).filter(|i| !success[*i as usize]).collect();
-    let (mut adversarial, mut undefined) = (problem.clean().clone(), 0);
+    let (mut adversarial, mut lost) = (problem.clean().clone(), vec![false; samples]);
     if !standing.is_empty() {
         let all = standing.len() == samples;
         let part = if all { None } else { Some(problem.select(&standing)?) };
         let part = part.as_ref().unwrap_or(&problem);
-        let Proposal { x: found, spent: moved, undefined: lost } = propose(attack, part)?;
-        undefined = lost;
-        let met = part.met(&part.logits(&found)?)?;
+        let found = propose(attack, part)?;
+        let (met, taken_for) = judged(part, &found.x)?;
         for (k, i) in standing.iter().map(|i| *i as usize).enumerate() {
-            (success[i], distance[i]) = (met[k], moved.distance[k]);
+            (success[i], prediction[i]) = (met[k], taken_for[k]);
+            (distance[i], lost[i]) = (found.spent.distance[k], found.lost[k]);
         }
         spent = spent.try_enumerate(|m, spent| -> Result<_> {
             let mut spent = spent.clone();
-            standing.iter().zip(&moved.each[m]).for_each(|(i, d)| spent[*i as usize] = *d);
+            standing.iter().zip(&found.spent.each[m]).for_each(|(i, d)| spent[*i as usize] = *d);
             Ok(spent)
         })?;
-        adversarial = if all { found } else { scatter(&adversarial, &found, &standing)? };
+        adversarial = if all { found.x } else { scatter(&adversarial, &found.x, &standing)? };
     }
+    let undefined = lost.iter().filter(|lost| **lost).count();
     let (forwards, backwards) = (counter.forwards.get(), counter.backwards.get());
-    Ok(Outcome { adversarial, success, distance, spent, undefined, forwards, backwards })
+    Ok(Outcome { adversarial, success, prediction, distance, spent, undefined, lost, forwards, backwards })
+}
+
+/// Per sample: does it meet the goal, and what is it taken for?
+fn judged(problem: &Problem<'_>, x: &PerModality<Tensor>) -> Result<(Vec<bool>, Vec<Option<u32>>)> {
+    let logits = problem.logits(x)?;
+    Ok((problem.met(&logits)?, answers(&logits)?))
 }
 
 /// What an attack proposes, after disposal.
 pub(crate) struct Proposal {
     pub x: PerModality<Tensor>,
     pub spent: Spent,
-    /// How many samples came back with a NaN or an infinity, and are clean instead.
-    pub undefined: usize,
+    /// Samples that came back with a NaN or an infinity, and are clean instead.
+    pub lost: Vec<bool>,
 }
 
-/// What `attack` proposes, after disposal.
+/// What `attack` proposes, within budget and domain. A proposal that is there already stays as it is, bit for bit: what
+/// the search judged is what is judged.
 pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<Proposal> {
-    let clean = problem.clean();
-    if (0..clean.len()).all(|m| attack.budget().radius(m) == 0.) {
-        let spent = problem.ball(attack.budget()).spent(clean, clean)?;
-        return Ok(Proposal { x: clean.clone(), spent, undefined: 0 });
+    let (budget, clean) = (attack.budget(), problem.clean());
+    if !moves(budget, problem) {
+        let spent = problem.ball(budget).spent(clean, clean)?;
+        return Ok(Proposal { x: clean.clone(), spent, lost: vec![false; problem.samples()] });
     }
-    let mut found = attack.search(problem)?;
-    let mut finite = vec![true; problem.samples()];
+    let (found, mut lost) = searched(attack, problem)?;
+    let inside = problem.ball(budget).holds(clean, &found, INSIDE)?;
+    let confined = problem.confine(budget, &found)?;
+    let found = found.zip(&confined, "proposal")?.try_enumerate(|m, (x, confined)| -> Result<Tensor> {
+        // What does not move is the clean input, bit for bit.
+        if budget.radius(m) > 0. { Ok(chosen(&inside, x, confined)?) } else { Ok((*confined).clone()) }
+    })?;
+    let shrunk = shrunk(budget, problem, found, &inside)?;
+    lost.iter_mut().zip(&shrunk.lost).for_each(|(lost, outside)| *lost |= outside);
+    Ok(Proposal { lost, ..shrunk })
+}
+
+/// May anything move at all?
+fn moves(budget: &Budget, problem: &Problem<'_>) -> bool {
+    (0..problem.clean().len()).any(|m| budget.radius(m) > 0.)
+}
+
+/// What `attack` returns, and which samples of it held a NaN or an infinity; these are clean.
+fn searched(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Tensor>, Vec<bool>)> {
+    let clean = problem.clean();
+    let found = attack.search(problem)?.map(Tensor::detach);
+    let mut lost = vec![false; problem.samples()];
     let pairs = clean.zip(&found, "the attack's proposal")?;
     for ((x0, x), modality) in pairs.iter().zip(problem.classifier().modalities().iter()) {
         if x.shape() != x0.shape() {
@@ -172,32 +227,33 @@ pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<Prop
                 got: x.dims().to_vec(),
             });
         }
-        let sums = x.reshape((x.dim(0)?, ()))?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        finite.iter_mut().zip(sums).for_each(|(finite, sum)| *finite &= sum.is_finite());
+        lost.iter_mut().zip(finite(x)?).for_each(|(lost, finite)| *lost |= !finite);
     }
-    let undefined = finite.iter().filter(|f| !**f).count();
-    if undefined > 0 {
-        let samples = finite.len() as u32;
-        let rows: Vec<u32> = (0..samples).zip(finite).map(|(i, finite)| if finite { i } else { i + samples }).collect();
-        let both = found.zip(clean, "clean inputs")?.try_map(|(x, x0)| Tensor::cat(&[*x, *x0], 0))?;
-        found = select_rows(&both, &rows)?;
+    if !lost.contains(&true) {
+        return Ok((found, lost));
     }
-    let (x, spent) = dispose(attack.budget(), problem, &found.map(Tensor::detach))?;
-    Ok(Proposal { x, spent, undefined })
+    let found = found.zip(clean, "clean inputs")?.try_map(|(x, x0)| chosen(&lost, x0, x))?;
+    Ok((found, lost))
 }
 
-/// Into budget and domain, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk again, and
-/// where a budget is finer than the inputs' own resolution, the clean input is all that remains.
-fn dispose(budget: &Budget, problem: &Problem<'_>, x: &PerModality<Tensor>) -> Result<(PerModality<Tensor>, Spent)> {
-    const INSIDE: f64 = 1. + 5e-7;
+/// How much of its budget a proposal may use: the promise of a relative 1e-6, and room for how it is measured.
+const INSIDE: f64 = 1. + 5e-7;
+
+/// Into the budget, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk again, and where a budget
+/// is finer than the inputs' own resolution, the clean input is all that remains. So it is where no arithmetic could
+/// bring a point back: it is lost. Samples in `settled` are inside, and stay as they are.
+fn shrunk(budget: &Budget, problem: &Problem<'_>, mut x: PerModality<Tensor>, settled: &[bool]) -> Result<Proposal> {
     let clean = problem.clean();
-    let mut x = problem.confine(budget, x)?;
+    let spent = |x: &PerModality<Tensor>| problem.ball(budget).spent(clean, x);
+    let inside = |used: &f64| *used <= INSIDE;
+    let outside = |spent: &Spent| spent.used.iter().map(|used| !inside(used)).collect::<Vec<_>>();
     for attempt in 0..4 {
-        let spent = problem.ball(budget).spent(clean, &x)?;
-        if spent.used.iter().all(|u| *u <= INSIDE) {
-            return Ok((x, spent));
+        let now = spent(&x)?;
+        if !outside(&now).contains(&true) {
+            let lost = vec![false; now.used.len()];
+            return Ok(Proposal { x, spent: now, lost });
         }
-        let keep = spent.used.iter().map(|u| match attempt {
+        let keep = now.used.iter().map(|u| match attempt {
             _ if *u <= INSIDE => 1.,
             3 => 0.,
             _ => (1. - 1e-6) / u,
@@ -206,11 +262,13 @@ fn dispose(budget: &Budget, problem: &Problem<'_>, x: &PerModality<Tensor>) -> R
         x = x.zip(clean, "clean inputs")?.try_map(|(x, x0)| -> Result<Tensor> {
             let keep = keep.to_dtype(x.dtype())?;
             let delta = (*x - *x0)?.reshape((x.dim(0)?, ()))?.broadcast_mul(&keep)?;
-            Ok((*x0 + delta.reshape(x.shape())?)?)
+            let shrunk = (*x0 + delta.reshape(x.shape())?)?;
+            if settled.is_empty() { Ok(shrunk) } else { Ok(chosen(settled, x, &shrunk)?) }
         })?;
     }
-    let spent = problem.ball(budget).spent(clean, &x)?;
-    Ok((x, spent))
+    let lost = outside(&spent(&x)?);
+    x = x.zip(clean, "clean inputs")?.try_map(|(x, x0)| chosen(&lost, x0, x))?;
+    Ok(Proposal { spent: spent(&x)?, x, lost })
 }
 
 /// `all` with `part` in rows `rows`.

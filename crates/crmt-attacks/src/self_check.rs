@@ -2,19 +2,20 @@
 //! Does not know what is reported, only what would make it doubtful.
 use crate::{
     Attack, Budget, Draws, Error, Fgm, Goal, Loss, Pgd, Problem, Restart, Result, Square, Start, correct,
-    problem::Counter, run,
+    problem::{Counter, select_rows},
+    run,
 };
 use candle_core::{D, DType, Tensor};
 use crmt_core::{Classifier, PerModality, Streams};
-use std::fmt;
+use std::{f64::consts::LN_2, fmt};
 
-/// Differences of accuracy up to this share of the samples, and up to one sample, are chance.
-const CHANCE: f64 = 0.02;
+/// Of two attacks that are equally strong, one breaks that many more samples than the other with at most this probability.
+const CHANCE: f64 = 0.01;
 /// A linear step of the budget that would move a margin by this many times itself has an exploding gradient.
 const EXPLODING: f64 = 1e6;
 /// Accuracy that stays above this when everything may change is suspicious.
 const LEFT: f64 = 0.05;
-/// Gradient steps of the attacks that are compared.
+/// Gradient steps at each budget.
 const STEPS: usize = 20;
 /// Queries of the black-box attack that is compared.
 const QUERIES: usize = 500;
@@ -55,7 +56,7 @@ pub enum Finding {
     },
     /// More gradient steps left more samples standing.
     MoreStepsWeaken {
-        /// Accuracy after a quarter of the steps.
+        /// Accuracy, here as below of the samples that are right without an attacker, after a quarter of the steps.
         few: f64,
         /// After all.
         many: f64,
@@ -147,10 +148,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Looks for every [`Finding`] on a few samples: `inputs` each `[batch, ...]`, `labels` `[batch]` `u32`.
-///
-/// `budget` makes the threat's budget of a size, `eps` are the sizes that will be evaluated, ascending. Costs about
-/// `20 (eps + 3)` gradients and 500 forward evaluations of each sample.
+/// [`self_check_by`] [`Pgd::strong`].
 ///
 /// # Errors
 /// As [`run`].
@@ -162,9 +160,29 @@ pub fn self_check(
     eps: &[f64],
     draws: &Draws,
 ) -> Result<Vec<Finding>> {
+    self_check_by(&Pgd::strong, classifier, inputs, labels, budget, eps, draws)
+}
+
+/// Looks for every [`Finding`] on a few samples: `inputs` each `[batch, ...]`, `labels` `[batch]` `u32`. Attacks are
+/// compared sample by sample on those that are right without one, and say something where chance would not.
+///
+/// `pgd` is the attack that is used, which a single step and a search without gradients should not beat; `budget` makes
+/// the threat's budget of a size, `eps` are the sizes that will be evaluated, ascending. Costs about `20 (eps + 2)`
+/// gradients, those of `pgd` and of a quarter of its steps, and 500 forward evaluations of each sample.
+///
+/// # Errors
+/// As [`run`].
+pub fn self_check_by(
+    pgd: &dyn Fn(Budget) -> Pgd,
+    classifier: &dyn Classifier,
+    inputs: &PerModality<Tensor>,
+    labels: &Tensor,
+    budget: &dyn Fn(f64) -> Budget,
+    eps: &[f64],
+    draws: &Draws,
+) -> Result<Vec<Finding>> {
     let mut findings = vec![];
     let (once, again) = (classifier.logits(inputs)?, classifier.logits(inputs)?);
-    let samples = once.dim(0)?;
     let apart = (once.to_dtype(DType::F64)? - again.to_dtype(DType::F64)?)?.abs()?.max(D::Minus1)?.to_vec1::<f64>()?;
     // What is not a number is no sign of randomness.
     let random = apart.iter().filter(|d| **d > 0.).count();
@@ -174,7 +192,12 @@ pub fn self_check(
     if probabilities(&once)? {
         findings.push(Finding::Probabilities);
     }
-    let Some(greatest) = eps.last().copied().filter(|_| samples > 0) else { return Ok(findings) };
+    let right = correct(&once, labels)?;
+    let right: Vec<u32> = (0..).zip(right).filter(|(_, right)| *right).map(|(i, _)| i).collect();
+    let Some(greatest) = eps.last().copied().filter(|_| !right.is_empty()) else { return Ok(findings) };
+    let inputs = &select_rows(inputs, &right)?;
+    let labels = &labels.index_select(&Tensor::new(right.as_slice(), labels.device())?, 0)?;
+    let (samples, draws) = (right.len(), draws.select(&right));
     let goal = Goal::Avoid(labels.clone());
     let Some((zero, exploding)) = gradients(classifier, inputs, &goal, &budget(greatest))? else {
         // No attack that follows gradients can be compared with one that does not.
@@ -187,27 +210,25 @@ pub fn self_check(
     if exploding > 0 {
         findings.push(Finding::ExplodingGradient { samples: exploding, of: samples });
     }
-    let accuracy = |attack: &dyn Attack| -> Result<f64> {
-        let success = run(attack, classifier, inputs, &goal, draws)?.success;
-        Ok(success.iter().filter(|s| !**s).count() as f64 / samples as f64)
+    let under = |attack: &dyn Attack| -> Result<Standing> {
+        let success = run(attack, classifier, inputs, &goal, &draws)?.success;
+        Ok(Standing(success.into_iter().map(|fell| !fell).collect()))
     };
-    let pgd = |eps: f64, steps: usize| Pgd::quick(budget(eps), steps, Loss::Margin);
-    let clean = correct(&once, labels)?.iter().filter(|c| **c).count() as f64 / samples as f64;
-    let mut curve = vec![(0., clean)];
+    let quick = |eps: f64, steps: usize| Pgd::quick(budget(eps), steps, Loss::Margin);
+    let mut curve = vec![(0., Standing(vec![true; samples]))];
     for eps in eps {
-        curve.push((*eps, accuracy(&pgd(*eps, STEPS))?));
+        curve.push((*eps, under(&quick(*eps, STEPS))?));
     }
     // In the middle neither everything nor nothing stands; of equals, the largest.
-    let (middle, white) = *curve[1..]
-        .iter()
-        .rev()
-        .min_by(|a, b| (a.1 - clean / 2.).abs().total_cmp(&(b.1 - clean / 2.).abs()))
-        .expect("one for each budget");
+    let undecided = |(_, standing): &(f64, Standing)| (standing.accuracy() - 0.5).abs();
+    let middle =
+        curve[1..].iter().rev().min_by(|a, b| undecided(a).total_cmp(&undecided(b))).expect("one for each budget").0;
+    let used = pgd(budget(middle));
     let seen = Seen {
-        white,
-        few: accuracy(&pgd(middle, STEPS / 4))?,
-        single: accuracy(&Fgm::new(budget(middle)))?,
-        black: accuracy(&Square::new(budget(middle), QUERIES))?,
+        few: under(&used.clone().with_steps((used.steps / 4).max(1)))?,
+        white: under(&used)?,
+        single: under(&Fgm::new(budget(middle)))?,
+        black: under(&Square::new(budget(middle), QUERIES))?,
         curve,
         anywhere: None,
     };
@@ -218,44 +239,71 @@ pub fn self_check(
             let restarts = [(Start::Clean, Loss::Margin), (Start::Random, Loss::CrossEntropy)];
             let restarts = restarts.map(|(from, loss)| Restart { from, loss }).to_vec();
             let eps = eps.max(greatest);
-            Some((eps, accuracy(&pgd(eps, 2 * STEPS).with_restarts(restarts))?))
+            Some((eps, under(&quick(eps, 2 * STEPS).with_restarts(restarts))?.accuracy()))
         }
         None => None,
     };
-    findings.extend(Seen { anywhere, ..seen }.findings(samples));
+    findings.extend(Seen { anywhere, ..seen }.findings());
     Ok(findings)
 }
 
-/// Accuracies that are compared.
+/// Which samples stand against an attack, all of them right without one.
+#[derive(Debug, Clone)]
+struct Standing(Vec<bool>);
+
+impl Standing {
+    fn accuracy(&self) -> f64 {
+        self.0.iter().filter(|stands| **stands).count() as f64 / self.0.len() as f64
+    }
+
+    /// Do more samples stand here than against `other`, beyond chance? By the sign test on those on which the two differ.
+    fn exceeds(&self, other: &Self) -> bool {
+        let count =
+            |here: bool| self.0.iter().zip(&other.0).filter(|(own, other)| own != other && **own == here).count();
+        let (more, fewer) = (count(true), count(false));
+        more > fewer && tail(more + fewer, more) <= CHANCE
+    }
+}
+
+/// The probability that of `n` fair coins `k` or more show heads.
+fn tail(n: usize, k: usize) -> f64 {
+    // Logarithms of the terms of the binomial distribution, each from the one before.
+    let terms = (0..n).scan(-(n as f64) * LN_2, |term, i| {
+        *term += ((n - i) as f64 / (i + 1) as f64).ln();
+        Some(term.exp())
+    });
+    terms.skip(k.max(1) - 1).sum()
+}
+
+/// What is compared.
 struct Seen {
-    /// Budget and accuracy under PGD, each for itself; the first at 0.
-    curve: Vec<(f64, f64)>,
-    /// At one budget: PGD, with a quarter of its steps, a single step, and random search.
-    white: f64,
-    few: f64,
-    single: f64,
-    black: f64,
-    /// At a budget that reaches other samples.
+    /// Budget, and who stands against a cheap PGD, each for itself; the first at 0.
+    curve: Vec<(f64, Standing)>,
+    /// At one budget: the attack that is used, with a quarter of its steps, a single step, and random search.
+    white: Standing,
+    few: Standing,
+    single: Standing,
+    black: Standing,
+    /// Accuracy at a budget that reaches other samples.
     anywhere: Option<(f64, f64)>,
 }
 
 impl Seen {
-    fn findings(&self, samples: usize) -> Vec<Finding> {
-        let chance = CHANCE.max(1. / samples as f64) + 1e-9;
-        let exceeds = |more: f64, less: f64| more > less + chance;
+    fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![];
-        let rise = self.curve.windows(2).find(|pair| exceeds(pair[1].1, pair[0].1));
-        if let Some(pair) = rise {
-            findings.push(Finding::RisesWithBudget { smaller: pair[0], larger: pair[1] });
+        if let Some([smaller, larger]) = self.curve.array_windows().find(|[a, b]| b.1.exceeds(&a.1)) {
+            let [smaller, larger] = [smaller, larger].map(|(eps, standing)| (*eps, standing.accuracy()));
+            findings.push(Finding::RisesWithBudget { smaller, larger });
         }
-        if exceeds(self.white, self.few) {
-            findings.push(Finding::MoreStepsWeaken { few: self.few, many: self.white });
+        let white = self.white.accuracy();
+        if self.white.exceeds(&self.few) {
+            findings.push(Finding::MoreStepsWeaken { few: self.few.accuracy(), many: white });
         }
-        if exceeds(self.white, self.single) {
-            findings.push(Finding::SingleStepWins { single: self.single, many: self.white });
+        if self.white.exceeds(&self.single) {
+            findings.push(Finding::SingleStepWins { single: self.single.accuracy(), many: white });
         }
-        if exceeds(self.white, self.black) {
-            findings.push(Finding::BlackBoxWins { black: self.black, white: self.white });
+        if self.white.exceeds(&self.black) {
+            findings.push(Finding::BlackBoxWins { black: self.black.accuracy(), white });
         }
         if let Some((eps, accuracy)) = self.anywhere.filter(|(_, accuracy)| *accuracy > LEFT) {
             findings.push(Finding::StandsAtAnyBudget { eps, accuracy });
@@ -317,7 +365,7 @@ fn reach(
     let pairs: Option<Vec<u32>> = right.iter().map(|i| other(*i).map(|j| j as u32)).collect();
     let Some(others) = pairs.filter(|p| !p.is_empty()) else { return Ok(None) };
     let own: Vec<u32> = right.iter().map(|i| *i as u32).collect();
-    let rows = |which: &[u32]| crate::problem::select_rows(inputs, which);
+    let rows = |which: &[u32]| select_rows(inputs, which);
     let ball = crate::budget::Ball { budget: unit, modalities: classifier.modalities(), factors: None };
     let spent = ball.spent(&rows(&own)?, &rows(&others)?)?;
     Ok(Some(spent.used.iter().fold(0., |a: f64, u| a.max(*u))))
@@ -395,26 +443,63 @@ mod tests {
         assert!(exploding.iter().any(many), "{exploding:?}");
     }
 
+    /// By hand: of 10 coins, one way of 1024 for 10 heads, 10 more for 9, 45 more for 8.
+    #[test]
+    fn coins_are_fair() {
+        for (k, ways) in [(10, 1.), (9, 11.), (8, 56.)] {
+            // Ten logarithms.
+            assert!((tail(10, k) - ways / 1024.).abs() < 1e-14);
+        }
+        // A sum of a thousand terms, each of so many logarithms of up to 1400.
+        assert!((tail(1999, 1000) - 0.5).abs() < 1e-9);
+    }
+
+    /// What has no prediction, or a wrong one, falls to everything and stands against nothing: it is not compared.
+    #[test]
+    fn an_honest_model_is_trusted_on_what_it_gets_right() {
+        let modalities = PerModality::from([Modality::new("m", &[3], Domain::Unbounded)]);
+        let f = |h: &Tensor| {
+            h / h.abs()?.max_keepdim(1)?.ge(1e6)?.to_dtype(DType::F64)?.affine(-1., 1.)?.broadcast_as(h.shape())?
+        };
+        struct One(PerModality<Modality>, Box<Map>);
+        impl Classifier for One {
+            fn modalities(&self) -> &PerModality<Modality> {
+                &self.0
+            }
+            fn logits(&self, x: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
+                Ok((self.1)(&x[0])?)
+            }
+        }
+        let model = One(modalities, Box::new(f));
+        let rows = [[1f64, 0., 0.], [1e9, 0., 0.], [0., 1., 0.], [0., 2., 0.]];
+        let x = PerModality::from([Tensor::new(&rows, &Device::Cpu).unwrap()]);
+        let labels = Tensor::new(&[0u32, 0, 1, 2], &Device::Cpu).unwrap();
+        let draws = Draws::new(Streams::new(0), 0);
+        assert_eq!(self_check(&model, &x, &labels, &Budget::Joint, &[0.5, 1.], &draws).unwrap(), []);
+    }
+
     #[test]
     fn accuracies_that_contradict_each_other_are_seen() {
+        // The first so many of 100.
+        let of = |standing: usize| Standing((0..100).map(|i| i < standing).collect());
         let fine = Seen {
-            curve: vec![(0., 1.), (1., 0.5), (2., 0.51)],
-            white: 0.5,
-            few: 0.6,
-            single: 0.7,
-            black: 0.8,
+            curve: vec![(0., of(100)), (1., of(50)), (2., of(56))],
+            white: of(50),
+            few: of(60),
+            single: of(44),
+            black: of(80),
             anywhere: Some((9., 0.)),
         };
-        assert_eq!(fine.findings(100), []);
+        assert_eq!(fine.findings(), [], "six of six heads are chance");
         let odd = Seen {
-            curve: vec![(0., 1.), (1., 0.5), (2., 0.6)],
-            white: 0.5,
-            few: 0.4,
-            single: 0.45,
-            black: 0.3,
+            curve: vec![(0., of(100)), (1., of(50)), (2., of(60))],
+            white: of(50),
+            few: of(40),
+            single: of(43),
+            black: of(30),
             anywhere: Some((9., 0.5)),
         };
-        let found = odd.findings(100);
+        let found = odd.findings();
         assert_eq!(found.len(), 5, "{found:?}");
         for (finding, word) in
             found.iter().zip(["rises", "more steps", "single step", "without gradients", "still stand"])

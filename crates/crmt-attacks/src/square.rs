@@ -136,7 +136,7 @@ impl Attack for Square {
             let x = here.confine(&self.budget, &stacked(here.clean(), &proposals)?)?;
             let logits = here.logits(&x)?;
             let margins = Loss::Margin.value(&logits, here.goal())?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-            let met = here.met(&logits)?;
+            let met = here.met_firmly(&logits)?;
             let values = Rows::new(&x)?;
             for (i, (walker, margin)) in walkers.iter_mut().zip(margins).enumerate() {
                 if margin > walker.margin {

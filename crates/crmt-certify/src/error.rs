@@ -168,10 +168,12 @@ pub enum CertifyError {
         /// As agreed.
         asked: String,
     },
-    /// A logit is NaN, so that there is no prediction to count.
-    #[error("sample {id}: the model returned a NaN logit on a noisy copy; is a smaller sigma needed?")]
+    /// A logit is NaN or infinite, so that there is no prediction to count.
+    #[error(
+        "sample {id}: the model's logits are not finite on a noisy copy of it; are its values, or sigma, too large?"
+    )]
     NaN {
-        /// The caller's number of the first sample of the chunk.
+        /// The caller's number of the first sample with such a copy.
         id: u64,
     },
     /// The vocabulary refused.

@@ -94,7 +94,7 @@ impl Smoothing {
     /// once. `progress(votes, done, total)` is called after each chunk, in draws; it may stop the run.
     ///
     /// # Errors
-    /// [`CertifyError`] when inputs, votes and model do not line up, or a logit is NaN.
+    /// [`CertifyError`] when inputs, votes and model do not line up, or a logit is NaN or infinite.
     pub fn run(
         &self,
         model: &dyn Classifier,

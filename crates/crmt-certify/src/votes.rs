@@ -104,9 +104,10 @@ pub(crate) fn predict(
     })?;
     let logits = model.logits(&noisy)?.detach();
     let (_, classes) = logits.dims2()?;
-    let nan = logits.ne(&logits)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-    if nan > 0. {
-        return Err(CertifyError::NaN { id: ids(draws[0].row) });
+    // 0 times a number is 0, otherwise NaN, which no sum loses.
+    let nothing = (&logits * 0.)?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    if let Some((_, draw)) = nothing.iter().zip(draws).find(|(nothing, _)| **nothing != 0.) {
+        return Err(CertifyError::NaN { id: ids(draw.row) });
     }
     Ok((logits.argmax(D::Minus1)?.to_vec1::<u32>()?, classes))
 }

@@ -261,3 +261,72 @@ fn mistakes_are_named() {
     let many = plan.counted(5, vec![9, 9], vec![]);
     assert!(matches!(run(&plan, &mut [many]), Err(CertifyError::Votes { id: 5, expected: 5, got: 18 })));
 }
+
+/// Logits of `-ln(0)` where `x` is large, the sample itself elsewhere.
+struct Overflowing(PerModality<Modality>);
+impl Classifier for Overflowing {
+    fn modalities(&self) -> &PerModality<Modality> {
+        &self.0
+    }
+    fn logits(&self, x: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
+        let zero_if_large = x[0].le(1e6)?.to_dtype(x[0].dtype())?;
+        Ok(Tensor::cat(&[&x[0], &zero_if_large.log()?], 1)?)
+    }
+}
+
+/// Whichever sample of a chunk has a copy without a prediction, it is named, and not its neighbours.
+#[test]
+fn the_sample_without_a_prediction_is_named() {
+    let model = Overflowing(PerModality::from([Modality::new("x", &[1], Domain::Unbounded)]));
+    let plan = Smoothing::new(PerModality::from([0.5])).unwrap().draws(3, 10);
+    for bad in 0..6u64 {
+        let values: Vec<f32> = (0..6).map(|i| if i == bad { 1e9 } else { 0. }).collect();
+        let x = PerModality::from([Tensor::from_vec(values, (6, 1), &Device::Cpu).unwrap()]);
+        for chunk in [1, 4, 4096] {
+            let mut votes: Vec<Votes> = (0..6).map(|i| Votes::new(100 + i)).collect();
+            let e = plan.run(&model, &x, &Streams::new(3), &mut votes, chunk, go).unwrap_err();
+            assert!(matches!(e, CertifyError::NaN { id } if id == 100 + bad), "{e} for sample {bad}, chunk {chunk}");
+        }
+    }
+}
+
+/// The class is that of the selection, whatever the fresh draws say: chosen on the draws that judge it, its bound would
+/// not hold.
+#[test]
+fn the_class_is_chosen_on_draws_that_do_not_judge_it() {
+    let plan = Smoothing::new(PerModality::from([1.])).unwrap().draws(10, 1000);
+    let against = plan.counted(0, vec![6, 4], vec![10, 990]);
+    assert_eq!(plan.certificate(&against).unwrap(), None, "10 of 1000 votes for the class that was selected");
+    assert_eq!(plan.certificate_two_sided(&against).unwrap(), None);
+    let tied = plan.counted(0, vec![5, 5], vec![980, 20]);
+    assert_eq!(plan.certificate(&tied).unwrap().map(|c| c.class()), Some(0), "the first of equals");
+}
+
+/// Votes for the class 1 where the first modality has been moved up, and keeps every input that it was asked about.
+struct Recording {
+    modalities: PerModality<Modality>,
+    seen: std::sync::Mutex<Vec<f64>>,
+}
+impl Classifier for Recording {
+    fn modalities(&self) -> &PerModality<Modality> {
+        &self.modalities
+    }
+    fn logits(&self, x: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
+        self.seen.lock().unwrap().extend(x[0].flatten_all()?.to_vec1::<f64>()?);
+        Ok(Tensor::cat(&[&x[0].zeros_like()?, &x[0]], 1)?)
+    }
+}
+
+/// No draw that selects the class is among those that judge it.
+#[test]
+fn selection_and_estimation_share_no_draw() {
+    let modalities = PerModality::from([Modality::new("x", &[1], Domain::Unbounded)]);
+    let model = Recording { modalities, seen: vec![].into() };
+    let plan = Smoothing::new(PerModality::from([1.])).unwrap().draws(50, 200);
+    let x = PerModality::from([Tensor::zeros((1, 1), DType::F64, &Device::Cpu).unwrap()]);
+    assert!(plan.run(&model, &x, &Streams::new(1), &mut [Votes::new(0)], 1000, go).unwrap().is_continue());
+    let seen = model.seen.into_inner().unwrap();
+    let (selection, estimation) = seen.split_at(50);
+    assert_eq!(estimation.len(), 200);
+    assert!(selection.iter().all(|noise| !estimation.contains(noise)), "the noise of one phase is also the other's");
+}
