@@ -57,6 +57,17 @@ pub fn evidence(evidence: &str) -> (&'static str, &'static str) {
     }
 }
 
+/// Which program a run's certificates are about, and how many radii that cost; none for estimates.
+pub fn program(run: &Summary) -> Option<String> {
+    let result = run.program.as_ref()?;
+    Some(format!(
+        "certificates are about the network as computed in {}, less what that rounds; its margins and those of the program \
+         that predicts (f32) differ by at most {:.1e}. Radii that are 0 for this: {} where that program names another class, {} \
+         where the margins differ by more than a tenth, {} where rounding takes the whole margin",
+        result.program, result.greatest_difference, result.other_class, result.other_margin, result.rounding
+    ))
+}
+
 /// What is known of one run at one budget.
 #[derive(Debug, Clone)]
 pub struct Cell {

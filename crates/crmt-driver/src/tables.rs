@@ -3,7 +3,7 @@
 use crate::{
     drawn, layout,
     record::{CertifiedResult, Falsification, SmoothedAttack, SmoothedResult, SmoothingResult, Summary, mean_accuracy},
-    sandwich::{Cell, cells, sides},
+    sandwich::{Cell, cells, program, sides},
 };
 
 /// A run's results under the name it goes by beside the others.
@@ -30,6 +30,7 @@ pub fn sandwich(runs: &[Named<'_>]) -> String {
             let of = drawn::told(attack.samples, run.accuracy.samples, run.drawn.contains_key("evaluate"));
             words.push(layout::paragraph(&format!("  {name}: of {of}"), 2));
         }
+        words.extend(program(run).map(|program| layout::paragraph(&format!("  {name}: {program}"), 2)));
     }
     let mut units: Vec<String> =
         summaries.iter().filter(|run| run.units.values().any(|u| *u != 1.0)).map(|r| r.unit()).collect();

@@ -5,7 +5,7 @@ use super::figures::Gallery;
 use super::html::{budget, count, escape, figure, group, listed, percent, section, table};
 use super::plot::{Axis, Plot};
 use super::{RunRecord, SampleRow, summaries};
-use crate::sandwich::{Cell, Threat, budgets, cells, evidence, same_budget, sides};
+use crate::sandwich::{Cell, Threat, budgets, cells, evidence, program, same_budget, sides};
 
 const SIZE: (f64, f64) = (340.0, 230.0);
 /// Classes of series in the style sheet.
@@ -50,7 +50,11 @@ pub fn tables(runs: &[RunRecord]) -> String {
     let (attacked, claimed) = sides(&summaries(runs));
     let tables: String = attacked.iter().map(|threat| threat_table(runs, threat)).collect();
     let tables = if tables.is_empty() { tables } else { format!("<div class=\"row\">{tables}</div>\n") };
-    let tables = tables + &claims_table(runs, &claimed);
+    let told = |run: &RunRecord| {
+        let program = program(&run.summary)?;
+        Some(format!("<p class=\"fine\"><b>{}</b>: {}.</p>\n", escape(&run.title), escape(&program)))
+    };
+    let tables = tables + &claims_table(runs, &claimed) + &runs.iter().filter_map(told).collect::<String>();
     section(
         "The sandwich",
         "Accuracy in % on the same samples, from the mildest question to the hardest. \
@@ -106,9 +110,14 @@ fn claims_table(runs: &[RunRecord], threats: &[Threat]) -> String {
     }
     let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">{}</th>", budget(*e))).collect();
     let head = format!("<th scope=\"col\">% of all report samples at ε =</th>{head}");
+    let word = match (bodies.contains("bar certified"), bodies.contains("bar estimated")) {
+        (true, true) => "Certified (upright) or only estimated (in italics)",
+        (true, false) => "Certified",
+        _ => "Estimated",
+    };
     format!(
         "<div class=\"row\">{}</div>\n",
-        table("sandwich", "<b>Certified under further threats</b>", &head, &bodies)
+        table("sandwich", &format!("<b>{word} under further threats</b>"), &head, &bodies)
     )
 }
 
