@@ -95,7 +95,7 @@ fn two_runs_stand_side_by_side() -> Anyhow {
     for (run, told) in runs.iter().zip(told) {
         check(run, told)?;
     }
-    for part in ["Shapley share of", "indicator η", "estimated", "jt prefers", "crmt-jt prefers"] {
+    for part in ["Shapley share", "indicator η", "estimated", "jt prefers", "crmt-jt prefers"] {
         assert!(text.contains(part), "no {part}: {text}");
     }
     let page = fs::read_to_string(dir.path().join("compare.html"))?;
