@@ -77,7 +77,9 @@ impl Layout {
                 match self {
                     Self::Image(channels) if channels != n => return Err(refused(name, n, "channels", channels)),
                     Self::Vector(len) if len != n => return Err(refused(name, n, "features", len)),
-                    Self::Flat(len) if n % len != 0 => return Err(refused(name, n, "features, a multiple of", len)),
+                    Self::Flat(len) if !n.is_multiple_of(len) => {
+                        return Err(refused(name, n, "features, a multiple of", len));
+                    }
                     _ => self,
                 }
             }
@@ -98,7 +100,7 @@ impl Layout {
     fn through_linear(self, name: &str, out: usize, inp: usize) -> Result<Self, AuditError> {
         match self {
             Self::Vector(n) if n != inp => Err(refused(name, inp, "features", n)),
-            Self::Flat(n) if n == 0 || inp % n != 0 => Err(refused(name, inp, "features, a multiple of", n)),
+            Self::Flat(n) if !inp.is_multiple_of(n) => Err(refused(name, inp, "features, a multiple of", n)),
             Self::LastAxis(n) if n != inp => Err(refused(name, inp, "features", n)),
             Self::Vector(_) | Self::Flat(_) => Ok(Self::Vector(out)),
             Self::LastAxis(_) | Self::Image(_) | Self::Unknown => Ok(Self::LastAxis(out)),

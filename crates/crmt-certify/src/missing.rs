@@ -174,9 +174,11 @@ impl<E: Grade> MissingRegion<E> {
     pub fn slacks(&self, q: usize, eps: &PerModality<f64>) -> Result<Vec<f64>, CertifyError> {
         let modalities = self.region.modalities();
         check_budgets(eps, modalities)?;
-        let margins = self.region.margins().iter().enumerate();
-        let slack = |(((j, mu), l), d): (((usize, &f64), &[f64]), &[f64])| {
-            let mu = &if q > 0 { self.evaluated_again(j) } else { *mu };
+        let margins = (0..self.region.rivals().len()).map(|j| match q {
+            0 => self.region.margins()[j],
+            _ => self.evaluated_again(j),
+        });
+        let slack = |((mu, l), d): ((f64, &[f64]), &[f64])| {
             let spent = |m: usize| eps[m] * l[m];
             let mut gains: Vec<f64> = (0..modalities).map(|m| (d[m] - spent(m)).max(0.)).collect();
             gains.sort_by(|a, b| b.total_cmp(a));

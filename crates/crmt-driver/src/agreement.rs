@@ -125,11 +125,11 @@ impl<'a> Agreement<'a> {
             self.result.greatest_difference = self.result.greatest_difference.max(difference);
             // Also false for NaN.
             let agree = difference <= TOLERANCE * own.abs();
-            match (*other > 0.0, agree) {
-                _ if !(*own > 0.0) => Fault::None,
-                (true, true) => Fault::None,
-                (true, false) => Fault::OtherMargin,
-                (false, _) => Fault::OtherClass,
+            match (*own > 0.0, *other > 0.0, agree) {
+                // Nothing is certified there.
+                (false, ..) | (true, true, true) => Fault::None,
+                (true, true, false) => Fault::OtherMargin,
+                (true, false, _) => Fault::OtherClass,
             }
         };
         certified.iter().zip(predicting).map(fault).collect()

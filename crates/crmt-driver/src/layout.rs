@@ -38,8 +38,8 @@ fn fitted(header: &[String], rows: &[&[String]], numbers: usize, room: usize) ->
     let total = |widths: &[usize]| 2 + widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
     if total(&widths) > room {
         // Headings of numbers wrap first, then the widest of the texts.
-        for c in numbers..widths.len() {
-            widths[c] = widest(c, "").unwrap_or(0).max(widths[c].min(NARROW));
+        for (c, width) in widths.iter_mut().enumerate().skip(numbers) {
+            *width = widest(c, "").unwrap_or(0).max((*width).min(NARROW));
         }
         while total(&widths) > room
             && let Some(widest) = widths[..numbers].iter_mut().max().filter(|width| **width > NARROW)
@@ -109,7 +109,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         if line.width() + c.width().unwrap_or(0) > width && !line.is_empty() {
             let ends = |(i, c): (usize, char)| " -_+,/.@|".contains(c).then_some(i + c.len_utf8());
             let end =
-                if c == ' ' { line.len() } else { line.char_indices().filter_map(ends).last().unwrap_or(line.len()) };
+                if c == ' ' { line.len() } else { line.char_indices().rev().find_map(ends).unwrap_or(line.len()) };
             let rest = line.split_off(end);
             lines.push(line.trim_end().to_owned());
             line = rest;

@@ -201,7 +201,7 @@ impl Chamber {
             assert!(status.code() == Some(2) && told.contains("is not a complete run"), "{status}: {told}");
             // It goes on, or begins anew.
             let begun = self.run().join("config.toml").exists();
-            let again = if begun { COMMANDS[2] } else { &COMMANDS[0][..] };
+            let again = if begun { COMMANDS[2] } else { COMMANDS[0] };
             let (status, told) = ended(self.start(again, Accident::Nothing)?)?;
             if !status.success() {
                 let (status, more) = ended(self.start(COMMANDS[0], Accident::Nothing)?)?;
