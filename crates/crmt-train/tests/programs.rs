@@ -134,6 +134,9 @@ struct Certified<'a> {
     real: MarginConstants<Proved>,
 }
 
+/// Name, radii, what may be missing, and how the budget is spent.
+type Claim = (String, Vec<f64>, Vec<Option<Missing>>, Budget);
+
 fn in_f64(scores: &AdditiveScores) -> AdditiveScores {
     let cast = |t: &Tensor| t.to_dtype(DType::F64);
     AdditiveScores {
@@ -169,7 +172,7 @@ impl<'a> Certified<'a> {
     }
 
     /// Every kind of radius, with whom it is about and how the budget is spent.
-    fn claims(&self) -> Vec<(String, Vec<f64>, Vec<Option<Missing>>, Budget)> {
+    fn claims(&self) -> Vec<Claim> {
         let modalities = self.network.modalities.len();
         let absent = self.baselines().try_map(|b| b.unsqueeze(0)).unwrap();
         let absent = in_f64(&self.model.scores(&absent).unwrap());
