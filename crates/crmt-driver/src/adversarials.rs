@@ -13,7 +13,8 @@ use crmt_data::DataSet;
 /// How adversarials can be written.
 pub const FORMATS: [Format; 2] = [Format::Safetensors, Format::Npz];
 
-/// Tensors: `label` and `sample` (I64, `[samples]`): the true class, and the number in the report split; by threat and modality `adversarial.THREAT.NORM.MODALITY` (F32, `[samples, ...]`,
+/// Tensors: `label` and `sample` (I64, `[samples]`): the true class, and the number in the report split; by threat and
+/// modality `adversarial.THREAT.NORM.MODALITY` (F32, or F64 after `--precision f64`, `[samples, ...]`,
 /// the clean input where no adversarial was found) and `distance.THREAT.NORM` (F64, in declared units; infinite where none was
 /// found, 0 where the clean input is misclassified). The metadata name the
 /// run's method, data, weights, attacks and budgets.
@@ -36,6 +37,7 @@ pub fn to_bytes(
     }
     let card = serde_json::json!({
         "method": run.method, "data": run.data, "weights": run.weights, "attacks": plan.attacks, "eps": plan.eps,
+        "precision": plan.precision,
         "report_sha256": run.report_sha256,
     });
     file.to_bytes(format, &card)

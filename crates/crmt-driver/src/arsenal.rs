@@ -4,8 +4,8 @@ use crate::{falsify::RESTARTS, plan::EvaluatePlan};
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{
-    Apgd, Attack, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Norm, Pgd, Problem, Square,
-    nearest, released,
+    Apgd, Attack, Bisection, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Norm, Pgd, Problem,
+    Square, released,
 };
 use crmt_core::PerModality;
 
@@ -151,7 +151,8 @@ fn one(attack: impl Attack + 'static) -> Vec<Box<dyn Attack>> {
     vec![Box::new(attack)]
 }
 
-fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {
+/// The gradient attack that everything is measured by.
+pub fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {
     let pgd = Pgd::strong(budget).with_steps(plan.steps);
     if plan.restarts == 0 {
         return pgd;
@@ -164,26 +165,6 @@ fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {
 
 fn effort(plan: &EvaluatePlan) -> Effort {
     Effort { steps: plan.standard_steps, targets: plan.targets, queries: plan.queries }
-}
-
-/// The search for the nearest adversarial, as an attack.
-struct Bisection {
-    budget: Budget,
-}
-
-impl Attack for Bisection {
-    fn name(&self) -> &str {
-        "nearest"
-    }
-
-    fn budget(&self) -> &Budget {
-        &self.budget
-    }
-
-    fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>, Error> {
-        let found = nearest(&self.budget, problem.classifier(), problem.clean(), problem.goal(), problem.draws())?;
-        Ok(found.adversarial)
-    }
 }
 
 /// An attack held to a budget that is not its own.

@@ -135,7 +135,16 @@ mod tests {
         refused("certain", &|s| s.radii.push(radius(1.0, vec![0.0, f64::INFINITY], "certain")));
         refused("attacks", &|s| {
             let (name, threat, norm) = ("pgd".into(), "joint".into(), "l2".into());
-            s.attacks.push(AttackResult { name, threat, norm, eps: 1.0, accuracy: 1.5, clean: 1.0, samples: 4 });
+            s.attacks.push(AttackResult {
+                name,
+                threat,
+                norm,
+                precision: crate::precision::Precision::F32,
+                eps: 1.0,
+                accuracy: 1.5,
+                clean: 1.0,
+                samples: 4,
+            });
         });
     }
 }

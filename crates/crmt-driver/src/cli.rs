@@ -148,6 +148,9 @@ pub struct EvaluateArgs {
     /// scores; as .npy the logits alone. Attacks run again only if one of their options is given, too.
     #[arg(long, value_name = "FILE.safetensors|FILE.npz|FILE.npy")]
     pub save_predictions: Option<PathBuf>,
+    /// Attack the network as it is used (`f32`), or as certificates are about it (`f64`, on the CPU).
+    #[arg(long, value_name = "f32|f64")]
+    pub precision: Option<String>,
     /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
     /// best); all but the first also give a table of accuracies without each set of modalities.
     #[arg(long)]
@@ -167,6 +170,7 @@ impl EvaluateArgs {
             || self.norm.is_some()
             || self.seed.is_some()
             || self.save_adversarials.is_some()
+            || self.precision.is_some()
             || self.baseline.is_some()
     }
 }

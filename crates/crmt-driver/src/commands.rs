@@ -152,6 +152,7 @@ fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
     settings.samples = args.samples.unwrap_or(settings.samples);
     settings.seed = args.seed.unwrap_or(settings.seed);
     args.norm.iter().for_each(|norm| settings.norm.clone_from(norm));
+    args.precision.iter().for_each(|precision| settings.precision.clone_from(precision));
     args.baseline.iter().for_each(|baseline| settings.baseline.clone_from(baseline));
 }
 

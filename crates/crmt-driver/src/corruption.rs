@@ -5,12 +5,16 @@ use crate::{
     people::{Stage, Voice},
     record::CorruptionResult,
     training::EVAL_BATCH,
+    undefined,
 };
 use anyhow::{Result, bail};
-use crmt_attacks::{Corruption, Draws, Severity, correct};
+use crmt_attacks::{Corruption, Draws, Severity, answers, correct};
 use crmt_core::{Batch, Classifier, Streams, names::ALL};
 use crmt_data::{DataSet, PreparedCorruption};
 use crmt_fusion::Model;
+
+/// How warnings of samples that say nothing under a corruption begin, as their stage.
+pub const SILENT: &str = "corruption";
 
 /// What is asked for.
 pub struct Asked<'a> {
@@ -41,34 +45,43 @@ pub fn measure(
     drawn: &[usize],
     streams: Streams,
     voice: &Voice,
-) -> Result<Vec<CorruptionResult>> {
+) -> Result<(Vec<CorruptionResult>, Vec<String>)> {
     let cases = cases(data, asked.names)?;
     let wanted = |s: &Severity| asked.severities.is_empty() || asked.severities.contains(&s.level());
     let severities: Vec<Severity> = Severity::ALL.into_iter().filter(wanted).collect();
     let samples = drawn.len();
     let bar = voice.stage("corruptions", ((cases.len() * severities.len() + 1) * samples) as u64);
     let clean = data.report.samples(drawn)?;
-    let accuracy = |batch: &Batch| Ok::<_, anyhow::Error>(right(model, batch, &bar)? as f64 / samples as f64);
-    let clean_accuracy = accuracy(&clean)?;
+    let accuracy = |batch: &Batch| {
+        let (right, silent) = judged(model, batch, drawn, &bar)?;
+        Ok::<_, anyhow::Error>((right as f64 / samples as f64, silent))
+    };
+    let (clean_accuracy, silent) = accuracy(&clean)?;
     let draws = Draws::for_samples(streams, ids(drawn));
-    let mut results = vec![];
+    let (mut results, mut warnings) = (vec![], vec![]);
     for case in &cases {
         for severity in &severities {
             let Some(corrupted) = case.corrupted(*severity, &clean, data, drawn, &draws)? else {
                 bar.inc(samples as u64);
                 continue;
             };
+            let (accuracy, now) = accuracy(&corrupted)?;
+            let (modality, level) = (&data.modalities[case.modality].name, severity.level());
+            // Those that say nothing without a corruption were told when the network was measured.
+            let new: Vec<u64> = now.into_iter().filter(|row| !silent.contains(row)).collect();
+            let stage = format!("{SILENT} {} {level} of {modality}", case.name());
+            warnings.extend(undefined::warning(&stage, &new, &[]));
             results.push(CorruptionResult {
                 name: case.name().to_owned(),
-                modality: data.modalities[case.modality].name.clone(),
-                severity: severity.level(),
-                accuracy: accuracy(&corrupted)?,
+                modality: modality.clone(),
+                severity: level,
+                accuracy,
                 clean: clean_accuracy,
                 samples: samples as u64,
             });
         }
     }
-    Ok(results)
+    Ok((results, warnings))
 }
 
 /// The corruptions called `names`, modality by modality. One that was prepared replaces ours of its name.
@@ -133,15 +146,18 @@ impl Case<'_> {
     }
 }
 
-/// How many samples of `batch` the model gets right.
-fn right(model: &Model, batch: &Batch, bar: &Stage) -> Result<usize> {
-    let mut right = 0;
+/// How many samples of `batch` the model gets right, and of which it says nothing.
+fn judged(model: &Model, batch: &Batch, drawn: &[usize], bar: &Stage) -> Result<(usize, Vec<u64>)> {
+    let (mut right, mut silent) = (0, vec![]);
     for start in (0..batch.len()).step_by(EVAL_BATCH) {
         let part = batch.narrow(start, EVAL_BATCH.min(batch.len() - start))?;
-        right += correct(&model.logits(&part.inputs)?, &part.labels)?.iter().filter(|right| **right).count();
+        let logits = model.logits(&part.inputs)?;
+        right += correct(&logits, &part.labels)?.iter().filter(|right| **right).count();
+        let none = |(_, answer): &(&usize, Option<u32>)| answer.is_none();
+        silent.extend(drawn[start..].iter().zip(answers(&logits)?).filter(none).map(|(row, _)| *row as u64));
         bar.inc(part.len() as u64);
     }
-    Ok(right)
+    Ok((right, silent))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::{
     lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
     plan::FalsifyPlan,
+    precision::Precision,
     record::Falsification,
     threat::{ALL_SUBSETS_UP_TO, Threat},
     training::EVAL_BATCH,
@@ -23,7 +24,7 @@ use crmt_certify::{
 };
 use crmt_core::{Batch, Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
-use crmt_fusion::{Model, Remembering};
+use crmt_fusion::Model;
 use rand::Rng;
 
 /// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
@@ -47,9 +48,11 @@ pub const RESTARTS: [Restart; 3] = [
 pub struct Subject<'a> {
     /// In f64, with its constants.
     pub bounds: &'a Bounds,
+    /// The same weights in the program that is attacked.
+    pub model: &'a dyn Classifier,
+    /// Of that program.
+    pub precision: Precision,
     /// The same weights as they are used, in f32.
-    pub model: &'a Remembering<'a>,
-    /// The same, without memory.
     pub deployed: &'a Model,
     /// Of the weights that `model` was built from.
     pub hash: &'a WeightsHash,
@@ -127,11 +130,12 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let bar = voice.stage("attacking certificates", passes as u64);
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
         let batch = report.samples(part)?;
+        let attacked = subject.precision.batch(batch.clone())?;
         let claims = match &constants {
             Constants::Proved(c) => claims(c, subject, &baselines, plan, &batch)?,
             Constants::Estimated(c) => claims(c, subject, &baselines, plan, &batch)?,
         };
-        let search = Search { batch: &batch, samples: part, streams: subject.streams, plan, bar: &bar };
+        let search = Search { batch: &attacked, samples: part, streams: subject.streams, plan, bar: &bar };
         for (k, claim) in claims.iter().enumerate() {
             let found = search.judge(claim, tight.saturating_sub(i * EVAL_BATCH))?;
             match results.get_mut(k) {
@@ -399,6 +403,7 @@ mod tests {
     use super::*;
     use crate::{checkpoint::Architecture, lipschitz::Kind, plan::Plan, run::open_data};
     use crmt_core::Trainable;
+    use crmt_fusion::Remembering;
     use std::collections::BTreeMap;
 
     /// An untrained linear model: every radius is the distance to the boundary, so attacks get through just
@@ -424,7 +429,8 @@ mod tests {
         assert!(matches!(bounds.kind, Kind::Proved(_)));
         let deployed = &architecture.model(&weights, DType::F32, &Device::Cpu)?;
         let model = Remembering::new(deployed);
-        let subject = Subject { bounds: &bounds, model: &model, deployed, hash: &bounds.weights, data: &data, streams };
+        let (precision, hash) = (Precision::F32, &bounds.weights);
+        let subject = Subject { bounds: &bounds, model: &model, precision, deployed, hash, data: &data, streams };
         let found = falsify(&subject, &plan.falsify, &voice)?;
         assert_eq!(found.len(), 7 + 2 + 2 + 2);
         // The untrained model is right on few samples, but on some.
@@ -434,6 +440,12 @@ mod tests {
             // The search ends up to 2.2 % above the distance; a joint or uni-modal radius is the distance.
             let exact = !f.certificate.starts_with("any-missing") && f.tightness_samples > 0;
             assert!(!exact || f.tightness_mean > 0.95, "{f:?}");
+        }
+        // The program that they are about falls no sooner.
+        let exact = Subject { model: &bounds.model, precision: Precision::F64, ..subject };
+        let few = FalsifyPlan { samples: 10, rays: 1, tightness_samples: 4, ..plan.falsify.clone() };
+        for f in falsify(&exact, &few, &voice)? {
+            assert_eq!(f.violations, 0, "{f:?}");
         }
         // Certificates are of these weights, and no others.
         let other = WeightsHash::new("another");

@@ -32,6 +32,7 @@ mod methods;
 mod partial;
 mod people;
 mod plan;
+mod precision;
 mod predictions;
 mod record;
 mod report;
@@ -55,6 +56,7 @@ mod terminal;
 mod threat;
 mod tour;
 mod training;
+mod undefined;
 mod votes;
 mod watch;
 

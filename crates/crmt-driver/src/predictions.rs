@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Result;
 use candle_core::{DType, Tensor};
-use crmt_attacks::predictions;
+use crmt_attacks::answers;
 use crmt_core::{AdditiveClassifier, Batch};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
@@ -15,7 +15,8 @@ use crmt_fusion::Model;
 /// How predictions can be written; as `.npy` the logits alone.
 pub const FORMATS: [Format; 3] = [Format::Safetensors, Format::Npz, Format::Npy];
 
-/// Row `i` is sample `i` of the report split. Tensors: `label` and `prediction` (I64, `[samples]`), `logits` and, of each
+/// Row `i` is sample `i` of the report split. Tensors: `label` and `prediction` (I64, `[samples]`; -1 where
+/// logits are not finite), `logits` and, of each
 /// modality, the scores of its own head `scores.NAME` (F32, `[samples, classes]`). The metadata name the run's method,
 /// data, weights, modalities and classes.
 pub fn to_bytes(model: &Model, data: &DataSet, run: &Summary, format: Format) -> Result<Vec<u8>> {
@@ -26,7 +27,7 @@ pub fn to_bytes(model: &Model, data: &DataSet, run: &Summary, format: Format) ->
         let terms = model.scores(&inputs)?;
         labels.extend(own.to_dtype(DType::I64)?.to_vec1::<i64>()?);
         let all = terms.logits()?.detach();
-        predicted.extend(predictions(&all)?.into_iter().map(i64::from));
+        predicted.extend(answers(&all)?.into_iter().map(|class| class.map_or(-1, i64::from)));
         logits.push(all);
         scores.iter_mut().zip(&terms.unimodal).for_each(|(all, own)| all.push(own.detach()));
     }

@@ -1,6 +1,7 @@
 //! What a run leaves behind, as other programs read it: `summary.json` and `metrics.jsonl`.
 //! Accuracies are fractions in `0..=1`; distances are in each modality's declared units.
 //! Knows no model and no data set; docs/runs.md describes every field.
+use crate::precision::Precision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -127,6 +128,9 @@ pub struct AttackResult {
     pub threat: String,
     /// `l2` or `linf`.
     pub norm: String,
+    /// Of the network that was attacked: `f32`, as it is used, or `f64`, as certificates are about.
+    #[serde(default)]
+    pub precision: Precision,
     /// The budget.
     pub eps: f64,
     /// Fraction that stands.
@@ -173,8 +177,19 @@ pub struct NearestResult {
     pub found: u64,
     /// Median distance of those, in declared units; none for none.
     pub median: Option<f64>,
+    /// Whether an attack that looks for the nearest was among them. Otherwise they stopped at the first adversarial within
+    /// a budget, and the distances only say that the nearest is not farther.
+    #[serde(default = "yes")]
+    pub looked: bool,
+    /// As in [`AttackResult::precision`].
+    #[serde(default)]
+    pub precision: Precision,
     /// Mean share of the squared distance that falls on each modality: how the attacks split their budget. l2 only.
     pub split: BTreeMap<String, f64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Fraction of report samples whose radius is at least `eps`.

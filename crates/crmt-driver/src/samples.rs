@@ -1,6 +1,9 @@
 //! `samples.csv`: one row per report sample, with every radius and every attack's outcome.
 //! Does not know how radii or outcomes were computed.
-use crate::report::{Nearest, Outcome, SampleRow};
+use crate::{
+    precision::Precision,
+    report::{Nearest, Outcome, SampleRow},
+};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,16 +21,20 @@ const SHAPLEY: &str = "shapley.";
 const DISTANCE: &str = "distance.";
 const BY: &str = "by.";
 const SPENT: &str = "spent.";
+/// Behind the name of an attack on the network in `f64`.
+const F64: &str = "@f64";
 
-/// The table as CSV. Columns: `sample, label, prediction, drawn`, then `radius.THREAT` and
-/// `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each modality, then `ATTACK.THREAT.NORM.EPS` for each attack: `held`,
+/// The table as CSV. Columns: `sample, label, prediction` (empty where the outputs are not finite), `drawn`, then
+/// `radius.THREAT` and `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each
+/// modality, then `ATTACK.THREAT.NORM.EPS` for each attack (`ATTACK@f64` on the network in `f64`): `held`,
 /// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
 /// `by.THREAT.NORM` (which attack) and `spent.THREAT.NORM.NAME` (the distance of each modality).
 pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
     // Attacked samples were all attacked in the same ways.
     let attacked = rows.iter().find(|r| !r.outcomes.is_empty());
-    let attacks: Vec<String> = attacked.map(|r| r.outcomes.iter().map(column).collect()).unwrap_or_default();
+    let columns = |r: &SampleRow| r.outcomes.iter().map(|o| column(o, r.precision)).collect();
+    let attacks: Vec<String> = attacked.map(columns).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(vec![]);
     let header = FIXED.into_iter().chain([DRAWN]).map(str::to_owned);
     let radii = threats.iter().flat_map(|t| [format!("{RADIUS}{t}"), format!("{EVIDENCE}{t}")]);
@@ -43,7 +50,9 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     });
     csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()).chain(columns))?;
     for row in rows {
-        let fixed = [row.index, row.label as u64, row.prediction as u64, row.drawn].map(|n| n.to_string()).into_iter();
+        let fixed =
+            [Some(row.index), Some(row.label as u64), row.prediction.map(|class| class as u64), Some(row.drawn)];
+        let fixed = fixed.map(|n| n.map_or_else(String::new, |n| n.to_string())).into_iter();
         let radii = threats.iter().flat_map(|t| {
             let radius = row.radii.get(t).map(f64::to_string).unwrap_or_default();
             [radius, row.evidence.clone()]
@@ -72,8 +81,9 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     csv.into_inner().context("samples.csv")
 }
 
-fn column(o: &Outcome) -> String {
-    format!("{}.{}.{}.{}", o.name, o.threat, o.norm, o.eps)
+fn column(o: &Outcome, precision: Precision) -> String {
+    let of = if precision == Precision::F64 { F64 } else { "" };
+    format!("{}{of}.{}.{}.{}", o.name, o.threat, o.norm, o.eps)
 }
 
 /// What one column says of a sample.
@@ -88,7 +98,7 @@ enum Column {
     By(String),
     Spent(String, String),
     /// Of the attack, threat, norm and budget of its name; whether it held is in the cell.
-    Outcome(Outcome),
+    Outcome(Precision, Outcome),
 }
 
 /// Reads what [`to_csv`] wrote of a run with so many classes.
@@ -108,7 +118,7 @@ pub fn read(path: &Path, classes: usize) -> Result<Vec<SampleRow>> {
         let record = record.with_context(|| format!("{name} was truncated or altered"))?;
         let row = row(&columns, &header, &record).and_then(|row| {
             ensure!(row.index == i as u64, "sample {} follows sample {}", row.index, i as i64 - 1);
-            ensure!(row.label.max(row.prediction) < classes, "there are {classes} classes only");
+            ensure!(row.label.max(row.prediction.unwrap_or(0)) < classes, "there are {classes} classes only");
             Ok(row)
         });
         rows.push(row.with_context(|| format!("{name}, line {}", i + 2))?);
@@ -132,7 +142,7 @@ fn columns(header: &csv::StringRecord) -> Result<Vec<Column>> {
             .or_else(|| of(DISTANCE).map(Column::Distance))
             .or_else(|| of(BY).map(Column::By))
             .or_else(spent)
-            .or_else(|| outcome(name).map(Column::Outcome))
+            .or_else(|| outcome(name).map(|(precision, of)| Column::Outcome(precision, of)))
     };
     let all = header.iter().skip(FIXED.len()).map(|name| {
         ensure!(known.insert(name), "there are two columns `{name}`");
@@ -150,7 +160,7 @@ fn row(columns: &[Column], header: &csv::StringRecord, record: &csv::StringRecor
     let mut row = SampleRow {
         index: number(&record[0]).context(FIXED[0])?,
         label: number(&record[1]).context(FIXED[1])?,
-        prediction: number(&record[2]).context(FIXED[2])?,
+        prediction: Some(&record[2]).filter(|c| !c.is_empty()).map(number).transpose().context(FIXED[2])?,
         ..SampleRow::default()
     };
     let cells = header.iter().zip(record).skip(FIXED.len()).zip(columns);
@@ -186,7 +196,8 @@ fn enter(row: &mut SampleRow, column: &Column, value: &str) -> Result<()> {
         Column::Spent(key, name) => {
             row.nearest.entry(key.clone()).or_default().spent.insert(name.clone(), length(value)?);
         }
-        Column::Outcome(of) => {
+        Column::Outcome(precision, of) => {
+            row.precision = *precision;
             let held = match value {
                 "held" => true,
                 "broken" => false,
@@ -210,15 +221,16 @@ fn length(text: &str) -> Result<f64> {
     })
 }
 
-fn outcome(column: &str) -> Option<Outcome> {
+fn outcome(column: &str) -> Option<(Precision, Outcome)> {
     // Budgets contain dots, and names may: `pgd.joint.l2.0.5`.
     let (name, rest) = column.split_once('.')?;
     let (threat, norm, eps) = ["l2", "linf"].into_iter().find_map(|norm| {
         let (threat, eps) = rest.rsplit_once(&format!(".{norm}."))?;
         Some((threat, norm, eps.parse::<f64>().ok()?))
     })?;
+    let (name, precision) = name.strip_suffix(F64).map_or((name, Precision::F32), |name| (name, Precision::F64));
     let (name, threat, norm) = (name.to_owned(), threat.to_owned(), norm.to_owned());
-    (eps.is_finite() && eps >= 0.0).then_some(Outcome { name, threat, norm, eps, held: true })
+    (eps.is_finite() && eps >= 0.0).then_some((precision, Outcome { name, threat, norm, eps, held: true }))
 }
 
 #[cfg(test)]
@@ -229,10 +241,10 @@ mod tests {
     #[test]
     fn a_table_comes_back_as_it_was() -> Result<()> {
         let outcome = |held| Outcome { name: "pgd".into(), threat: "joint".into(), norm: "l2".into(), eps: 0.5, held };
-        let row = |index, radius: f64, outcomes| SampleRow {
+        let row = |index, radius: f64, outcomes: Vec<Outcome>, precision| SampleRow {
             index,
             label: 1,
-            prediction: 2,
+            prediction: (index > 0).then_some(2),
             drawn: 9 - index,
             radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
             evidence: "estimated".into(),
@@ -241,6 +253,7 @@ mod tests {
                 vulnerability: [("image".to_owned(), 1.0 / 3.0)].into(),
                 shapley: [("image".to_owned(), -radius)].into(),
             }),
+            precision: if outcomes.is_empty() { Precision::F32 } else { precision },
             outcomes,
             nearest: (index < 2)
                 .then(|| {
@@ -250,9 +263,17 @@ mod tests {
                 .into_iter()
                 .collect(),
         };
-        let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("samples.csv");
+        for precision in [Precision::F32, Precision::F64] {
+            let row = |index, radius, outcomes| row(index, radius, outcomes, precision);
+            let rows =
+                [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
+            std::fs::write(&path, to_csv(&rows)?)?;
+            assert_eq!(format!("{:?}", read(&path, 8)?), format!("{rows:?}"));
+        }
+        let row = |index, radius, outcomes| row(index, radius, outcomes, Precision::F32);
+        let rows = [row(0, 0.1 + 0.2, vec![outcome(true)]), row(1, 0.0, vec![outcome(false)]), row(2, 1e-9, vec![])];
         let good = String::from_utf8(to_csv(&rows)?)?;
         std::fs::write(&path, &good)?;
         assert_eq!(format!("{:?}", read(&path, 8)?), format!("{rows:?}"));

@@ -153,6 +153,7 @@ mod tests {
             name: "strongest".into(),
             threat: "joint".into(),
             norm: norm.into(),
+            precision: crate::precision::Precision::F32,
             eps: 0.5,
             accuracy: 0.6,
             clean: 0.8,

@@ -9,7 +9,7 @@ use crate::{
 };
 use anyhow::Result;
 use crmt_attacks::{Averaged, Draws, Goal, Loss, Norm, Pgd, run};
-use crmt_certify::{Smoothing, Votes, binomial::lower_bound};
+use crmt_certify::{CertifyError, Smoothing, Votes, binomial::lower_bound};
 use crmt_core::{Classifier, PerModality, Streams};
 use crmt_data::DataSet;
 use std::{collections::BTreeSet, ops::ControlFlow};
@@ -68,10 +68,10 @@ pub fn attack(
                 let draws = Draws::for_samples(streams, ids(&rows));
                 let moved = run(&pgd, &averaged, &batch.inputs, &goal, &draws)?.adversarial;
                 // No certificate and no other attack has seen these draws: their ids are beyond any sample's.
-                let id = |row: usize| ((results.len() as u64 + 1) << 32) + row as u64;
+                let id = |row: usize| ((results.len() as u64 + 1) << SAMPLE_BITS) + row as u64;
                 let mut votes: Vec<Votes> = rows.iter().map(|row| Votes::new(id(*row))).collect();
                 let go = |_: &[Votes], _, _| ControlFlow::Continue(());
-                let _ = judge.run(of.model, &moved, &streams, &mut votes, of.chunk, go)?;
+                let _ = judge.run(of.model, &moved, &streams, &mut votes, of.chunk, go).map_err(of_sample)?;
                 for (s, votes) in part.iter().zip(&votes) {
                     let own = votes.estimation.get(s.label as usize).copied().unwrap_or(0);
                     let most = votes.estimation.iter().max() == Some(&own);
@@ -109,6 +109,17 @@ fn against_chance(samples: u64, fell: u64, alpha: f64, attacks: usize) -> Judged
 const LEVEL: f64 = 1e-6;
 /// The probability of fewer than [`least`] votes for a class of probability one half.
 const MISJUDGED: f64 = 1.0 / 30_000.0;
+
+/// Of an id, those that number the sample.
+const SAMPLE_BITS: u32 = 32;
+
+/// The same about the sample that an id belongs to.
+fn of_sample(e: CertifyError) -> CertifyError {
+    match e {
+        CertifyError::NaN { id } => CertifyError::NaN { id: id & ((1 << SAMPLE_BITS) - 1) },
+        other => other,
+    }
+}
 
 /// A class of probability one half or more has so many of `draws` votes, but for one time in 30,000 (four standard
 /// deviations).

@@ -51,14 +51,16 @@ pub fn attacks(runs: &[Named<'_>]) -> Option<String> {
                 let own = || series.iter().filter(|a| a.name == attack);
                 let budgets = own().map(|a| a.eps.to_string()).collect::<Vec<_>>().join(" / ");
                 let left = own().map(|a| format!("{:.1}", 100.0 * a.accuracy)).collect::<Vec<_>>().join(" / ");
-                let threat = format!("{}, {} {budgets}", series[0].threat, series[0].norm);
+                let of = if series[0].precision == crate::precision::Precision::F64 { " in f64" } else { "" };
+                let threat = format!("{}, {} {budgets}{of}", series[0].threat, series[0].norm);
                 rows.push([name.to_string(), threat, attack.to_owned(), left]);
             }
         }
         for n in &run.nearest {
             let split: Vec<String> =
                 n.split.iter().map(|(modality, share)| format!("{modality} {}", percent(*share))).collect();
-            let median = n.median.map_or_else(|| "–".into(), |d| format!("{d:.3}"));
+            let most = if n.looked { "" } else { "≤ " };
+            let median = n.median.map_or_else(|| "–".into(), |d| format!("{most}{d:.3}"));
             let found = format!("{} of {}", n.found, n.samples);
             nearest.push([name.to_string(), format!("{}, {}", n.threat, n.norm), split.join(", "), found, median]);
         }
@@ -225,6 +227,7 @@ mod tests {
                 name: "strongest".into(),
                 threat: "pix".into(),
                 norm: norm.into(),
+                precision: crate::precision::Precision::F32,
                 eps: 1.0,
                 accuracy: 0.6,
                 clean: 1.0,

@@ -1,6 +1,6 @@
 //! Arrays for other programs as one file. Does not know what they mean.
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use crmt_data::write_npy;
 use safetensors::{Dtype, tensor::TensorView};
 use std::collections::HashMap;
@@ -57,10 +57,14 @@ impl TensorFile {
         self.0.push((name.into(), Dtype::F64, vec![values.len()], bytes(values, |v| v.to_le_bytes())));
     }
 
-    /// `F32`, of the tensor's shape.
+    /// `F32` or `F64`, as the tensor is, of its shape.
     pub fn floats(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
-        let values = bytes(&tensor.flatten_all()?.to_vec1::<f32>()?, |v| v.to_le_bytes());
-        self.0.push((name.into(), Dtype::F32, tensor.dims().to_vec(), values));
+        let flat = tensor.flatten_all()?;
+        let (dtype, values) = match tensor.dtype() {
+            DType::F64 => (Dtype::F64, bytes(&flat.to_vec1::<f64>()?, |v| v.to_le_bytes())),
+            _ => (Dtype::F32, bytes(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes())),
+        };
+        self.0.push((name.into(), dtype, tensor.dims().to_vec(), values));
         Ok(())
     }
 

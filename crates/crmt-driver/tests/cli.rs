@@ -10,6 +10,8 @@ mod diagnose;
 mod doubts;
 #[path = "cli/drawn.rs"]
 mod drawn;
+#[path = "cli/extremes.rs"]
+mod extremes;
 #[path = "cli/python.rs"]
 mod python;
 #[path = "cli/report.rs"]

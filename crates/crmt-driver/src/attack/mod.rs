@@ -10,6 +10,7 @@ use crate::{
     partial::{Origin, Parts},
     people::Voice,
     plan::EvaluatePlan,
+    precision::Precision,
     record::{AttackResult, NearestResult},
     report::{Nearest, Outcome, SampleRow},
     run_dir::RunDir,
@@ -17,8 +18,8 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use crmt_attacks::{Budget, Draws, Norm, Victim, self_check};
-use crmt_core::{Missing, PerModality, Streams, names::STRONGEST};
+use crmt_attacks::{Budget, Draws, Norm, Victim, self_check_by};
+use crmt_core::{Batch, Missing, PerModality, Streams, names::STRONGEST};
 use crmt_data::DataSet;
 use crmt_fusion::{Model, Remembering};
 use part::{Found, Part};
@@ -36,8 +37,10 @@ const EXAMPLES: usize = 2;
 /// What is attacked, and where finished parts are kept.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
-    /// The network, in f32.
+    /// The network.
     pub model: &'a Model,
+    /// What it computes in.
+    pub precision: Precision,
     /// Its hash.
     pub weights: &'a str,
     /// Its report split is attacked.
@@ -127,6 +130,7 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow
         parts: Parts::new(of.dir, PARTS, origin(&of, plan)?),
     };
     all.iter_mut().for_each(|row| {
+        row.precision = of.precision;
         row.outcomes.clear();
         row.nearest.clear();
     });
@@ -272,7 +276,7 @@ impl<'a> Search<'a> {
         let mut examples: Vec<Example> = vec![];
         let mut kept: Vec<PerModality<Tensor>> = vec![];
         for (own, rows) in drawn.chunks(PART).zip(rows.chunks(PART)) {
-            let batch = data.report.samples(own)?;
+            let batch = self.batch(own)?;
             let (part, adversarials) = self.part(&threat, &name, &targets, &batch, own, &bar)?;
             examples.extend(self.examples(&name, &part, &batch, &adversarials, rows)?);
             examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
@@ -282,18 +286,17 @@ impl<'a> Search<'a> {
                 kept.push(adversarials);
             }
         }
-        if whole.undefined > 0 {
-            doubts.push(format!(
-                "attacks proposed inputs with a NaN or an infinity {} times, which count as failures: look for divisions by \
-                 small numbers in the model",
-                whole.undefined
-            ));
-        }
+        doubts.extend(whole.doubts());
         let doubts = doubts.into_iter().map(|doubt| format!("{name}: {doubt}")).collect();
         let all = |m: usize| Tensor::cat(&kept.iter().map(|part| &part[m]).collect::<Vec<_>>(), 0);
         let modalities = if kept.is_empty() { 0..0 } else { 0..data.modalities.len() };
         let kept = modalities.map(all).collect::<Result<Vec<_>, _>>()?;
         Ok(OfThreat { strongest: whole.strongest(), threat, name, whole, examples, doubts, kept })
+    }
+
+    /// Samples of the report split, as the network takes them.
+    fn batch(&self, samples: &[usize]) -> Result<Batch> {
+        self.of.precision.batch(self.of.data.report.samples(samples)?)
     }
 
     /// Signs, on some of the drawn samples, that attacks on this victim say little.
@@ -302,11 +305,12 @@ impl<'a> Search<'a> {
         if samples.is_empty() {
             return Ok(vec![]);
         }
-        let batch = self.of.data.report.samples(samples)?;
+        let batch = self.batch(samples)?;
         let inputs = victim.part(&batch.inputs);
         let budget = |eps: f64| self.budget(threat, eps, inputs.len());
         let draws = Draws::for_samples(self.streams, ids(samples));
-        let findings = self_check(victim, &inputs, &batch.labels, &budget, &self.eps, &draws)?;
+        let pgd = |budget: Budget| arsenal::pgd(budget, self.plan);
+        let findings = self_check_by(&pgd, victim, &inputs, &batch.labels, &budget, &self.eps, &draws)?;
         Ok(findings.iter().map(ToString::to_string).collect())
     }
 
@@ -335,6 +339,7 @@ impl<'a> Search<'a> {
                     name: (*attack).to_owned(),
                     threat: name.to_owned(),
                     norm: self.plan.norm.clone(),
+                    precision: self.of.precision,
                     eps: *eps,
                     accuracy: fraction(fell.iter().filter(|f| held(f)).count()),
                     clean: fraction(whole.wrong.iter().filter(|w| !**w).count()),
@@ -369,6 +374,8 @@ impl<'a> Search<'a> {
             samples: wrong.iter().filter(|w| !**w).count() as u64,
             found: found.len() as u64,
             median: (!found.is_empty()).then(|| found[found.len() / 2].distance),
+            looked: self.attacks.iter().any(|attack| attack.nearest),
+            precision: self.of.precision,
             split: if found.is_empty() || self.norm == Norm::Linf { BTreeMap::new() } else { split },
         }
     }

@@ -6,13 +6,14 @@ use crate::{
     people::Stage,
     report::SampleRow,
     threat::Threat,
+    undefined,
 };
 use anyhow::Result;
-use candle_core::Tensor;
-use crmt_attacks::{Draws, Goal, Outcome, correct, predictions, run};
+use candle_core::{DType, Tensor};
+use crmt_attacks::{Draws, Goal, Outcome, correct, run_watched};
 use crmt_core::{Batch, Classifier, PerModality};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 /// What all attacks of one threat did to some samples.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub struct Part {
     pub nearest: Vec<Option<Found>>,
     /// Proposals of attacks that held a NaN or an infinity.
     pub undefined: u64,
+    /// Per sample: no attack on it proposed anything else.
+    pub untried: Vec<bool>,
 }
 
 /// The nearest adversarial of a sample.
@@ -42,8 +45,8 @@ pub struct Found {
     pub spent: Vec<f64>,
     /// The modalities that are.
     pub missing: Vec<usize>,
-    /// The class it is taken for.
-    pub prediction: u32,
+    /// The class it is taken for, by those who judged it; none where the outputs are not finite.
+    pub prediction: Option<u32>,
 }
 
 impl Part {
@@ -54,6 +57,36 @@ impl Part {
         self.fell.iter_mut().zip(next.fell).for_each(|(all, next)| all.extend(next));
         self.nearest.extend(next.nearest);
         self.undefined += next.undefined;
+        self.untried.extend(next.untried);
+    }
+
+    /// What is to be said of numbers that are none.
+    pub fn doubts(&self) -> Vec<String> {
+        let named = |holds: &dyn Fn(usize) -> bool| {
+            let holding = (0..self.wrong.len()).filter(|i| holds(*i));
+            holding.map(|i| self.samples[i] as u64).collect()
+        };
+        let untried: Vec<u64> = named(&|i| self.untried[i] && !self.wrong[i]);
+        let silent: Vec<u64> = named(&|i| self.nearest[i].as_ref().is_some_and(|found| found.prediction.is_none()));
+        let mut doubts = vec![];
+        if self.undefined > 0 {
+            doubts.push(format!(
+                "attacks proposed inputs with a NaN or an infinity {} times, which count as failures: look for divisions by \
+                 small numbers in the model",
+                self.undefined
+            ));
+        }
+        if !untried.is_empty() {
+            let samples = undefined::listed(&untried);
+            doubts.push(format!("{samples} stand only because no attack proposed a finite input: they are not robust"));
+        }
+        if !silent.is_empty() {
+            let samples = undefined::listed(&silent);
+            doubts.push(format!(
+                "the network's outputs are not finite for adversarials of {samples}: they count as broken"
+            ));
+        }
+        doubts
     }
 
     /// Per sample, the first budget at which any attack broke it.
@@ -87,7 +120,8 @@ impl Search<'_> {
         let wrong = wrong(targets, batch)?;
         let fell = wrong.iter().map(|wrong| wrong.then_some(0)).collect();
         let fell = vec![fell; self.attacks.len()];
-        let mut part = Part { samples: own.to_vec(), fell, nearest: vec![None; samples], wrong, undefined: 0 };
+        let untried = vec![true; samples];
+        let mut part = Part { samples: own.to_vec(), fell, nearest: vec![None; samples], wrong, undefined: 0, untried };
         let mut points: Vec<PerModality<Tensor>> =
             (0..samples).map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1))).collect::<candle_core::Result<_>>()?;
         for (k, eps) in self.eps.iter().enumerate() {
@@ -97,12 +131,15 @@ impl Search<'_> {
                     continue;
                 }
                 let greatest = self.eps.last().copied().filter(|_| attack.nearest);
-                for target in targets {
+                let ticks = Ticks { bar, total: samples, done: Cell::new(0) };
+                for (t, target) in targets.iter().enumerate() {
                     let budget = greatest.unwrap_or(*eps);
                     let budget = self.budget(threat, budget, target.victim.modalities().len());
                     let members = attack.build(budget, self.plan);
                     let several = members.len() > 1;
-                    for member in members {
+                    let parts = (targets.len() * members.len()) as f64;
+                    for (n, member) in members.iter().enumerate() {
+                        let before = (t * members.len() + n) as f64;
                         let name =
                             if several { format!("{}/{}", attack.name, member.name()) } else { attack.name.to_owned() };
                         // What looks for the nearest may find it nearer in front of the next target.
@@ -116,10 +153,13 @@ impl Search<'_> {
                         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
                         let ids = standing.iter().map(|i| own[*i as usize] as u64).collect();
                         let draws = Draws::for_samples(self.streams, ids);
-                        let outcome = run(member.as_ref(), &target.victim, &inputs, &goal, &draws)?;
+                        let watch = |share: f64| ticks.at((before + share) / parts);
+                        let outcome = run_watched(member.as_ref(), &target.victim, &inputs, &goal, &draws, &watch)?;
+                        watch(1.0);
                         part.undefined += outcome.undefined as u64;
                         let whole = target.victim.complete(&outcome.adversarial)?;
                         for (row, i) in standing.iter().map(|i| *i as usize).enumerate() {
+                            part.untried[i] &= outcome.lost[row];
                             if !outcome.success[row] {
                                 continue;
                             }
@@ -142,23 +182,19 @@ impl Search<'_> {
                                     .map(|m| if gone(&m) { 0. } else { left.next().unwrap_or(0.) })
                                     .collect(),
                                 missing: all.filter(gone).collect(),
-                                prediction: 0,
+                                prediction: outcome.prediction[row],
                             });
                             points[i] = whole.try_map(|x| x.narrow(0, row, 1))?;
                         }
                     }
                 }
-                bar.inc(samples as u64);
+                ticks.at(1.0);
             }
         }
         let inputs = modalities.try_enumerate(|m, _| {
             let rows: Vec<&Tensor> = points.iter().map(|point| &point[m]).collect();
             Tensor::cat(&rows, 0)
         })?;
-        let predicted = predictions(&self.of.model.logits(&inputs)?)?;
-        part.nearest.iter_mut().zip(predicted).for_each(|(found, class)| {
-            found.iter_mut().for_each(|found| found.prediction = class);
-        });
         let tensors: BTreeMap<String, Tensor> = modalities.iter().cloned().zip(inputs.iter().cloned()).collect();
         self.parts.write(&key, &part, tensors)?;
         Ok((part, inputs))
@@ -179,22 +215,26 @@ impl Search<'_> {
         adversarials: &PerModality<Tensor>,
         rows: &[SampleRow],
     ) -> Result<Vec<Example>> {
-        let mut nearest: Vec<(usize, &Found)> =
-            part.nearest.iter().enumerate().filter_map(|(i, found)| Some((i, found.as_ref()?))).collect();
+        // Without a prediction there is nothing to show.
+        let shown = |(i, found): (usize, &'_ Option<Found>)| {
+            let found = found.as_ref()?;
+            Some((i, found.clone(), rows[i].prediction?, found.prediction? as usize))
+        };
+        let mut nearest: Vec<_> = part.nearest.iter().enumerate().filter_map(shown).collect();
         nearest.sort_by(|a, b| a.1.distance.total_cmp(&b.1.distance));
         let norm = &self.plan.norm;
-        let example = |(i, found): (usize, &Found)| -> Result<Example> {
+        let example = |(i, found, clean_prediction, prediction): (usize, Found, usize, usize)| -> Result<Example> {
             let modalities = self.of.data.modalities.try_enumerate(|m, modality| {
-                let sample = |x: &PerModality<Tensor>| x[m].get(i);
+                let sample = |x: &PerModality<Tensor>| x[m].get(i)?.to_dtype(DType::F32);
                 let adversarial = (!found.missing.contains(&m)).then(|| sample(adversarials)).transpose()?;
                 ExampleModality::new(modality, norm, &sample(&batch.inputs)?, adversarial.as_ref())
             })?;
             Ok(Example {
                 sample: rows[i].index,
                 label: rows[i].label,
-                clean_prediction: rows[i].prediction,
-                prediction: found.prediction as usize,
-                attack: found.attack.clone(),
+                clean_prediction,
+                prediction,
+                attack: found.attack,
                 threat: name.to_owned(),
                 norm: norm.clone(),
                 eps: found.eps,
@@ -203,6 +243,22 @@ impl Search<'_> {
             })
         };
         nearest.into_iter().take(EXAMPLES).map(example).collect()
+    }
+}
+
+/// How far an attack on one part of the samples is, in steps of a bar.
+struct Ticks<'a> {
+    bar: &'a Stage,
+    total: usize,
+    done: Cell<u64>,
+}
+
+impl Ticks<'_> {
+    /// This share is done, or more.
+    fn at(&self, share: f64) {
+        let done = (share * self.total as f64) as u64;
+        self.bar.inc(done.saturating_sub(self.done.get()));
+        self.done.set(done.max(self.done.get()));
     }
 }
 

@@ -24,7 +24,8 @@ pub fn to_csv(diagnosis: &Diagnosis) -> Result<Vec<u8>> {
     let header = FIXED.into_iter().chain(["rival", JOINT, "evidence"]).map(str::to_owned);
     csv.write_record(header.chain(diagnosis.modalities.iter().flat_map(|m| of_modality(&m.name))))?;
     for (i, row) in diagnosis.rows.iter().enumerate() {
-        let fixed = [i, row.label, row.prediction, row.rival].map(|n| n.to_string());
+        let fixed = [Some(i), Some(row.label), row.prediction, Some(row.rival)];
+        let fixed = fixed.map(|n| n.map_or_else(String::new, |n| n.to_string()));
         let fixed = fixed.into_iter().chain([row.joint_radius.to_string(), diagnosis.evidence.clone()]);
         let cells = |m: &InSample| {
             let InSample { margin, score_margin, shapley, preference, vulnerability, eta, radius } = *m;
@@ -90,7 +91,7 @@ fn read_rows(dir: &RunDir, diagnosis: &Diagnosis) -> Result<Vec<OfSample>> {
         };
         rows.push(OfSample {
             label: whole(label)?,
-            prediction: whole(prediction)?,
+            prediction: Some(prediction).filter(|i| !record[*i].is_empty()).map(whole).transpose()?,
             rival: whole(rival)?,
             joint_radius: real(joint)?,
             modalities: columns.iter().map(modality).collect::<Result<_>>()?,
@@ -123,7 +124,7 @@ mod tests {
         };
         let row = |label, eta| OfSample {
             label,
-            prediction: 1,
+            prediction: Some(1),
             rival: 2,
             joint_radius: 1.0 / 7.0,
             modalities: vec![of(f64::INFINITY, eta), of(0.0, Some(2.0))],

@@ -30,7 +30,7 @@ pub fn diagnose(of: &Subject<'_>, voice: &Voice) -> Result<Diagnosis> {
     let Subject { model, data, summary, rows: known } = *of;
     let baselines = model.scores(&data.baselines.try_map(|b| b.unsqueeze(0))?)?;
     let absent = Terms::new(&baselines.contributions()?, &baselines.bias)?;
-    let answer = predictions(&baselines.logits()?)?[0];
+    let answer = predictions(&baselines.logits()?).context("with every modality at its baseline")?[0];
     let distances = model.head().rows()?.try_map(distances)?;
     let classes = data.classes.len();
     let names = data.modalities.map(|m| m.name.clone());

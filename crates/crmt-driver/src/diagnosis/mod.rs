@@ -84,8 +84,8 @@ pub struct OfModality {
 pub struct OfSample {
     /// True class.
     pub label: usize,
-    /// Predicted class.
-    pub prediction: usize,
+    /// Predicted class; none where the outputs are not finite.
+    pub prediction: Option<usize>,
     /// The class that limits the joint radius.
     pub rival: usize,
     /// Joint radius.
@@ -97,7 +97,7 @@ pub struct OfSample {
 impl OfSample {
     /// Whether the prediction is the label.
     pub fn is_right(&self) -> bool {
-        self.label == self.prediction
+        self.prediction == Some(self.label)
     }
 }
 

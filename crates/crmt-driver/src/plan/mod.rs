@@ -17,6 +17,7 @@ use crate::{
     baselines::BASELINES,
     lipschitz::{F64, PROGRAMS},
     methods::METHODS,
+    precision::Precision,
     settings::flatten,
     threat::DECLARED,
 };
@@ -223,6 +224,9 @@ pub struct EvaluatePlan {
     /// On so many samples the attacks are checked against each other before they are believed; 0: not at all.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub check_samples: usize,
+    /// Of the network that is attacked: `f32`, as it is used, or `f64` (on the CPU), as certificates are about.
+    #[schemars(extend("enum" = Precision::NAMES))]
+    pub precision: String,
 }
 
 /// Attacks strictly inside every kind of certificate (`certify RUN --falsify`).
@@ -346,6 +350,7 @@ impl Default for Plan {
                 queries: 5000,
                 seed: 0,
                 check_samples: 10,
+                precision: Precision::default().name().into(),
             },
             falsify: FalsifyPlan { samples: 50, threats: vec![], steps: 40, rays: 4, tightness_samples: 10 },
             smooth: SmoothPlan::default(),

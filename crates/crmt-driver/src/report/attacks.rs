@@ -12,7 +12,7 @@ pub fn attacks(runs: &[RunRecord]) -> String {
         "Accuracy in % under each attack alone; <b>strongest</b> counts a sample as broken when any of them broke it, also \
          at a smaller budget. Where one attack leaves far fewer standing than another that should be as strong, look into \
          why. The <b>nearest</b> adversarial of a sample is the least change any attack found: an upper bound of what is \
-         needed. Its <b>split</b> says on which modality attackers spend their squared budget.",
+         needed, and no more than a budget at which it fell (≤) where no attack looked for the nearest. Its <b>split</b> says on which modality attackers spend their squared budget.",
         &(accuracies(runs) + &nearest(runs)),
     )
 }
@@ -71,7 +71,7 @@ fn nearest(runs: &[RunRecord]) -> String {
             threat_title(&threat),
             count(n.found),
             count(n.samples),
-            n.median.map_or_else(|| "–".into(), distance),
+            n.median.map_or_else(|| "–".into(), |d| format!("{}{}", if n.looked { "" } else { "≤ " }, distance(d))),
             if split.is_empty() { "–".into() } else { split.join(", ") }
         )
     };

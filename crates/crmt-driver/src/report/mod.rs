@@ -33,6 +33,7 @@ use figures::Gallery;
 use crate::{
     diagnosis::Diagnosis,
     examples::Example,
+    precision::Precision,
     record::{EpochMetrics, Summary},
 };
 use std::{collections::BTreeMap, path::PathBuf};
@@ -65,8 +66,8 @@ pub struct SampleRow {
     pub index: u64,
     /// True class, an index into [`Summary::classes`].
     pub label: usize,
-    /// Predicted class without an attacker.
-    pub prediction: usize,
+    /// Predicted class without an attacker; none where the outputs are not finite.
+    pub prediction: Option<usize>,
     /// Its place among all report samples in the order in which they are drawn, from 0.
     pub drawn: u64,
     /// Radius by threat (`joint` or a modality's name), in declared units.
@@ -75,10 +76,19 @@ pub struct SampleRow {
     pub evidence: String,
     /// What limits the joint radius; none before radii are computed.
     pub why: Option<Why>,
+    /// Of the network that was attacked.
+    pub precision: Precision,
     /// What each attack achieved; empty for samples that were not attacked.
     pub outcomes: Vec<Outcome>,
     /// The nearest adversarial that any attack found, by `THREAT.NORM`; none for samples that stood or were wrong.
     pub nearest: BTreeMap<String, Nearest>,
+}
+
+impl SampleRow {
+    /// Whether the prediction is the label.
+    pub fn is_right(&self) -> bool {
+        self.prediction == Some(self.label)
+    }
 }
 
 /// What limits a sample's joint radius, by modality.

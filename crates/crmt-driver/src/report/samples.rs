@@ -35,7 +35,7 @@ fn ten(run: &RunRecord) -> String {
     let Some(main) = threats.first() else { return String::new() };
     let radius = |s: &SampleRow| s.radii.get(*main).copied().filter(|r| !r.is_nan()).unwrap_or(0.0);
     let mut right: Vec<&SampleRow> =
-        run.samples.iter().filter(|s| s.label == s.prediction && s.radii.contains_key(*main)).collect();
+        run.samples.iter().filter(|s| s.is_right() && s.radii.contains_key(*main)).collect();
     // Attacked samples tell more; they are a fixed subset, not a choice by outcome.
     let told: Vec<&SampleRow> = right.iter().filter(|s| !s.outcomes.is_empty()).copied().collect();
     let among = if told.len() >= 2 * EACH {

@@ -365,7 +365,7 @@ fn attacked_radii(run: &RunRecord, threat: &str) -> Option<Vec<f64>> {
     let attacked = |s: &&SampleRow| s.outcomes.iter().any(|o| o.threat == threat);
     let radius = |s: &SampleRow| {
         let radius = s.radii.get(threat).copied()?;
-        Some(if s.label == s.prediction && !radius.is_nan() { radius } else { 0.0 })
+        Some(if s.is_right() && !radius.is_nan() { radius } else { 0.0 })
     };
     let mut radii: Vec<f64> = run.samples.iter().filter(attacked).map(radius).collect::<Option<_>>()?;
     radii.sort_by(f64::total_cmp);

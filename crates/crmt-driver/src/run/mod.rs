@@ -20,6 +20,7 @@ use crate::{
     lipschitz::{Bounds, Kind},
     people::Voice,
     plan::{FalsifyPlan, Plan},
+    precision::Precision,
     predictions,
     record::{EpochMetrics, Falsification, SmoothingResult, Summary},
     report::SampleRow,
@@ -30,10 +31,11 @@ use crate::{
     tensor_file::Format,
     threat::DECLARED,
     training::{self, Resumed, STEP_1, Untrained},
+    undefined,
     watch::Keeper,
 };
 use anyhow::{Context, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use crmt_certify::WeightsHash;
 use crmt_core::Streams;
 use crmt_data::{DataSet, SyntheticOptions, Upload};
@@ -190,7 +192,12 @@ impl Run {
 
     /// To measure with: frozen, in `f32`, on the data's device.
     fn model(&self) -> Result<Model> {
-        self.architecture.model(&self.weights, DType::F32, self.data.device())
+        self.model_in(Precision::F32)
+    }
+
+    /// The same in another precision, where that is computed.
+    fn model_in(&self, precision: Precision) -> Result<Model> {
+        self.architecture.model(&self.weights, precision.dtype(), &precision.device(self.data.device()))
     }
 
     /// Accuracy without an attacker.
@@ -198,6 +205,8 @@ impl Run {
         let model = self.model()?;
         let clean = evaluation::clean(&model, &self.data)?;
         self.summary.accuracy = clean.accuracy;
+        self.summary.warnings.retain(|w| !undefined::is_after(w, ""));
+        self.summary.warnings.extend(clean.warnings);
         self.summary.confusion = clean.confusion;
         self.rows = clean.rows;
         Ok(())
@@ -244,8 +253,11 @@ impl Run {
             self.summary.accuracy.missing_by_baseline.insert(plan.baseline.clone(), table);
         }
         let baselines_sha256 = digests::of_baselines(&baselines)?;
+        let precision = Precision::of(&plan.precision)?;
+        let (model, baselines) = (self.model_in(precision)?, precision.inputs(&baselines)?);
         let subject = attack::Subject {
             model: &model,
+            precision,
             baselines: &baselines,
             weights: &self.summary.weights,
             data: &self.data,
@@ -271,8 +283,11 @@ impl Run {
         let start = Instant::now();
         let model = self.model()?;
         let samples = drawn(asked.samples, self.data.report.len(), &self.streams());
-        self.summary.corruptions =
+        let (results, warnings) =
             corruption::measure(&model, &self.data, asked, &samples, self.attack_streams(), voice)?;
+        self.summary.corruptions = results;
+        self.summary.warnings.retain(|w| !undefined::is_after(w, corruption::SILENT));
+        self.summary.warnings.extend(warnings);
         self.drawn("corrupt");
         self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
@@ -304,7 +319,8 @@ impl Run {
         let streams = self.streams();
         let deployed = model;
         let model = Remembering::new(&deployed);
-        let subject = Subject { bounds, model: &model, deployed: &deployed, hash: &hash, data: &self.data, streams };
+        let (precision, deployed) = (Precision::F32, &deployed);
+        let subject = Subject { bounds, model: &model, precision, deployed, hash: &hash, data: &self.data, streams };
         let results = falsify(&subject, plan, voice)?;
         let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
         self.summary.falsification.retain(|known| !again(known));
