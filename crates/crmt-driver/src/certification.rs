@@ -260,13 +260,15 @@ pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
     let mut beaten = BTreeMap::new();
     for row in rows {
         let inside = |threat: &str, eps: f64| row.radii.get(threat).is_some_and(|r| *r > eps);
+        // What breaks only a program that the certificate is not about does not break the certificate.
+        let confirmed = |threat: &str| row.nearest.get(&format!("{threat}.l2")).is_none_or(|nearest| nearest.confirmed);
         let broken = row.outcomes.iter().filter(|o| !o.held && o.norm == "l2").map(|o| (o.threat.as_str(), o.eps));
         // Judged in f32, and as near to the boundary as that can tell: strictly inside means what it means for attacks on
         // certificates.
         let found =
             row.nearest.iter().filter_map(|(key, nearest)| Some((key.strip_suffix(".l2")?, nearest.distance / INSIDE)));
         let threats: BTreeSet<&str> =
-            broken.chain(found).filter(|(threat, eps)| inside(threat, *eps)).map(|(threat, _)| threat).collect();
+            broken.chain(found).filter(|(t, eps)| inside(t, *eps) && confirmed(t)).map(|(threat, _)| threat).collect();
         threats.into_iter().for_each(|threat| *beaten.entry(threat.to_owned()).or_default() += 1);
     }
     beaten
@@ -293,11 +295,17 @@ mod tests {
         assert!(beaten(&[row(0.6, true), row(0.4, false), row(0.5, false)]).is_empty());
         assert_eq!(beaten(&[row(0.51, false), row(0.6, true)])[JOINT], 1);
         let near = |distance| {
-            let nearest = Nearest { distance, ..Nearest::default() };
+            let nearest = Nearest { distance, confirmed: true, ..Nearest::default() };
             SampleRow { nearest: [("joint.l2".to_owned(), nearest)].into(), ..row(0.4, false) }
         };
         assert!(beaten(&[near(0.41), near(0.3999)]).is_empty());
         assert_eq!(beaten(&[near(0.39)])[JOINT], 1);
+        // Broken in f32 alone, by an attack and at a distance: the certificate, which is about f64, stands.
+        let mut other_program =
+            SampleRow { outcomes: row(0.6, false).outcomes, radii: row(0.6, false).radii, ..near(0.39) };
+        assert_eq!(beaten(std::slice::from_ref(&other_program))[JOINT], 1);
+        other_program.nearest.values_mut().for_each(|nearest| nearest.confirmed = false);
+        assert!(beaten(&[other_program]).is_empty());
     }
 
     /// A radius is about the declared baselines: what an attack did with others in their place is no violation.

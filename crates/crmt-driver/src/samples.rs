@@ -21,6 +21,7 @@ const SHAPLEY: &str = "shapley.";
 const DISTANCE: &str = "distance.";
 const BY: &str = "by.";
 const SPENT: &str = "spent.";
+const CONFIRMED: &str = "confirmed.";
 /// Behind the name of an attack on the network in `f64`.
 const F64: &str = "@f64";
 
@@ -28,7 +29,8 @@ const F64: &str = "@f64";
 /// `radius.THREAT` and `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each
 /// modality, then `ATTACK.THREAT.NORM.EPS` for each attack (`ATTACK@f64` on the network in `f64`): `held`,
 /// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
-/// `by.THREAT.NORM` (which attack) and `spent.THREAT.NORM.NAME` (the distance of each modality).
+/// `by.THREAT.NORM` (which attack), `confirmed.THREAT.NORM` (whether the program that certificates are about takes it for
+/// another class, too: `true` or `false`) and `spent.THREAT.NORM.NAME` (the distance of each modality).
 pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     let threats: Vec<String> = rows.first().map(|r| r.radii.keys().cloned().collect()).unwrap_or_default();
     // Attacked samples were all attacked in the same ways.
@@ -46,7 +48,7 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     let nearest: BTreeMap<&String, &Nearest> = rows.iter().flat_map(|r| &r.nearest).collect();
     let columns = nearest.iter().flat_map(|(key, nearest)| {
         let spent = nearest.spent.keys().map(move |name| format!("{SPENT}{key}.{name}"));
-        [format!("{DISTANCE}{key}"), format!("{BY}{key}")].into_iter().chain(spent)
+        [format!("{DISTANCE}{key}"), format!("{BY}{key}"), format!("{CONFIRMED}{key}")].into_iter().chain(spent)
     });
     csv.write_record(header.chain(radii).chain(why).chain(attacks.iter().cloned()).chain(columns))?;
     for row in rows {
@@ -70,8 +72,8 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
         });
         let outcomes = (0..attacks.len()).map(|i| outcome(i).to_owned());
         let found = nearest.iter().flat_map(|(key, like)| match row.nearest.get(*key) {
-            None => vec![String::new(); 2 + like.spent.len()],
-            Some(n) => [n.distance.to_string(), n.attack.clone()]
+            None => vec![String::new(); 3 + like.spent.len()],
+            Some(n) => [n.distance.to_string(), n.attack.clone(), n.confirmed.to_string()]
                 .into_iter()
                 .chain(like.spent.keys().map(|name| n.spent.get(name).map(f64::to_string).unwrap_or_default()))
                 .collect(),
@@ -96,6 +98,7 @@ enum Column {
     Shapley(String),
     Distance(String),
     By(String),
+    Confirmed(String),
     Spent(String, String),
     /// Of the attack, threat, norm and budget of its name; whether it held is in the cell.
     Outcome(Precision, Outcome),
@@ -141,6 +144,7 @@ fn columns(header: &csv::StringRecord) -> Result<Vec<Column>> {
             .or_else(|| of(SHAPLEY).map(Column::Shapley))
             .or_else(|| of(DISTANCE).map(Column::Distance))
             .or_else(|| of(BY).map(Column::By))
+            .or_else(|| of(CONFIRMED).map(Column::Confirmed))
             .or_else(spent)
             .or_else(|| outcome(name).map(|(precision, of)| Column::Outcome(precision, of)))
     };
@@ -193,6 +197,9 @@ fn enter(row: &mut SampleRow, column: &Column, value: &str) -> Result<()> {
         }
         Column::Distance(key) => row.nearest.entry(key.clone()).or_default().distance = length(value)?,
         Column::By(key) => value.clone_into(&mut row.nearest.entry(key.clone()).or_default().attack),
+        Column::Confirmed(key) => {
+            row.nearest.entry(key.clone()).or_default().confirmed = value.parse().context("neither true nor false")?;
+        }
         Column::Spent(key, name) => {
             row.nearest.entry(key.clone()).or_default().spent.insert(name.clone(), length(value)?);
         }
@@ -258,7 +265,10 @@ mod tests {
             nearest: (index < 2)
                 .then(|| {
                     let spent = [("image".to_owned(), 0.1), ("audio".to_owned(), radius)].into();
-                    ("joint.l2".to_owned(), Nearest { attack: "fab-t".into(), distance: 1.0 / 7.0, spent })
+                    (
+                        "joint.l2".to_owned(),
+                        Nearest { attack: "fab-t".into(), distance: 1.0 / 7.0, spent, confirmed: index == 1 },
+                    )
                 })
                 .into_iter()
                 .collect(),

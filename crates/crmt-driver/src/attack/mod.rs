@@ -17,9 +17,9 @@ use crate::{
     threat::{JOINT, Threat},
 };
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
-use crmt_attacks::{Budget, Draws, Norm, Victim, self_check_by};
-use crmt_core::{Batch, Missing, PerModality, Streams, names::STRONGEST};
+use candle_core::{Device, Tensor};
+use crmt_attacks::{Budget, Draws, Norm, Victim, correct, self_check_by};
+use crmt_core::{Batch, Classifier, Missing, PerModality, Streams, names::STRONGEST};
 use crmt_data::DataSet;
 use crmt_fusion::{Model, Remembering};
 use part::{Found, Part};
@@ -41,6 +41,8 @@ pub struct Subject<'a> {
     pub model: &'a Model,
     /// What it computes in.
     pub precision: Precision,
+    /// In `f64`, if certificates are about that program and this is not it: it judges what is found.
+    pub judge: Option<&'a Model>,
     /// Its hash.
     pub weights: &'a str,
     /// Its report split is attacked.
@@ -161,7 +163,8 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow
         search.record(&of.name, &of.whole, &strongest, rows, &mut attacked.results);
         for (row, (_, found)) in rows.iter_mut().zip(&nearest).filter_map(|(row, n)| Some((row, n.as_ref()?))) {
             let spent = names.iter().cloned().zip(found.spent.iter().copied()).collect();
-            let nearest = Nearest { attack: found.attack.clone(), distance: found.distance, spent };
+            let (attack, confirmed) = (found.attack.clone(), found.confirmed);
+            let nearest = Nearest { attack, distance: found.distance, spent, confirmed };
             row.nearest.insert(format!("{}.{}", of.name, plan.norm), nearest);
         }
         let only: Vec<&Found> = nearest.iter().flatten().map(|(_, found)| *found).collect();
@@ -277,7 +280,8 @@ impl<'a> Search<'a> {
         let mut kept: Vec<PerModality<Tensor>> = vec![];
         for (own, rows) in drawn.chunks(PART).zip(rows.chunks(PART)) {
             let batch = self.batch(own)?;
-            let (part, adversarials) = self.part(&threat, &name, &targets, &batch, own, &bar)?;
+            let (mut part, adversarials) = self.part(&threat, &name, &targets, &batch, own, &bar)?;
+            self.confirm(&mut part, &adversarials, &batch)?;
             examples.extend(self.examples(&name, &part, &batch, &adversarials, rows)?);
             examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
             examples.truncate(EXAMPLES);
@@ -292,6 +296,17 @@ impl<'a> Search<'a> {
         let modalities = if kept.is_empty() { 0..0 } else { 0..data.modalities.len() };
         let kept = modalities.map(all).collect::<Result<Vec<_>, _>>()?;
         Ok(OfThreat { strongest: whole.strongest(), threat, name, whole, examples, doubts, kept })
+    }
+
+    /// Asks the program that certificates are about what it says of the adversarials.
+    fn confirm(&self, part: &mut Part, adversarials: &PerModality<Tensor>, batch: &Batch) -> Result<()> {
+        let Some(judge) = self.of.judge else { return Ok(()) };
+        let right =
+            correct(&judge.logits(&Precision::F64.inputs(adversarials)?)?, &batch.labels.to_device(&Device::Cpu)?)?;
+        for (found, right) in part.nearest.iter_mut().zip(right) {
+            found.iter_mut().for_each(|found| found.confirmed = !right);
+        }
+        Ok(())
     }
 
     /// Samples of the report split, as the network takes them.

@@ -47,6 +47,13 @@ pub struct Found {
     pub missing: Vec<usize>,
     /// The class it is taken for, by those who judged it; none where the outputs are not finite.
     pub prediction: Option<u32>,
+    /// Whether the program that certificates are about takes it for another class than its label, too.
+    #[serde(skip, default = "confirmed")]
+    pub confirmed: bool,
+}
+
+fn confirmed() -> bool {
+    true
 }
 
 impl Part {
@@ -183,6 +190,7 @@ impl Search<'_> {
                                     .collect(),
                                 missing: all.filter(gone).collect(),
                                 prediction: outcome.prediction[row],
+                                confirmed: true,
                             });
                             points[i] = whole.try_map(|x| x.narrow(0, row, 1))?;
                         }

@@ -111,6 +111,8 @@ pub struct Nearest {
     pub distance: f64,
     /// Of each modality: how the attack split what it spent.
     pub spent: BTreeMap<String, f64>,
+    /// Whether the program that certificates are about takes it for another class than its label, too.
+    pub confirmed: bool,
 }
 
 /// One attack on one sample.

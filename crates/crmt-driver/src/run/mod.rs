@@ -17,7 +17,7 @@ use crate::{
     events::Events,
     examples::Example,
     falsify::{Subject, falsify},
-    lipschitz::{Bounds, Kind},
+    lipschitz::{Bounds, F64, Kind},
     people::Voice,
     plan::{FalsifyPlan, Plan},
     precision::Precision,
@@ -255,9 +255,13 @@ impl Run {
         let baselines_sha256 = digests::of_baselines(&baselines)?;
         let precision = Precision::of(&plan.precision)?;
         let (model, baselines) = (self.model_in(precision)?, precision.inputs(&baselines)?);
+        let certified = self.summary.program.as_ref().map(|of| of.program.as_str());
+        let judge = (precision == Precision::F32 && certified == Some(F64)).then(|| self.model_in(Precision::F64));
+        let judge = judge.transpose()?;
         let subject = attack::Subject {
             model: &model,
             precision,
+            judge: judge.as_ref(),
             baselines: &baselines,
             weights: &self.summary.weights,
             data: &self.data,
