@@ -1,6 +1,6 @@
 //! What attacks and smoothing will cost: passes through the network that a plan asks for, times one measured pass.
 //! Does not know what is found on the way.
-use crate::{arsenal::Named, people::Voice, plan::EvaluatePlan};
+use crate::{arsenal::Named, people::Voice, plan::EvaluatePlan, precision::Precision};
 use crmt_core::{Classifier, PerModality, Result, input_gradients};
 use crmt_data::DataSet;
 use std::time::{Duration, Instant};
@@ -37,9 +37,9 @@ pub fn gradients(attack: &Named, plan: &EvaluatePlan, classes: usize, restarts: 
     }
 }
 
-/// The time of one gradient of one sample.
-pub fn seconds_per_gradient(model: &dyn Classifier, data: &DataSet) -> anyhow::Result<f64> {
-    let batch = data.report.batch(0..PROBE.min(data.report.len()))?;
+/// The time of one gradient of one sample, of a network that computes so.
+pub fn seconds_per_gradient(model: &dyn Classifier, precision: Precision, data: &DataSet) -> anyhow::Result<f64> {
+    let batch = precision.batch(data.report.batch(0..PROBE.min(data.report.len()))?)?;
     let samples = batch.labels.dim(0)?;
     let once = || -> Result<f64> {
         let start = Instant::now();
@@ -56,7 +56,7 @@ pub fn seconds_per_gradient(model: &dyn Classifier, data: &DataSet) -> anyhow::R
 
 /// The time of `forward` passes of one sample.
 pub fn forward_seconds(model: &dyn Classifier, data: &DataSet, passes: f64) -> anyhow::Result<f64> {
-    Ok(FORWARD * passes * seconds_per_gradient(model, data)?)
+    Ok(FORWARD * passes * seconds_per_gradient(model, Precision::F32, data)?)
 }
 
 /// Says what is about to begin will take, and what would make it shorter, if it is long.

@@ -125,7 +125,7 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let passes = kinds * (RESTARTS.len() * samples + tight * (HALVINGS + 1) / 2);
     let halvings = tight * (HALVINGS + 1) / 2;
     let gradients = kinds * plan.steps * (RESTARTS.len() * samples + halvings);
-    let seconds = gradients as f64 * effort::seconds_per_gradient(subject.model, subject.data)?;
+    let seconds = gradients as f64 * effort::seconds_per_gradient(subject.model, subject.precision, subject.data)?;
     effort::announce("attacks on certificates", seconds, "--samples and --steps make it shorter", voice);
     let bar = voice.stage("attacking certificates", passes as u64);
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {

@@ -250,7 +250,7 @@ impl<'a> Search<'a> {
         };
         let of_threat = |threat| self.attacks.iter().map(|attack| of_attack(threat, attack)).sum::<f64>();
         let gradients = threats.iter().map(of_threat).sum::<f64>() * samples as f64;
-        let seconds = gradients * effort::seconds_per_gradient(self.of.model, data)?;
+        let seconds = gradients * effort::seconds_per_gradient(self.of.model, self.of.precision, data)?;
         let cheaper =
             format!("fewer samples (evaluate.samples, now {samples}), evaluate.eps or evaluate.steps take less");
         effort::announce("attacks", seconds, &cheaper, voice);

@@ -1,6 +1,6 @@
 //! Attacks and measurements at the edge of what numbers hold, as a user meets them: what is told, counted and refused.
 //! Does not know how attacks search.
-use super::{Anyhow, driver, features, json, refused, stderr, train};
+use super::{Anyhow, driver, features, json, refused, results, stderr, train};
 use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -143,7 +143,7 @@ fn a_budget_that_no_input_can_hold_is_refused_by_name() -> Anyhow {
     let dir = tempfile::tempdir()?;
     features(&dir.path().join("f"), 40)?;
     train(dir.path(), "jt", "r", ["data=f", "model.mlp_width=16"]).assert().success();
-    refused(driver(dir.path()).args(["evaluate", "r", "--eps", "1e300"]), &["evaluate.eps", "1e300"]);
+    refused(driver(dir.path()).args(["evaluate", "r", "--eps", "1e300"]), &["evaluate.eps", "from 1e-9 to 1e9"]);
     let told = stderr(driver(dir.path()).args(["evaluate", "r", "--eps", "1e9"]));
     assert!(!told.contains("NaN"), "{told}");
     let summary = json(dir.path().join("r/summary.json"))?;
@@ -164,7 +164,7 @@ fn a_falsified_certificate_is_a_violation() -> Anyhow {
     let mut summary = json(&path)?;
     assert_eq!((&summary["violations"], &summary["falsification"][0]["evidence"]), (&0.into(), &"proved".into()));
     summary["falsification"][0]["violations"] = 3.into();
-    fs::write(&path, summary.to_string())?;
+    results::reseal(&dir.path().join("r"), summary)?;
     driver(dir.path()).args(["certify", "r"]).assert().code(1);
     assert_eq!(json(&path)?["violations"], 3);
     Ok(())
