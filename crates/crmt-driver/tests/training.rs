@@ -252,7 +252,7 @@ fn methods_with_settings_of_their_own_train_and_are_recorded() -> Anyhow {
     refuse(&["train.accumulate=0"], &["train.accumulate"]);
     refuse(&["adversary.budgets.audio=1"], &["adversary.budgets", "adversary.threat"]);
     refuse(&["adversary.threat=audio", "adversary.budgets.audio=0"], &["adversary.budgets.audio = 0"]);
-    refuse(&["train.checkpoint_seconds=inf"], &["train.checkpoint_seconds", "finite"]);
+    refuse(&["train.checkpoint_seconds=inf"], &["train.checkpoint_seconds", "expected a number"]);
     refuse(&["train.loaders=100000"], &["train.loaders"]);
     refused(
         driver(dir.path()).args(["train", "--method", "crmt-certified", "--out", "x", "--set", "model.memory=8"]),
