@@ -159,7 +159,7 @@ fn a_far_proposal_comes_back_to_the_ball() {
     }
 }
 
-/// `h = (sqrt(0 x) + 1, 0, ...)`: finite, with a gradient that is not.
+/// `h = (sqrt(x - x) + 1, 0, ...)`: finite, with a gradient that is not.
 struct NoGradient(PerModality<Modality>);
 
 impl Classifier for NoGradient {
@@ -167,8 +167,7 @@ impl Classifier for NoGradient {
         &self.0
     }
     fn logits(&self, x: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
-        let nothing = (&x[0] * 0.)?;
-        let root = nothing.sqrt()?.sum_keepdim(1)?;
+        let root = x[0].sub(&x[0])?.sqrt()?.sum_keepdim(1)?;
         Ok(Tensor::cat(&[&(&root + 1.)?, &root.zeros_like()?], 1)?)
     }
 }

@@ -54,7 +54,7 @@ impl AolConv2d {
     }
 
     /// A convolution along the rows, for signals as images of one row: `weight [outputs, inputs, size]`, computed as the
-    /// middle row of a square kernel ([`square`]).
+    /// middle row of a square kernel (`square`).
     pub fn along_rows(vb: &VarBuilder, inputs: usize, outputs: usize, size: usize) -> Result<Self> {
         Self::with(vb, &[outputs, inputs, size])
     }
