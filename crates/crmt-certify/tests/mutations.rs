@@ -55,8 +55,8 @@ fn branches_add_up() {
 fn margins_are_rounded_down_and_constants_up() {
     let rows = one(t(&[&[1.], &[0.]]));
     let unit = MarginConstants::pairwise(&rows, &ones(2), &one(SoundBound::vouched(1.).unwrap())).unwrap();
-    let r = radii(&unit, &t(&[&[1., 2f64.powi(-60)]]), &[0]).unwrap().joint()[0];
-    assert!(r < 1. && r > 1. - 1e-12, "{r}");
+    let margin = regions(&unit, &t(&[&[1., 2f64.powi(-60)]]), &[0]).unwrap()[0].margins()[0];
+    assert!(margin < 1. && margin > 1. - 1e-12, "{margin}");
     for k in 1..200u32 {
         let (l, scale) = (1. + f64::from(k) / 7., 1. + f64::from(k * k) / 11.);
         let constants = MarginConstants::pairwise(&rows, &ones(2), &one(SoundBound::vouched(l).unwrap())).unwrap();
@@ -89,6 +89,11 @@ fn rounding_is_taken_from_margins_and_grows_with_inputs() {
     assert!(lost(10., 0.) >= 2. * u * (3. * 10. + 10.), "{}", lost(10., 0.));
     assert!(lost(10., 0.) < 1e-3, "but not by much: {}", lost(10., 0.));
     assert!(lost(1000., 0.) > 20. * lost(10., 0.) && lost(10., 1000.) >= lost(1000., 0.));
+    // Twice what a unit of length adds to the constant: at the input, and at what an attack makes of it.
+    let slope = program.get(0, 0, 1) - real().get(0, 0, 1);
+    let growth = lost(1000., 0.) - lost(10., 0.);
+    // Differences of numbers near 1 and 30 keep ten digits.
+    assert!((growth / (2. * slope * 990.) - 1.).abs() < 1e-6, "{growth} for {slope}");
     // A tensor says nothing of lengths.
     let message = radii(&program, &t(&[&[30., 0.]]), &[0]).unwrap_err().to_string();
     assert!(message.contains("Evaluation"), "{message}");
