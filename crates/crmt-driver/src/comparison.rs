@@ -36,7 +36,7 @@ fn look(path: &Path) -> Result<Found> {
         return if path.exists() { Ok(Found::File) } else { bail!("{}: there is no such run", path.display()) };
     }
     let has = |name: &&str| run_dir::has(path, name);
-    if has(&run_dir::CONFIG) || has(&run_dir::SUMMARY) {
+    if run_dir::is_marked(path) || has(&run_dir::CONFIG) || has(&run_dir::SUMMARY) {
         let missing = [run_dir::SUMMARY, run_dir::CONFIG, run_dir::MODEL].into_iter().find(|name| !has(name));
         return match missing {
             Some(missing) => Ok(Found::Incomplete(missing)),
@@ -263,12 +263,13 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let at = |name: &str| dir.path().join(name);
         for (run, files) in
-            [("b", &["config.toml", "model.safetensors", "summary.json"][..]), ("half", &["config.toml"])]
+            [("b", &["config.toml", "model.safetensors", "summary.json"][..]), ("half", &["config.toml"]), ("new", &[])]
         {
             fs::create_dir(at(run))?;
             files.iter().try_for_each(|file| fs::write(at(run).join(file), ""))?;
         }
         ["b.log", "table.md"].iter().try_for_each(|file| fs::write(at(file), ""))?;
+        fs::write(at("new").join(".crmt-run"), "A run of crmt-driver")?;
         fs::create_dir(at("notes"))?;
         let opened = |paths: &[&str]| {
             let paths: Vec<_> = paths.iter().map(|path| at(path)).collect();
@@ -281,6 +282,7 @@ mod tests {
             (&["b.log", "table.md"][..], "no run among"),
             (&["notes"], "a folder of such directories"),
             (&["half"], "no summary.json"),
+            (&["new"], "no summary.json"),
             (&["b", "missing"], "there is no such run"),
         ] {
             let error = opened(paths).unwrap_err().to_string();

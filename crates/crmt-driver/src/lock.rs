@@ -41,7 +41,7 @@ impl Lock {
                 continue;
             }
             let content = holder(&mut file);
-            if !content.is_empty() && !content.starts_with(OURS) {
+            if !wrote(&content) {
                 bail!("{} is not of this program: move it away", path.display());
             }
             let failed = || format!("can't write {}", path.display());
@@ -54,7 +54,8 @@ impl Lock {
 
     fn tell(&mut self, command: &str) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
-        writeln!(self.file, "{OURS}{command}, process {}", std::process::id())
+        // In one piece, so that whoever is killed leaves all of it or nothing.
+        self.file.write_all(format!("{OURS}{command}, process {}\n", std::process::id()).as_bytes())
     }
 }
 
@@ -71,7 +72,12 @@ impl Drop for Lock {
 pub fn is_ours(path: &Path) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
     let content = regular.then(|| File::open(path).map(|mut file| holder(&mut file)).unwrap_or_default());
-    content.is_some_and(|content| content.is_empty() || content.starts_with(OURS))
+    content.is_some_and(|content| wrote(&content))
+}
+
+/// Whether this program wrote the content, or began to: a full disk or a kill leaves a part of it.
+fn wrote(content: &str) -> bool {
+    content.starts_with(OURS) || OURS.starts_with(content)
 }
 
 /// The file, created or as it is; never through a link.
@@ -155,6 +161,11 @@ mod tests {
         let error = Lock::take(dir.path(), "train").unwrap_err().to_string();
         assert!(error.contains("being trained by another process"), "{error}");
         drop(lock);
+        for part in ["", "crmt", "crmt-driver", "crmt-driver tr"] {
+            fs::write(dir.path().join(LOCK), part)?;
+            assert!(is_ours(&dir.path().join(LOCK)), "{part}");
+            drop(Lock::take(dir.path(), "train")?);
+        }
         Ok(())
     }
 

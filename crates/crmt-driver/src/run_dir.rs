@@ -240,7 +240,8 @@ fn stranger(path: &Path) -> Result<Option<PathBuf>> {
     Ok(others.next().map(|e| e.file_name().into()))
 }
 
-fn is_marked(path: &Path) -> bool {
+/// Whether a run was begun here: it may have no other file yet.
+pub fn is_marked(path: &Path) -> bool {
     let mark = path.join(MARK);
     let regular = fs::symlink_metadata(&mark).is_ok_and(|m| m.is_file());
     regular && fs::read_to_string(mark).is_ok_and(|text| text.starts_with(MARKED))

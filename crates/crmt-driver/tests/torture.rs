@@ -166,14 +166,22 @@ impl Chamber {
         }
         if let Some(place) = &obstacle {
             let _ = fs::remove_dir(place);
-            // A report that was moved aside may be of older results by now.
-            if aside.exists() && !place.exists() && !place.ends_with("report.html") {
+            // What was moved aside and need not be there may be of older results by now.
+            let stale = place.ends_with("report.html") || place.ends_with("diagnosis.csv") && !self.seals("diagnosis.csv");
+            if aside.exists() && !place.exists() && !stale {
                 fs::rename(&aside, place)?;
             } else {
                 let _ = fs::remove_file(&aside).or_else(|_| fs::remove_dir_all(&aside));
             }
         }
         Ok(())
+    }
+
+    /// Whether the run's results include this file.
+    fn seals(&self, name: &str) -> bool {
+        let summary = fs::read(self.run().join("summary.json")).ok();
+        let summary: Option<Value> = summary.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        summary.is_some_and(|summary| summary["files"].get(name).is_some())
     }
 
     /// Ended in one of the ways in which a command may.
@@ -229,7 +237,8 @@ impl Chamber {
         let strangers = fs::read_dir(&run)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
         let strangers: Vec<_> =
             strangers.filter(|n| n == "lock" || (n.starts_with(".crmt-") && n != ".crmt-run")).collect();
-        assert!(strangers.is_empty(), "{strangers:?}");
+        let lock = fs::read_to_string(run.join("lock"));
+        assert!(strangers.is_empty(), "{strangers:?}, {lock:?}, {told}");
         Ok(())
     }
 }
