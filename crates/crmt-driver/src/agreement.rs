@@ -1,15 +1,18 @@
 //! Whether the program that a certificate is about says what the program that predicts says: where it does not, there is no
 //! radius. Does not know how radii are computed.
-use crate::{certification::Evaluated, record::ProgramResult, threat::Threat};
-use anyhow::Result;
+use crate::{certification::Evaluated, record::ProgramResult, report::SampleRow, threat::Threat};
+use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::Program;
-use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Missing, PerModality};
+use crmt_core::{AdditiveClassifier, AdditiveScores, Missing, PerModality};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 
 /// Margins of the two programs may differ by this part of the certified one.
 const TOLERANCE: f64 = 0.1;
+
+/// `min_j h_y - h_j` of each sample, by what is missing.
+pub type Margins = Vec<(Option<Missing>, Vec<f64>)>;
 
 /// The network that predicts.
 pub struct Deployed<'a> {
@@ -27,6 +30,17 @@ impl<'a> Deployed<'a> {
         Ok(Self { model, baselines, absent: None })
     }
 
+    /// Margins over the other classes, of a batch of which the network says `scores`.
+    pub fn margins(&mut self, scores: &AdditiveScores, labels: &[u32]) -> Result<Margins> {
+        let scores = on_host(scores)?;
+        let absent = self.absent(labels.len())?;
+        let of = |missing: Option<Missing>| {
+            let margins = margins(&scores, absent, missing.as_ref(), labels)?;
+            Ok((missing, margins))
+        };
+        missing_sets(scores.unimodal.len()).into_iter().map(of).collect()
+    }
+
     /// Scores where every modality is missing, of a batch of `samples`.
     fn absent(&mut self, samples: usize) -> Result<&AdditiveScores> {
         if self.absent.as_ref().is_none_or(|(n, _)| *n != samples) {
@@ -37,9 +51,45 @@ impl<'a> Deployed<'a> {
     }
 }
 
+/// What may be missing under some threat.
+fn missing_sets(modalities: usize) -> Vec<Option<Missing>> {
+    let mut sets = vec![];
+    for missing in Threat::all(modalities).iter().flat_map(|threat| threat.missing(modalities)) {
+        if !sets.contains(&missing) {
+            sets.push(missing);
+        }
+    }
+    sets
+}
+
+/// Writes margins of modalities with these names into the samples' rows. One that is not a number is left out.
+pub fn write_to(rows: &mut [SampleRow], margins: &Margins, names: &[String]) {
+    for (missing, margins) in margins {
+        let key = key(missing.as_ref(), names);
+        let defined = rows.iter_mut().zip(margins).filter(|(_, margin)| !margin.is_nan());
+        defined.for_each(|(row, margin)| {
+            row.margins.insert(key.clone(), *margin);
+        });
+    }
+}
+
+/// What [`write_to`] wrote into rows; NaN where there is none.
+pub fn read(rows: &[SampleRow], names: &[String]) -> Margins {
+    let of = |missing: Option<Missing>| {
+        let key = key(missing.as_ref(), names);
+        let margins = rows.iter().map(|row| row.margins.get(&key).copied().unwrap_or(f64::NAN)).collect();
+        (missing, margins)
+    };
+    missing_sets(names.len()).into_iter().map(of).collect()
+}
+
+/// Empty where nothing is missing.
+fn key(missing: Option<&Missing>, names: &[String]) -> String {
+    missing.map(|gone| Threat::Without(gone.clone()).name(names)).unwrap_or_default()
+}
+
 /// What the comparison found so far.
-pub struct Agreement<'a> {
-    deployed: Deployed<'a>,
+pub struct Agreement {
     result: ProgramResult,
 }
 
@@ -51,9 +101,9 @@ enum Fault {
     OtherMargin,
 }
 
-impl<'a> Agreement<'a> {
-    /// Nothing is compared yet.
-    pub fn new(deployed: Deployed<'a>, program: Program) -> Self {
+impl Agreement {
+    /// Nothing is compared yet with certificates about `program`.
+    pub fn new(program: Program) -> Self {
         let result = ProgramResult {
             program: program.to_string(),
             greatest_difference: 0.0,
@@ -62,31 +112,30 @@ impl<'a> Agreement<'a> {
             rounding: 0,
             positive: 0,
         };
-        Self { deployed, result }
+        Self { result }
     }
 
-    /// Takes away the radii of samples on which the program that predicts disagrees. Which samples have none of the joint ones
-    /// for that reason.
+    /// Takes away the radii of samples on which the program that predicts disagrees; `predicting` are its margins. Which samples
+    /// have none of the joint ones for that reason.
     pub fn compare(
         &mut self,
         of: &Evaluated,
         absent: &AdditiveScores,
-        batch: &Batch,
+        predicting: &Margins,
         threats: &mut [(Threat, Vec<f64>)],
     ) -> Result<Vec<bool>> {
-        let scores = on_host(&self.deployed.model.scores(&batch.inputs)?)?;
-        let modalities = scores.unimodal.len();
+        let modalities = of.scores.unimodal.len();
         let mut known: Vec<(Option<Missing>, Vec<Fault>, Vec<f64>)> = vec![];
-        let mut joint = vec![false; batch.len()];
+        let mut joint = vec![false; of.labels.len()];
         for (threat, radii) in threats {
             for missing in threat.missing(modalities) {
                 let at = match known.iter().position(|(of, ..)| *of == missing) {
                     Some(at) => at,
                     None => {
                         let certified = margins(&of.scores, absent, missing.as_ref(), &of.labels)?;
-                        let gone = self.deployed.absent(batch.len())?;
-                        let predicting = margins(&scores, gone, missing.as_ref(), &of.labels)?;
-                        let faults = self.faults(&certified, &predicting);
+                        let predicting = predicting.iter().find(|(set, _)| *set == missing);
+                        let (_, predicting) = predicting.context("no margins of the program that predicts")?;
+                        let faults = self.faults(&certified, predicting);
                         known.push((missing, faults, certified));
                         known.len() - 1
                     }
@@ -151,7 +200,7 @@ fn on_host(scores: &AdditiveScores) -> Result<AdditiveScores> {
     })
 }
 
-/// `min_j h_y - h_j` of each sample where some modalities are missing, of logits as the program adds them up.
+/// Of each sample where some modalities are missing, from logits as the program adds them up.
 fn margins(
     scores: &AdditiveScores,
     absent: &AdditiveScores,
@@ -224,8 +273,9 @@ mod tests {
             let absent = absent(&bounds.model, &data)?;
             let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
             let mut radii = OfBatch::new(&constants, &of, &absent)?;
-            let mut agreement = Agreement::new(Deployed::new(&deployed, &data)?, constants.program());
-            agreement.compare(&of, &absent, &batch, &mut radii.threats)?;
+            let mut agreement = Agreement::new(constants.program());
+            let predicting = Deployed::new(&deployed, &data)?.margins(&deployed.scores(&batch.inputs)?, &of.labels)?;
+            agreement.compare(&of, &absent, &predicting, &mut radii.threats)?;
             let mut kept = 0;
             for (threat, radii) in &radii.threats {
                 for missing in threat.missing(data.modalities.len()) {

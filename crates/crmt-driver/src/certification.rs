@@ -1,7 +1,7 @@
 //! Radii of every report sample, and what they say of the whole split.
 //! Does not know attacks.
 use crate::{
-    agreement::{Agreement, Deployed},
+    agreement::{self, Agreement},
     falsify::INSIDE,
     lipschitz::{Bounds, Constants},
     people::Voice,
@@ -43,17 +43,18 @@ pub struct Limits {
 }
 
 /// Computes them on the CPU, in f64 unless they shall be about another program. Proved ones for every threat; estimates for the
-/// usual ones. `deployed`: the network that predicts.
-pub fn radii(bounds: &Bounds, deployed: &Model, data: &DataSet, voice: &Voice) -> Result<Radii> {
+/// usual ones. `rows`: with the margins of the network that predicts.
+pub fn radii(bounds: &Bounds, rows: &[SampleRow], data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants()?;
     let absent = absent(&bounds.model, data)?;
     let mut agreement = match &constants {
-        Constants::Proved(c) => Some(Agreement::new(Deployed::new(deployed, data)?, c.program())),
+        Constants::Proved(c) => Some(Agreement::new(c.program())),
         Constants::Estimated(_) => None,
     };
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     let bar = voice.stage("radii", data.report.len() as u64);
     let mut all = OfBatch::default();
-    for batch in data.report.batches(EVAL_BATCH) {
+    for (batch, rows) in data.report.batches(EVAL_BATCH).zip(rows.chunks(EVAL_BATCH)) {
         let batch = batch?;
         let of = Evaluated::new(&bounds.model, &batch, data)?;
         let mut radii = match &constants {
@@ -61,7 +62,8 @@ pub fn radii(bounds: &Bounds, deployed: &Model, data: &DataSet, voice: &Voice) -
             Constants::Estimated(c) => OfBatch::new(c, &of, &absent)?,
         };
         if let Some(agreement) = &mut agreement {
-            let withdrawn = agreement.compare(&of, &absent, &batch, &mut radii.threats)?;
+            let predicting = agreement::read(rows, &names);
+            let withdrawn = agreement.compare(&of, &absent, &predicting, &mut radii.threats)?;
             radii.limits.iter_mut().zip(withdrawn).for_each(|(limits, withdrawn)| limits.certified &= !withdrawn);
         }
         all.extend(radii);
@@ -69,7 +71,7 @@ pub fn radii(bounds: &Bounds, deployed: &Model, data: &DataSet, voice: &Voice) -
     }
     Ok(Radii {
         evidence: constants.evidence(),
-        names: data.modalities.iter().map(|m| m.name.clone()).collect(),
+        names,
         threats: all.threats,
         limits: all.limits,
         program: agreement.map(Agreement::result),

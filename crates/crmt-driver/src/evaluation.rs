@@ -1,9 +1,16 @@
 //! Accuracy of a trained model without an attacker: clean, and with modalities missing.
 //! Does not know attacks nor radii.
-use crate::{baselines::subsets, record::Accuracy, report::SampleRow, training::EVAL_BATCH, undefined};
+use crate::{
+    agreement::{self, Deployed},
+    baselines::subsets,
+    record::Accuracy,
+    report::SampleRow,
+    training::EVAL_BATCH,
+    undefined,
+};
 use anyhow::Result;
 use crmt_attacks::{accuracy, answers};
-use crmt_core::{AdditiveClassifier, Batch, Classifier, PerModality};
+use crmt_core::{AdditiveClassifier, Batch, Classifier};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use std::collections::BTreeMap;
@@ -28,6 +35,8 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     let mut confusion = vec![vec![0; data.classes.len()]; data.classes.len()];
     let mut rows: Vec<SampleRow> = vec![];
     let (mut everywhere, mut elsewhere) = (vec![], vec![]);
+    let mut deployed = Deployed::new(model, data)?;
+    let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     let mut alone = vec![vec![]; data.modalities.len()];
     for batch in data.report.batches(EVAL_BATCH) {
         let Batch { inputs, labels } = batch?;
@@ -35,11 +44,14 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
         let scores = model.scores(&inputs)?;
         let predicted = answers(&scores.logits()?)?;
         everywhere.extend(unanswered(first, &predicted));
-        for (label, prediction) in labels.to_vec1::<u32>()?.into_iter().zip(predicted) {
-            let (label, prediction) = (label as usize, prediction.map(|class| class as usize));
+        let classes = labels.to_vec1::<u32>()?;
+        for (label, prediction) in classes.iter().zip(predicted) {
+            let (label, prediction) = (*label as usize, prediction.map(|class| class as usize));
             prediction.iter().for_each(|class| confusion[label][*class] += 1);
             rows.push(SampleRow { index: rows.len() as u64, label, prediction, ..SampleRow::default() });
         }
+        let margins = deployed.margins(&scores, &classes)?;
+        agreement::write_to(&mut rows[first..], &margins, &names);
         for (m, (right, head)) in solo.iter_mut().zip(&scores.unimodal).enumerate() {
             *right += n * accuracy(head, &labels)?;
             alone[m].extend(unanswered(first, &answers(head)?));
@@ -53,7 +65,6 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     let n = rows.len() as f64;
     let right = rows.iter().filter(|r| r.is_right()).count() as f64;
     let by_name = |names: Vec<String>, right: Vec<f64>| names.into_iter().zip(right.iter().map(|r| r / n)).collect();
-    let names = data.modalities.map(|m| m.name.clone());
     let accuracy = Accuracy {
         clean: right / n,
         samples: rows.len() as u64,
@@ -71,12 +82,7 @@ fn unanswered(first: usize, answers: &[Option<u32>]) -> impl Iterator<Item = u64
 
 /// One line for samples without a prediction with everything there, one for those that have none only where modalities
 /// are missing or `alone`, each with its own head.
-fn warnings(
-    everywhere: &[u64],
-    mut elsewhere: Vec<u64>,
-    alone: &[Vec<u64>],
-    names: &PerModality<String>,
-) -> Vec<String> {
+fn warnings(everywhere: &[u64], mut elsewhere: Vec<u64>, alone: &[Vec<u64>], names: &[String]) -> Vec<String> {
     elsewhere.extend(alone.iter().flatten());
     elsewhere.sort_unstable();
     elsewhere.dedup();

@@ -22,7 +22,7 @@ use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
     missing_regions,
 };
-use crmt_core::{Batch, Classifier, Missing, PerModality, Streams};
+use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
 use crmt_fusion::Model;
 use rand::Rng;
@@ -213,8 +213,9 @@ fn claims<'a, E: Grade>(
     let mut of_batch = OfBatch::new(constants, &of, &absent)?;
     if E::EVIDENCE == Evidence::Proved {
         // What is not told is not attacked.
-        let deployed = Deployed::new(subject.deployed, data)?;
-        Agreement::new(deployed, constants.program()).compare(&of, &absent, batch, &mut of_batch.threats)?;
+        let predicting =
+            Deployed::new(subject.deployed, data)?.margins(&subject.deployed.scores(&batch.inputs)?, &of.labels)?;
+        Agreement::new(constants.program()).compare(&of, &absent, &predicting, &mut of_batch.threats)?;
     }
     for (threat, radii) in of_batch.threats.into_iter().filter(|(threat, _)| wanted.contains(threat)) {
         let of_set = |gone: Option<Missing>| {

@@ -13,6 +13,7 @@ use std::{
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
 const DRAWN: &str = "drawn";
+const MARGIN: &str = "margin";
 const RADIUS: &str = "radius.";
 const EVIDENCE: &str = "evidence.";
 const RIVAL: &str = "rival";
@@ -25,8 +26,8 @@ const CONFIRMED: &str = "confirmed.";
 /// Behind the name of an attack on the network in `f64`.
 const F64: &str = "@f64";
 
-/// The table as CSV. Columns: `sample, label, prediction` (empty where the outputs are not finite), `drawn`, then
-/// `radius.THREAT` and `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each
+/// The table as CSV. Columns: `sample, label, prediction` (empty where the outputs are not finite), `drawn`, then `margin`, and
+/// `margin.without-NAME` for all that may be missing (empty where it is not a number), then `radius.THREAT` and `evidence.THREAT` for each threat, `rival`, `vulnerability.NAME` and `shapley.NAME` for each
 /// modality, then `ATTACK.THREAT.NORM.EPS` for each attack (`ATTACK@f64` on the network in `f64`): `held`,
 /// `broken`, or empty where the sample was not attacked; then, of the nearest adversarial found, `distance.THREAT.NORM`,
 /// `by.THREAT.NORM` (which attack), `confirmed.THREAT.NORM` (whether the program that certificates are about takes it for
@@ -39,6 +40,9 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
     let attacks: Vec<String> = attacked.map(columns).unwrap_or_default();
     let mut csv = csv::Writer::from_writer(vec![]);
     let header = FIXED.into_iter().chain([DRAWN]).map(str::to_owned);
+    let margins: BTreeSet<&String> = rows.iter().flat_map(|r| r.margins.keys()).collect();
+    let of_margin = |key: &String| if key.is_empty() { MARGIN.to_owned() } else { format!("{MARGIN}.{key}") };
+    let header = header.chain(margins.iter().map(|key| of_margin(key)));
     let radii = threats.iter().flat_map(|t| [format!("{RADIUS}{t}"), format!("{EVIDENCE}{t}")]);
     let modalities: Vec<String> =
         rows.first().and_then(|r| r.why.as_ref()).map(|w| w.shapley.keys().cloned().collect()).unwrap_or_default();
@@ -55,6 +59,7 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
         let fixed =
             [Some(row.index), Some(row.label as u64), row.prediction.map(|class| class as u64), Some(row.drawn)];
         let fixed = fixed.map(|n| n.map_or_else(String::new, |n| n.to_string())).into_iter();
+        let margins = margins.iter().map(|key| row.margins.get(*key).map(f64::to_string).unwrap_or_default());
         let radii = threats.iter().flat_map(|t| {
             let radius = row.radii.get(t).map(f64::to_string).unwrap_or_default();
             [radius, row.evidence.clone()]
@@ -78,7 +83,7 @@ pub fn to_csv(rows: &[SampleRow]) -> Result<Vec<u8>> {
                 .chain(like.spent.keys().map(|name| n.spent.get(name).map(f64::to_string).unwrap_or_default()))
                 .collect(),
         });
-        csv.write_record(fixed.chain(radii).chain(why).chain(outcomes).chain(found))?;
+        csv.write_record(fixed.chain(margins).chain(radii).chain(why).chain(outcomes).chain(found))?;
     }
     csv.into_inner().context("samples.csv")
 }
@@ -90,6 +95,7 @@ fn column(o: &Outcome, precision: Precision) -> String {
 
 /// What one column says of a sample.
 enum Column {
+    Margin(String),
     Radius(String),
     Evidence,
     Drawn,
@@ -135,8 +141,10 @@ fn columns(header: &csv::StringRecord) -> Result<Vec<Column>> {
     let parse = |name: &str| -> Option<Column> {
         let of = |prefix: &str| name.strip_prefix(prefix).map(str::to_owned);
         let spent = || name.strip_prefix(SPENT)?.rsplit_once('.').map(|(key, m)| Column::Spent(key.into(), m.into()));
+        let margin = || name.strip_prefix(MARGIN)?.strip_prefix('.').filter(|key| !key.is_empty());
         of(RADIUS)
             .map(Column::Radius)
+            .or_else(|| (name == MARGIN).then(String::new).or_else(|| margin().map(str::to_owned)).map(Column::Margin))
             .or_else(|| of(EVIDENCE).map(|_| Column::Evidence))
             .or_else(|| (name == DRAWN).then_some(Column::Drawn))
             .or_else(|| (name == RIVAL).then_some(Column::Rival))
@@ -177,6 +185,11 @@ fn row(columns: &[Column], header: &csv::StringRecord, record: &csv::StringRecor
 
 fn enter(row: &mut SampleRow, column: &Column, value: &str) -> Result<()> {
     match column {
+        Column::Margin(missing) => {
+            let margin: f64 = number(value)?;
+            ensure!(!margin.is_nan(), "not a number");
+            row.margins.insert(missing.clone(), margin);
+        }
         Column::Radius(threat) => {
             row.radii.insert(threat.clone(), length(value)?);
         }
@@ -253,6 +266,10 @@ mod tests {
             label: 1,
             prediction: (index > 0).then_some(2),
             drawn: 9 - index,
+            margins: [(String::new(), -0.1), ("without-image".to_owned(), 1e-30)]
+                .into_iter()
+                .skip(index as usize)
+                .collect(),
             radii: [("joint".to_owned(), radius), ("image".to_owned(), f64::INFINITY)].into(),
             evidence: "estimated".into(),
             why: Some(Why {

@@ -167,7 +167,8 @@ impl Chamber {
         if let Some(place) = &obstacle {
             let _ = fs::remove_dir(place);
             // What was moved aside and need not be there may be of older results by now.
-            let stale = place.ends_with("report.html") || place.ends_with("diagnosis.csv") && !self.seals("diagnosis.csv");
+            let stale =
+                place.ends_with("report.html") || place.ends_with("diagnosis.csv") && !self.seals("diagnosis.csv");
             if aside.exists() && !place.exists() && !stale {
                 fs::rename(&aside, place)?;
             } else {

@@ -70,6 +70,9 @@ pub struct SampleRow {
     pub prediction: Option<usize>,
     /// Its place among all report samples in the order in which they are drawn, from 0.
     pub drawn: u64,
+    /// `min_j h_y - h_j` over the other classes without an attacker: of the key `""`, and of `without-NAME` where modalities are
+    /// missing; none where it is not a number.
+    pub margins: BTreeMap<String, f64>,
     /// Radius by threat (`joint` or a modality's name), in declared units.
     pub radii: BTreeMap<String, f64>,
     /// Of all these radii, which rest on the same constants: `proved` or `estimated`; empty before they are computed.
