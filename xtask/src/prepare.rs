@@ -6,8 +6,7 @@ use crmt_data::{
     DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, SyntheticOptions,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::path::PathBuf;
-use std::time::Instant;
+use std::{fmt::Write as _, io::Write as _, path::PathBuf, time::Instant};
 
 /// Prepares a data set from its original files. Nothing is downloaded; checksums are verified.
 #[derive(Debug, clap::Args)]
@@ -117,13 +116,15 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let manifest = crmt_data::write_dataset(&data, &common.out, common.overwrite)?;
     // Read back as a run will read it: what was written is what is used.
     let data = DataSet::open(&common.out).context("the data set was written but can't be read back")?;
-    println!("{}: {} in {:.1?}", data.name, common.out.display(), start.elapsed());
+    let mut told = format!("{}: {} in {:.1?}\n", data.name, common.out.display(), start.elapsed());
     for (name, split) in [("train", &data.train), ("select", &data.select), ("report", &data.report)] {
         let arrays = data.modalities.iter().zip(split.arrays());
         let arrays: Vec<_> = arrays.map(|(m, a)| format!("{} {}x{:?}", m.name, a.rows(), m.shape)).collect();
-        println!("  {name}: {} samples; {}", split.len(), arrays.join(", "));
+        writeln!(told, "  {name}: {} samples; {}", split.len(), arrays.join(", "))?;
     }
-    manifest.sha256.iter().for_each(|(file, sha256)| println!("  {sha256}  {file}"));
-    data.notes.iter().for_each(|note| println!("  note: {note}"));
+    manifest.sha256.iter().try_for_each(|(file, sha256)| writeln!(told, "  {sha256}  {file}"))?;
+    data.notes.iter().try_for_each(|note| writeln!(told, "  note: {note}"))?;
+    // The data set is there, whoever reads.
+    let _ = std::io::stdout().write_all(told.as_bytes());
     Ok(())
 }

@@ -52,7 +52,7 @@ pub fn radii(bounds: &Bounds, rows: &[SampleRow], data: &DataSet, voice: &Voice)
         Constants::Estimated(_) => None,
     };
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
-    let bar = voice.stage("radii", data.report.len() as u64);
+    let bar = voice.stage("radii", data.report.len() as u64, "samples");
     let mut all = OfBatch::default();
     for (batch, rows) in data.report.batches(EVAL_BATCH).zip(rows.chunks(EVAL_BATCH)) {
         let batch = batch?;
@@ -308,6 +308,16 @@ mod tests {
         assert_eq!(beaten(std::slice::from_ref(&other_program))[JOINT], 1);
         other_program.nearest.values_mut().for_each(|nearest| nearest.confirmed = false);
         assert!(beaten(&[other_program]).is_empty());
+    }
+
+    /// One estimate among proofs, and no row proves what nobody computed.
+    #[test]
+    fn what_rests_on_an_estimate_is_no_proof() {
+        let of = |evidence: &str| SampleRow { evidence: evidence.into(), ..row(0.6, true) };
+        assert_eq!(evidence(&[of("proved"), of("proved")]), "proved");
+        assert_eq!(evidence(&[of("proved"), of("estimated")]), "estimated");
+        assert_eq!(certified(&[of("estimated"), of("proved")], &[0.5])[0].evidence, "estimated");
+        assert_eq!(evidence(&[]), "estimated");
     }
 
     /// A radius is about the declared baselines: what an attack did with others in their place is no violation.

@@ -50,7 +50,7 @@ pub fn measure(
     let wanted = |s: &Severity| asked.severities.is_empty() || asked.severities.contains(&s.level());
     let severities: Vec<Severity> = Severity::ALL.into_iter().filter(wanted).collect();
     let samples = drawn.len();
-    let bar = voice.stage("corruptions", ((cases.len() * severities.len() + 1) * samples) as u64);
+    let bar = voice.stage("corruptions", ((cases.len() * severities.len() + 1) * samples) as u64, "samples");
     let clean = data.report.samples(drawn)?;
     let accuracy = |batch: &Batch| {
         let (right, silent) = judged(model, batch, drawn, &bar)?;

@@ -127,7 +127,7 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let gradients = kinds * plan.steps * (RESTARTS.len() * samples + halvings);
     let seconds = gradients as f64 * effort::seconds_per_gradient(subject.model, subject.precision, subject.data)?;
     effort::announce("attacks on certificates", seconds, "--samples and --steps make it shorter", voice);
-    let bar = voice.stage("attacking certificates", passes as u64);
+    let bar = voice.stage("attacking certificates", passes as u64, "attacks");
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
         let batch = report.samples(part)?;
         let attacked = subject.precision.batch(batch.clone())?;
@@ -456,7 +456,7 @@ mod tests {
         let samples: Vec<usize> = (0..40).collect();
         let batch = data.report.samples(&samples)?;
         let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
-        let bar = voice.stage("", 1);
+        let bar = voice.stage("", 1, "attacks");
         let search = Search { batch: &batch, samples: &samples, streams, plan: &plan.falsify, bar: &bar };
         let baselines = data.baselines.try_map(|b| b.to_dtype(DType::F64))?;
         for mut claim in claims(&constants, &subject, &baselines, &plan.falsify, &batch)? {

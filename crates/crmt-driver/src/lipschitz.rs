@@ -191,7 +191,7 @@ fn estimate(
     // An estimate gains nothing from f64, and f32 is twice as fast.
     let model = architecture.model(weights, DType::F32, data.device())?;
     let sample = data.train_sample(&streams, plan.certify.samples)?;
-    let bar = voice.stage("gradient norms", sample.len() as u64);
+    let bar = voice.stage("gradient norms", sample.len() as u64, "samples");
     let mut all: Option<GradientNorms> = None;
     let rule = match plan.certify.lipschitz.as_str() {
         "as-released" => LipschitzRule::AsReleased,

@@ -34,19 +34,22 @@ impl Voice {
     }
 
     /// A bar with rate and time left on a terminal; otherwise a line every ten seconds.
-    pub fn stage(&self, what: &str, steps: u64) -> Stage {
-        let bar = self.bars.then(|| self.bar(what, steps));
+    ///
+    /// `unit`: what the steps are, in the plural.
+    pub fn stage(&self, what: &str, steps: u64, unit: &'static str) -> Stage {
+        let bar = self.bars.then(|| self.bar(what, steps, unit));
         let now = Instant::now();
         let clock = Cell::new(Clock { done: 0, told: now });
-        Stage { voice: *self, bar, what: what.to_owned(), steps, start: now, clock }
+        Stage { voice: *self, bar, what: what.to_owned(), steps, unit, start: now, clock }
     }
 
-    fn bar(&self, what: &str, steps: u64) -> ProgressBar {
+    fn bar(&self, what: &str, steps: u64, unit: &'static str) -> ProgressBar {
         let target = ProgressDrawTarget::stderr_with_hz(8);
-        let style = "  {msg:24} {bar:30} {pos}/{len}  {per_sec}  {eta} left";
+        let style = "  {msg:24} {bar:30} {human_pos}/{human_len} {prefix}  {eta} left";
         let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
         let bar = ProgressBar::with_draw_target(Some(steps), target)
             .with_style(style)
+            .with_prefix(unit)
             .with_message(terminal::safe(what).into_owned());
         bar.enable_steady_tick(Duration::from_millis(250));
         bar
@@ -59,6 +62,7 @@ pub struct Stage {
     bar: Option<ProgressBar>,
     what: String,
     steps: u64,
+    unit: &'static str,
     start: Instant,
     clock: Cell<Clock>,
 }
@@ -84,7 +88,8 @@ impl Stage {
         if clock.told.elapsed() >= PATIENCE && clock.done < self.steps {
             let seconds = self.start.elapsed().as_secs_f64();
             let left = seconds / clock.done.max(1) as f64 * (self.steps - clock.done) as f64;
-            self.voice.say(format!("  {} {}/{}, about {left:.0} s left", self.what, clock.done, self.steps));
+            self.voice
+                .say(format!("  {} {}/{} {}, about {left:.0} s left", self.what, clock.done, self.steps, self.unit));
             clock.told = Instant::now();
         }
         self.clock.set(clock);

@@ -52,7 +52,7 @@ pub fn attack(
     let judge = Smoothing::new(of.sigmas.clone())?.draws(0, DRAWS);
     let threats = Threat::usual(names.len());
     let samples = certified.samples.len();
-    let bar = voice.stage("attacking the votes", (samples * threats.len() * eps.len()) as u64);
+    let bar = voice.stage("attacking the votes", (samples * threats.len() * eps.len()) as u64, "samples");
     let mut results = vec![];
     let (mut all_inside, mut all_fell) = (BTreeSet::new(), BTreeSet::new());
     for threat in &threats {

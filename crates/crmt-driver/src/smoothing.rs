@@ -132,7 +132,7 @@ fn draw(
     }
     let seconds = effort::forward_seconds(of.model, of.data, total.saturating_sub(known) as f64)?;
     effort::announce("smoothing", seconds, "--samples and --draws make it shorter", voice);
-    let bar = voice.stage("smoothing", total.saturating_sub(known));
+    let bar = voice.stage("smoothing", total.saturating_sub(known), "draws");
     let mut saved: Option<Instant> = None;
     for variant in variants {
         let inputs = match &variant.missing {

@@ -55,7 +55,7 @@ impl StepTwo<'_> {
         };
         let voice = *log.voice;
         let judge = |select: &CachedScores| -> Result<Judged> {
-            let _busy = voice.stage("judging step 2", 1);
+            let _busy = voice.stage("judging step 2", 1, "candidates");
             let robust = match self.certifies() {
                 true => certified(settings, &bounds, learner, select.all())?,
                 false => attacked(settings, learner, &data.select, self.streams)?,

@@ -50,7 +50,7 @@ impl<'a> Log<'a> {
         select: impl FnMut(&dyn Trainable) -> Result<Selected>,
     ) -> Result<()> {
         let (name, epochs) = (phase.name, phase.epochs);
-        let bar = self.voice.stage(name, epochs * phase.source.steps());
+        let bar = self.voice.stage(name, epochs * phase.source.steps(), "steps");
         bar.inc(from.map_or(0, |state| state.position.step));
         let now = Instant::now();
         let mut watch = Watch { log: self, select, bar, name, epochs, keep, since: now, kept: now };

@@ -109,7 +109,8 @@ fn a_run_has_everything_it_should() -> Anyhow {
     assert_eq!(phases, ["step-1", "step-1", "step-2", "step-2"]);
     let samples = fs::read_to_string(run.join("samples.csv"))?;
     assert_eq!(samples.lines().count(), 61);
-    assert!(samples.starts_with("sample,label,prediction,drawn,radius."), "{}", &samples[..60]);
+    let header = "sample,label,prediction,drawn,margin,margin.without-audio,margin.without-image,radius.";
+    assert!(samples.starts_with(header), "{}", &samples[..100]);
     assert!(fs::read_to_string(run.join("report.html"))?.contains("CRMT-JT"));
     // The resolved plan gives the same run again.
     let config = run.join("config.toml");

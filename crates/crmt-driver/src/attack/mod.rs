@@ -274,7 +274,8 @@ impl<'a> Search<'a> {
         };
         let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
         let mut doubts = self.doubts(&threat, &targets[0].victim, drawn)?;
-        let bar = voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64);
+        let bar =
+            voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64, "attacks");
         let mut whole = Part { fell: vec![vec![]; self.attacks.len()], ..Part::default() };
         let mut examples: Vec<Example> = vec![];
         let mut kept: Vec<PerModality<Tensor>> = vec![];

@@ -34,7 +34,7 @@ pub fn diagnose(of: &Subject<'_>, voice: &Voice) -> Result<Diagnosis> {
     let distances = model.head().rows()?.try_map(distances)?;
     let classes = data.classes.len();
     let names = data.modalities.map(|m| m.name.clone());
-    let bar = voice.stage("diagnosis", data.report.len() as u64);
+    let bar = voice.stage("diagnosis", data.report.len() as u64, "samples");
     let (mut rows, mut constant) = (vec![], 0u64);
     for batch in data.report.batches(EVAL_BATCH) {
         let Batch { inputs, labels } = batch?;

@@ -185,7 +185,7 @@ pub struct EvaluatePlan {
     #[schemars(length(min = 1, max = 1000), inner(range(min = 1e-9, max = 1e9)))]
     pub eps: Vec<f64>,
     /// So many report samples are attacked, drawn without replacement by the run's seed; 0 for all.
-    /// The default takes about as long as the default training.
+    /// The default takes 0.3 to 0.7 of the default training's time.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub samples: usize,
     /// `l2`, or `linf` for `each` and single modalities.
