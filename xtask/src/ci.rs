@@ -1,5 +1,6 @@
 //! `cargo xtask ci`: every check a change must pass, cheapest first, each step timed. Knows which
 //! commands to run and in what order, not what they check.
+use crate::say::say;
 use crate::tools::execute;
 use crate::{results, tidy, workspace};
 use anyhow::{Result, bail};
@@ -46,18 +47,17 @@ const STEPS: [Step; 8] = [
 /// If a step fails; the message says how to run that step again.
 pub fn run(args: &Args) -> Result<()> {
     if args.list {
-        STEPS.iter().for_each(|step| println!("{:<10}{}", step.name, step.about));
-        return Ok(());
+        return say(&STEPS.iter().map(|step| format!("{:<10}{}\n", step.name, step.about)).collect::<String>());
     }
     let chosen = |step: &&Step| args.only.is_empty() || args.only.iter().any(|name| name == step.name);
     let mut times: Vec<(&str, Duration)> = Vec::new();
     for step in STEPS.iter().filter(chosen) {
-        println!("── {}: {}", step.name, step.about);
+        say(&format!("── {}: {}\n", step.name, step.about))?;
         let start = Instant::now();
         let outcome = (step.run)();
         times.push((step.name, start.elapsed()));
         if let Err(error) = outcome {
-            summary(&times);
+            summary(&times)?;
             bail!(
                 "step {0} failed: {error:#}
 to run it again: cargo xtask ci --only {0}",
@@ -65,17 +65,15 @@ to run it again: cargo xtask ci --only {0}",
             );
         }
     }
-    summary(&times);
-    println!("ci: {} of {} steps passed", times.len(), STEPS.len());
-    Ok(())
+    summary(&times)?;
+    say(&format!("ci: {} of {} steps passed\n", times.len(), STEPS.len()))
 }
 
-fn summary(times: &[(&str, Duration)]) {
-    println!("──");
-    for (name, time) in times {
-        println!("{name:<10}{:>8.1} s", time.as_secs_f64());
-    }
-    println!("{:<10}{:>8.1} s", "together", times.iter().map(|(_, time)| time.as_secs_f64()).sum::<f64>());
+fn summary(times: &[(&str, Duration)]) -> Result<()> {
+    let together = ("together", times.iter().map(|(_, time)| *time).sum());
+    let lines =
+        times.iter().chain([&together]).map(|(name, time)| format!("{name:<10}{:>8.1} s\n", time.as_secs_f64()));
+    say(&format!("──\n{}", lines.collect::<String>()))
 }
 
 fn clippy() -> Result<()> {
@@ -115,7 +113,7 @@ const EXAMPLES: [&str; 2] = ["certify_my_model", "attack_my_model"];
 fn examples() -> Result<()> {
     let names = EXAMPLES.map(|name| ["--example", name]);
     let arguments = [&["--workspace"], names.as_flattened()].concat();
-    println!("$ cargo build {}", arguments.join(" "));
+    say(&format!("$ cargo build {}\n", arguments.join(" ")))?;
     let programs = workspace::build(&arguments)?;
     for program in programs {
         let mut command = Command::new(program);

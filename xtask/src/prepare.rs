@@ -1,5 +1,6 @@
 //! `cargo xtask prepare`: original files in, a data set's directory out.
 //! Does not know formats or protocols; `crmt-data` does all the work.
+use crate::say::say;
 use anyhow::Context;
 use clap::Subcommand;
 use crmt_data::{
@@ -124,7 +125,5 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     manifest.sha256.iter().try_for_each(|(file, sha256)| writeln!(told, "  {sha256}  {file}"))?;
     data.notes.iter().try_for_each(|note| writeln!(told, "  note: {note}"))?;
-    // The data set is there, whoever reads.
-    let _ = std::io::stdout().write_all(told.as_bytes());
-    Ok(())
+    say(&told)
 }

@@ -1,5 +1,6 @@
 //! Other programs that chores call: whether they are there, and running them in front of the user. Knows none by name.
 use crate::Failed;
+use crate::say::say;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -28,7 +29,7 @@ pub fn need(program: &str, arguments: &[&str], install: &str) -> Result<()> {
 /// If it can't be started or fails.
 pub fn execute(mut command: Command) -> Result<()> {
     let line = line(&command);
-    println!("$ {line}");
+    say(&format!("$ {line}\n"))?;
     let status = command.status().with_context(|| format!("starting {line}"))?;
     if !status.success() {
         return Err(Failed(format!("{line}: {status}")).into());

@@ -108,7 +108,7 @@ impl Cuda {
     pub fn build(&self, name: &str) -> Result<Program> {
         let mut command = self.cargo("build")?;
         command.args(PACKAGES).args(FEATURES).args(TARGETS);
-        println!("$ {}", tools::line(&command));
+        say(&format!("$ {}\n", tools::line(&command)))?;
         let built = workspace::programs(command)?;
         let built = built.iter().find(|path| path.file_stem().is_some_and(|stem| stem == name));
         let built = built.with_context(|| format!("cargo built no {name}"))?;
