@@ -7,7 +7,7 @@ use crmt_data::{
     DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, SyntheticOptions,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use std::{fmt::Write as _, io::Write as _, path::PathBuf, time::Instant};
+use std::{fmt::Write as _, path::PathBuf, time::Instant};
 
 /// Prepares a data set from its original files. Nothing is downloaded; checksums are verified.
 #[derive(Debug, clap::Args)]
