@@ -65,13 +65,11 @@ fn main() -> Result<(), Error> {
         let name = missing.describe(model.modalities());
         let victim = Victim::new(&model, Some(missing), &baselines)?;
         let outcome = run(&Pgd::strong(Budget::Joint(0.1)), &victim, &victim.part(&inputs), &goal, &draws)?;
-        let standing = outcome.success.iter().filter(|s| !**s).count() as f64 / 200.;
-        println!("without {name}, the other moved by 0.1: {:.1} %", 100. * standing);
+        println!("without {name}, the other moved by 0.1: {:.1} %", 100. * outcome.robust_accuracy());
     }
     // A defence that adds noise and averages is attacked through the noise.
     let averaged = Averaged::new(&model, &PerModality::from([0.25, 0.25]), 16, streams)?;
     let outcome = run(&Pgd::strong(Budget::Joint(0.3)), &averaged, &inputs, &goal, &draws)?;
-    let standing = outcome.success.iter().filter(|s| !**s).count() as f64 / 200.;
-    println!("averaged over noise, moved by 0.3: {:.1} %", 100. * standing);
+    println!("averaged over noise, moved by 0.3: {:.1} %", 100. * outcome.robust_accuracy());
     Ok(())
 }

@@ -28,6 +28,7 @@
 //!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).
+#![doc = include_str!("../README.md")]
 mod apgd;
 mod averaged;
 mod baseline;

@@ -74,6 +74,11 @@ pub struct Pgd {
 }
 
 impl Pgd {
+    /// [`strong`](Self::strong) within a joint l2 budget of `eps`, over all modalities together.
+    pub fn l2(eps: f64) -> Self {
+        Self::strong(Budget::Joint(eps))
+    }
+
     /// The evaluation attack of the digits protocol: 40 decaying steps; restarts margin from the clean input,
     /// cross-entropy from a random one and, unless a single modality is attacked, margin from a random one.
     pub fn strong(budget: Budget) -> Self {

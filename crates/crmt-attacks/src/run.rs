@@ -7,7 +7,7 @@ use crate::{
     rows::{chosen, finite},
 };
 use candle_core::Tensor;
-use crmt_core::{Classifier, PerModality};
+use crmt_core::{Classifier, PerModality, Streams};
 
 /// Searches for inputs that meet a goal.
 pub trait Attack {
@@ -19,6 +19,24 @@ pub trait Attack {
 
     /// Proposes inputs shaped like [`Problem::clean`]; nobody trusts them.
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>>;
+
+    /// Attacks a batch away from its `labels` `[batch]`, with seed 0: the simplest use. [`run`] takes other goals and seeds.
+    ///
+    /// `inputs`: each `[batch, ...]`; a tensor alone for a model of one input.
+    ///
+    /// # Errors
+    /// As [`run`].
+    fn run(
+        &self,
+        classifier: &dyn Classifier,
+        inputs: impl Into<PerModality<Tensor>>,
+        labels: &Tensor,
+    ) -> Result<Outcome>
+    where
+        Self: Sized,
+    {
+        run(self, classifier, &inputs.into(), &Goal::Avoid(labels.clone()), &Draws::new(Streams::new(0), 0))
+    }
 }
 
 /// What an attack found.
@@ -42,6 +60,15 @@ pub struct Outcome {
     pub forwards: u64,
     /// Backward evaluations, counted per sample.
     pub backwards: u64,
+}
+
+impl Outcome {
+    /// The fraction of samples for which no adversarial was found: an upper bound of the model's accuracy under the best
+    /// attack within the budget. NaN for no samples.
+    pub fn robust_accuracy(&self) -> f64 {
+        let robust = self.success.iter().filter(|success| !**success).count();
+        robust as f64 / self.success.len() as f64
+    }
 }
 
 /// Runs `attack` on a batch. Samples whose clean input already meets the goal succeed at distance 0, untouched.

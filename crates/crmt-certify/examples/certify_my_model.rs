@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p crmt-certify --example certify_my_model`
 use candle_core::{DType, Device, Tensor};
-use crmt_certify::{MarginConstants, audit, radii};
+use crmt_certify::{MarginCertifier, MarginConstants, audit};
 use crmt_core::{Layer, PerModality, Streams};
 use rand::Rng;
 
@@ -50,7 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let part = |m: usize| encoders[m].encode(&inputs[m])?.matmul(&rows[m].t()?);
     let logits = (part(0)? + part(1)?)?;
     let predictions = logits.argmax(1)?.to_vec1::<u32>()?;
-    for certificate in radii(&constants, &logits, &predictions)?.certificates().iter().flatten() {
+    let batch = MarginCertifier::new(constants).certify(&logits, &predictions)?;
+    for certificate in batch.radii().certificates().iter().flatten() {
         let [camera, radar] = [certificate.unimodal()[0], certificate.unimodal()[1]];
         print!("class {} stays within {:.4} of both inputs together", certificate.class(), certificate.joint());
         println!("; camera alone {camera:.4}, radar alone {radar:.4} ({:?})", certificate.evidence());

@@ -12,6 +12,8 @@
 //! 4. [`Radii::certificates`] exists for proved constants only, and each is for the weights that
 //!    [`MarginConstants::for_weights`] named.
 //!
+//! [`MarginCertifier`] asks all of this of batch after batch.
+//!
 //! | question | answer |
 //! |---|---|
 //! | all modalities under one l2 budget; each alone | [`radii`]: `min_j mu_j / sqrt(sum_m L_mj^2)`, `min_j mu_j / L_mj` |
@@ -39,8 +41,10 @@
 //! "Proved" means: a theorem, with constants rounded up and radii rounded down. What about is a [`Program`]: the network in
 //! real arithmetic ([`Program::Real`], where nothing else is said), or the program that computes its logits, whose rounding
 //! [`MarginConstants::executed`] takes from every margin. Logits are in `f64`; others are refused.
+#![doc = include_str!("../README.md")]
 mod audit;
 pub mod binomial;
+mod certifier;
 mod constants;
 mod conv;
 mod diagnosis;
@@ -70,6 +74,7 @@ mod votes;
 mod weights;
 
 pub use audit::{Audit, AuditRow, Method, audit};
+pub use certifier::{CertifiedBatch, MarginCertifier};
 pub use constants::MarginConstants;
 pub use conv::conv_bound;
 pub use ellipsoid::{SmoothCertificate, smoothed_radius};

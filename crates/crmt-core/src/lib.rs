@@ -30,6 +30,7 @@
 //! ```
 mod batch;
 mod classifier;
+mod closure;
 mod encoder;
 mod error;
 mod gradient;
@@ -42,6 +43,7 @@ mod trainable;
 
 pub use batch::Batch;
 pub use classifier::{AdditiveClassifier, AdditiveScores, Classifier};
+pub use closure::FnClassifier;
 pub use encoder::{Encoder, Fusion, Layer, Mode};
 pub use error::{Error, Result};
 pub use gradient::input_gradients;

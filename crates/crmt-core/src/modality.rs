@@ -137,6 +137,34 @@ impl<T, const N: usize> From<[T; N]> for PerModality<T> {
     }
 }
 
+/// The only input of a model.
+impl From<Tensor> for PerModality<Tensor> {
+    fn from(input: Tensor) -> Self {
+        Self::from([input])
+    }
+}
+
+/// The only input of a model; tensors share their data.
+impl From<&Tensor> for PerModality<Tensor> {
+    fn from(input: &Tensor) -> Self {
+        Self::from([input.clone()])
+    }
+}
+
+/// Tensors share their data.
+impl From<&Self> for PerModality<Tensor> {
+    fn from(inputs: &Self) -> Self {
+        inputs.clone()
+    }
+}
+
+/// The only modality of a model.
+impl From<Modality> for PerModality<Modality> {
+    fn from(modality: Modality) -> Self {
+        Self::from([modality])
+    }
+}
+
 impl<T> IntoIterator for PerModality<T> {
     type Item = T;
     type IntoIter = std::vec::IntoIter<T>;
