@@ -107,7 +107,13 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut line = String::new();
     for c in text.chars() {
         if line.width() + c.width().unwrap_or(0) > width && !line.is_empty() {
-            let ends = |(i, c): (usize, char)| " -_+,/.@|".contains(c).then_some(i + c.len_utf8());
+            let next = c;
+            // A number stays whole: `9.5`, `10,000`.
+            let ends = |(i, c): (usize, char)| {
+                let end = i + c.len_utf8();
+                let in_a_number = ".,".contains(c) && line[end..].chars().next().unwrap_or(next).is_ascii_digit();
+                (" -_+,/.@|".contains(c) && !in_a_number).then_some(end)
+            };
             let end =
                 if c == ' ' { line.len() } else { line.char_indices().rev().find_map(ends).unwrap_or(line.len()) };
             let rest = line.split_off(end);
@@ -180,6 +186,8 @@ mod tests {
     fn paragraphs_break_between_words() {
         assert_eq!(wrapped("one two three", 8), ["one two", "three"]);
         assert_eq!(wrapped("one two-three", 9), ["one two-", "three"]);
+        assert_eq!(wrapped("to ±9.5 points", 6), ["to", "±9.5", "points"]);
+        assert_eq!(wrapped("of 10,000. All", 9), ["of", "10,000.", "All"]);
         assert_eq!(wrapped("", 9), [""]);
     }
 }
