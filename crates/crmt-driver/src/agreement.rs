@@ -1,6 +1,6 @@
 //! Whether the program that a certificate is about says what the program that predicts says: where it does not, there is no
 //! radius. Does not know how radii are computed.
-use crate::{certification::Evaluated, record::ProgramResult, report::SampleRow, threat::Threat};
+use crate::{evaluated::Evaluated, record::ProgramResult, report::SampleRow, threat::Threat};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::Program;
@@ -228,8 +228,9 @@ fn margins(
 mod tests {
     use super::*;
     use crate::{
-        certification::{OfBatch, absent},
+        certification::OfBatch,
         checkpoint::{self, Architecture},
+        evaluated::absent,
         lipschitz::{Bounds, Constants},
         people::Voice,
         plan::Plan,

@@ -1,11 +1,11 @@
 //! Attacks by name, as settings and the command line know them, and how each is built for a budget.
 //! Does not know models, nor what attacks find.
-use crate::{falsify::RESTARTS, plan::EvaluatePlan};
+use crate::plan::EvaluatePlan;
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{
-    Apgd, Attack, Bisection, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Norm, Pgd, Problem,
-    Square, released,
+    Apgd, Attack, Bisection, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Loss, Norm, Pgd,
+    Problem, Restart, Square, Start, released,
 };
 use crmt_core::PerModality;
 
@@ -150,6 +150,13 @@ pub const PRESETS: &[(&str, &[&str], &str)] = &[
 fn one(attack: impl Attack + 'static) -> Vec<Box<dyn Attack>> {
     vec![Box::new(attack)]
 }
+
+/// Tried in order on whoever still stands.
+pub const RESTARTS: [Restart; 3] = [
+    Restart { from: Start::Clean, loss: Loss::Margin },
+    Restart { from: Start::Random, loss: Loss::CrossEntropy },
+    Restart { from: Start::Random, loss: Loss::Margin },
+];
 
 /// The gradient attack that everything is measured by.
 pub fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {

@@ -1,6 +1,6 @@
 //! What stands in for missing modalities in an evaluation, and how right the model is with it.
 //! Does not know attacks or certificates; the latter are always about what the data set declares.
-use crate::{people::Voice, threat::DECLARED, training::EVAL_BATCH};
+use crate::{batches::EVAL_BATCH, people::Voice, threat::DECLARED};
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{accuracy as fraction, learn_baselines};

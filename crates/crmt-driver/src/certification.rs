@@ -2,23 +2,24 @@
 //! Does not know attacks.
 use crate::{
     agreement::{self, Agreement},
-    falsify::INSIDE,
+    batches::EVAL_BATCH,
+    evaluated::{Evaluated, absent},
     lipschitz::{Bounds, Constants},
     people::Voice,
     record::{CertifiedResult, ProgramResult, RadiusResult},
     report::{SampleRow, Why},
     threat::Threat,
-    training::EVAL_BATCH,
 };
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
 use crmt_certify::{
-    Contributions, Evaluation, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
+    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
 };
-use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, PerModality};
+use crmt_core::{AdditiveScores, PerModality};
 use crmt_data::DataSet;
-use crmt_fusion::Model;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
+pub const INSIDE: f64 = 0.999;
 
 /// Radii around the true labels (0 where misclassified), in declared units.
 pub struct Radii {
@@ -76,46 +77,6 @@ pub fn radii(bounds: &Bounds, rows: &[SampleRow], data: &DataSet, voice: &Voice)
         limits: all.limits,
         program: agreement.map(Agreement::result),
     })
-}
-
-/// A batch, as the program that certificates are about sees it.
-pub struct Evaluated {
-    /// In f64, converted from what the program computes with.
-    pub scores: AdditiveScores,
-    /// Its logits, and how long its inputs and their baselines are.
-    pub evaluation: Evaluation,
-    /// True classes.
-    pub labels: Vec<u32>,
-}
-
-impl Evaluated {
-    /// Evaluates `model`, on the CPU, on `batch`.
-    pub fn new(model: &Model, batch: &Batch, data: &DataSet) -> Result<Self> {
-        let dtype = model.head().bias().dtype();
-        let batch = batch.to_device(&Device::Cpu)?.to_dtype(dtype)?;
-        let scores = model.scores(&batch.inputs)?;
-        let logits = scores.logits()?.to_dtype(DType::F64)?;
-        let baselines = data.baselines.try_map(|b| b.unsqueeze(0))?;
-        let evaluation = Evaluation::new(&logits, &batch.inputs)?.or_missing(&baselines)?;
-        Ok(Self { scores: exact(&scores)?, evaluation, labels: batch.labels.to_vec1()? })
-    }
-}
-
-/// In f64, on the CPU.
-pub fn exact(scores: &AdditiveScores) -> Result<AdditiveScores> {
-    let exact = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64);
-    Ok(AdditiveScores {
-        unimodal: scores.unimodal.try_map(exact)?,
-        weights: scores.weights.try_map(exact)?,
-        bias: exact(&scores.bias)?,
-    })
-}
-
-/// The scores of one sample whose modalities are all at their baselines, in f64.
-pub fn absent(model: &Model, data: &DataSet) -> Result<AdditiveScores> {
-    let head = model.head().bias();
-    let sample = |b: &Tensor| b.unsqueeze(0)?.to_device(head.device())?.to_dtype(head.dtype());
-    exact(&model.scores(&data.baselines.try_map(sample)?)?)
 }
 
 /// Radii of a batch.

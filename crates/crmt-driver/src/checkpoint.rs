@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use crmt_core::{Domain, Modality, PerModality, Streams};
+use crmt_core::{Domain, Modality, PerModality, Streams, Trainable};
 use crmt_encoders::EncoderConfig;
 use crmt_fusion::{BuildError, HeadConfig, Learner, Model, ModelConfig};
 use serde::{Deserialize, Serialize};
@@ -147,10 +147,15 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { architecture, weights, hash })
 }
 
+/// A model's state by name.
+pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
+    learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crmt_core::{Classifier, Trainable};
+    use crmt_core::Classifier;
     use crmt_fusion::Rows;
 
     fn architecture() -> Architecture {

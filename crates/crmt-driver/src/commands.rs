@@ -9,24 +9,22 @@ use crate::{
     figure_files::FigureFiles,
     lipschitz::{Bounds, Kind, audits},
     people::{self, Voice},
+    pipeline::{resume, train_and_measure},
     plan::{EvaluatePlan, FalsifyPlan, Plan},
     predictions,
-    record::Summary,
+    printing::{answer, named, tell, verdict},
     report::{self, RunRecord},
-    run::{Opening, Run, open_data},
+    run::{Opening, Run},
     run_dir::{self, RunDir, write_file},
     settings::{Resolved, Settings},
-    sigmas,
-    tables::{self, Named},
+    sigmas, tables,
     tensor_file::Format,
     terminal,
     threat::Threat,
     tour,
 };
 use anyhow::{Context, Result, bail};
-use crmt_data::DataSet;
 use crmt_kernels::Compute;
-use serde::Serialize;
 use std::{
     cell::Cell,
     path::{Path, PathBuf},
@@ -63,50 +61,6 @@ fn train(args: &TrainArgs, device: Option<Compute>, json: bool, voice: &Voice) -
     let out = args.out.clone().unwrap_or_else(|| default_out(plan));
     let run = train_and_measure(plan, &out, args.overwrite, voice)?;
     tell(&[(&run.summary.name(), &run.summary)], json, voice, &out.join(run_dir::REPORT))
-}
-
-/// The whole of a run, from data to report.
-pub fn train_and_measure(plan: &Plan, out: &Path, overwrite: bool, voice: &Voice) -> Result<Run> {
-    RunDir::check_new(out, overwrite)?;
-    let data = open_data(plan)?;
-    introduce(plan, &data, voice);
-    measured(Run::train(out, overwrite, plan, data, voice)?, voice)
-}
-
-/// The rest of a run that was stopped.
-fn resume(out: &Path, device: Option<Compute>, voice: &Voice) -> Result<Run> {
-    let dir = RunDir::resume(out)?;
-    let mut settings = Settings::default();
-    settings.read_file(&dir.file(run_dir::CONFIG))?;
-    let plan = settings.resolve()?.plan;
-    if let Some(device) = device.filter(|device| device.to_string() != plan.device) {
-        bail!("--device {device}: the run was begun on {}, where alone its bits go on", plan.device);
-    }
-    let data = open_data(&plan)?;
-    introduce(&plan, &data, voice);
-    measured(Run::resume(dir, &plan, data, voice)?, voice)
-}
-
-fn introduce(plan: &Plan, data: &DataSet, voice: &Voice) {
-    voice.say(format!(
-        "{} on {}: {} training, {} selection, {} report samples; seed {}",
-        plan.method,
-        data.name,
-        data.train.len(),
-        data.select.len(),
-        data.report.len(),
-        plan.seed
-    ));
-    data.doubts().iter().for_each(|doubt| voice.say(format!("warning: {doubt}")));
-}
-
-fn measured(mut run: Run, voice: &Voice) -> Result<Run> {
-    run.measure()?;
-    let bounds = run.bounds(voice)?;
-    run.certify(&bounds, voice)?;
-    run.attack(None, voice)?;
-    run.finish()?;
-    Ok(run)
 }
 
 fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
@@ -276,11 +230,6 @@ fn diagnose(args: &DiagnoseArgs, device: Option<Compute>, json: bool, voice: &Vo
     verdict(&told)
 }
 
-/// Results under the names of their runs.
-pub fn named<'a>(names: &'a [String], records: &'a [RunRecord]) -> Vec<Named<'a>> {
-    names.iter().zip(records).map(|(name, record)| (name.as_str(), &record.summary)).collect()
-}
-
 /// Numbers on different data stand side by side only where that is said.
 fn warn_of_different_data(runs: &[RunRecord], voice: &Voice) {
     if !report::comparable(runs) {
@@ -310,59 +259,6 @@ fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict>
         voice.say(format!("figures: {} as .svg and .png in {}", files.write()?, folder.display()));
     }
     tell(&named(&comparison::names_of(&records), &records), json, voice, &out)
-}
-
-/// Prints results to stdout, and where the report is; decides how the program ends.
-pub fn tell(runs: &[Named<'_>], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
-    let below = |table: Option<String>| table.map_or_else(String::new, |table| format!("\n{table}"));
-    let text = [
-        format!("\n{}", tables::modality_table(runs)),
-        below(tables::baselines(runs)),
-        below(tables::attacks(runs)),
-        below(Some(tables::sandwich(runs))),
-        below(tables::corruptions(runs)),
-        below(tables::smoothed(runs)),
-    ];
-    let summaries: Vec<&Summary> = runs.iter().map(|(_, run)| *run).collect();
-    answer(&text.concat(), &summaries, json, voice)?;
-    for (run, warning) in runs.iter().flat_map(|(name, run)| run.warnings.iter().map(move |w| (name, w))) {
-        voice.say(format!("warning: {run}: {warning}"));
-    }
-    voice.say(format!("report: {}", report.display()));
-    verdict(runs)
-}
-
-/// People's text on stdout, or one JSON document of all `runs` there and the text on stderr.
-fn answer<T: Serialize>(text: &str, runs: &[T], json: bool, voice: &Voice) -> Result<()> {
-    if !json {
-        return terminal::out(&format!("{text}\n"));
-    }
-    voice.say(text);
-    let document = match runs {
-        [run] => serde_json::to_string_pretty(run)?,
-        _ => serde_json::to_string_pretty(runs)?,
-    };
-    terminal::out_json(&(document + "\n"))
-}
-
-/// A violation is a failed check.
-fn verdict(runs: &[Named<'_>]) -> Result<Verdict> {
-    let violations: u64 = runs.iter().fold(0, |all, (_, run)| all.saturating_add(run.violations));
-    for judged in
-        runs.iter().filter_map(|(_, run)| run.smoothing.as_ref()?.judged.as_ref()).filter(|j| j.violations > 0)
-    {
-        terminal::err(&format!(
-            "error: {} of {} certificates of the smoothed network fell, which chance does less than once in a million runs",
-            judged.fell, judged.samples
-        ));
-    }
-    if violations > 0 {
-        terminal::err(&format!(
-            "error: {violations} attacks succeeded inside a certified radius: this is a bug of this program"
-        ));
-        return Ok(Verdict::Broken);
-    }
-    Ok(Verdict::Fine)
 }
 
 fn resolve(args: &TrainArgs, device: Option<Compute>) -> Result<Resolved> {

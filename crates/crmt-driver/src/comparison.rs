@@ -1,6 +1,7 @@
 //! The runs of a comparison: which of the given paths are runs, and what each goes by beside the others.
 //! Knows no result of theirs.
 use crate::{
+    opening,
     people::Voice,
     record::Summary,
     report::RunRecord,
@@ -35,7 +36,7 @@ fn look(path: &Path) -> Result<Found> {
     if !path.is_dir() {
         return if path.exists() { Ok(Found::File) } else { bail!("{}: there is no such run", path.display()) };
     }
-    let has = |name: &&str| run_dir::has(path, name);
+    let has = |name: &&str| opening::has(path, name);
     if run_dir::is_marked(path) || has(&run_dir::CONFIG) || has(&run_dir::SUMMARY) {
         let missing = [run_dir::SUMMARY, run_dir::CONFIG, run_dir::MODEL].into_iter().find(|name| !has(name));
         return match missing {

@@ -1,10 +1,10 @@
 //! Accuracy of a trained model on corrupted report samples: nobody attacks, one modality's signal is bad.
 //! Knows which corruptions there are, computed here or prepared with the data; does not know what they do.
 use crate::{
+    batches::EVAL_BATCH,
     drawn::ids,
     people::{Stage, Voice},
     record::CorruptionResult,
-    training::EVAL_BATCH,
     undefined,
 };
 use anyhow::{Result, bail};

@@ -1,6 +1,6 @@
 //! SHA-256 of what a run was made from: the splits of a data set and its baselines.
 //! Does not know what is done about a difference.
-use crate::{sealed, training::EVAL_BATCH};
+use crate::{batches::EVAL_BATCH, sealed};
 use anyhow::Result;
 use candle_core::Tensor;
 use crmt_core::PerModality;

@@ -3,9 +3,9 @@
 use crate::{
     agreement::{self, Deployed},
     baselines::subsets,
+    batches::EVAL_BATCH,
     record::Accuracy,
     report::SampleRow,
-    training::EVAL_BATCH,
     undefined,
 };
 use anyhow::Result;
@@ -70,7 +70,7 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
         samples: rows.len() as u64,
         missing: by_name(subsets.iter().map(|s| s.describe(&data.modalities)).collect(), missing),
         missing_by_baseline: BTreeMap::new(),
-        solo: by_name(names.iter().cloned().collect(), solo),
+        solo: by_name(names.clone(), solo),
     };
     Ok(Clean { accuracy, confusion, rows, warnings: warnings(&everywhere, elsewhere, &alone, &names) })
 }

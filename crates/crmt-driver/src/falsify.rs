@@ -2,22 +2,22 @@
 //! further an attack has to go is measured. Does not know how certificates are computed.
 use crate::{
     agreement::{Agreement, Deployed},
-    certification::{self, Evaluated, OfBatch},
+    arsenal::RESTARTS,
+    batches::EVAL_BATCH,
+    certification::{self, INSIDE, OfBatch},
     drawn::{drawn, ids},
     effort,
+    evaluated::{self, Evaluated},
     lipschitz::{Bounds, Constants},
     people::{Stage, Voice},
     plan::FalsifyPlan,
     precision::Precision,
     record::Falsification,
     threat::{ALL_SUBSETS_UP_TO, Threat},
-    training::EVAL_BATCH,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use crmt_attacks::{
-    Budget, Draws, Goal, Loss, Norm, Outcome, Pgd, Restart, Start, Victim, correct, run_within, run_within_each,
-};
+use crmt_attacks::{Budget, Draws, Goal, Norm, Outcome, Pgd, Restart, Victim, correct, run_within, run_within_each};
 use crmt_certify::{
     Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
     missing_regions,
@@ -27,21 +27,12 @@ use crmt_data::DataSet;
 use crmt_fusion::Model;
 use rand::Rng;
 
-/// Strictly inside: radii are rounded down by ulps, budgets hold to 1e-6.
-pub const INSIDE: f64 = 0.999;
 /// An infinite radius is attacked here, in declared units.
 const FAR: f64 = 20.0;
 /// The nearest break is looked for from the inverse of this up to this many radii.
 const REACH: f64 = 4.0;
 /// Halvings of the search, in logarithms: the distance is known to 2.2 percent.
 const HALVINGS: usize = 7;
-
-/// Tried in order on whoever still stands.
-pub const RESTARTS: [Restart; 3] = [
-    Restart { from: Start::Clean, loss: Loss::Margin },
-    Restart { from: Start::Random, loss: Loss::CrossEntropy },
-    Restart { from: Start::Random, loss: Loss::Margin },
-];
 
 /// What attacks and certificates are about.
 #[derive(Clone, Copy)]
@@ -192,7 +183,7 @@ fn claims<'a, E: Grade>(
     let names = subject.names();
     let wanted = threats(subject, plan, E::EVIDENCE)?;
     let of = Evaluated::new(&bounds.model, batch, data)?;
-    let absent = certification::absent(&bounds.model, data)?;
+    let absent = evaluated::absent(&bounds.model, data)?;
     let contributions = Contributions::new(&of.scores, Some(&absent))?;
     let regions = missing_regions(constants, &of.evaluation, &of.labels, &contributions)?;
     let victim = |missing| Ok::<_, anyhow::Error>(Victim::new(model, missing, &data.baselines)?.unconfined());

@@ -1,10 +1,10 @@
 //! Lipschitz constants of a trained model: proved by an audit of its layers, or estimated from
 //! gradients at training samples. Does not know radii.
 use crate::{
+    batches::EVAL_BATCH,
     checkpoint::{self, Architecture},
     people::Voice,
     plan::Plan,
-    training::EVAL_BATCH,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};

@@ -1,9 +1,9 @@
 //! `evaluate --save-predictions`: what the model says of every report sample, for other programs.
 //! Does not know attacks.
 use crate::{
+    batches::EVAL_BATCH,
     record::Summary,
     tensor_file::{Format, TensorFile},
-    training::EVAL_BATCH,
 };
 use anyhow::Result;
 use candle_core::{DType, Tensor};

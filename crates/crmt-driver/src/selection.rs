@@ -1,10 +1,10 @@
 //! What the selection split says of a model after each epoch, and which number chooses the best.
 //! Does not know how a model is trained.
 use crate::{
+    batches::EVAL_BATCH,
     drawn::{drawn, ids},
     lipschitz::scales,
     plan::Plan,
-    training::EVAL_BATCH,
 };
 use anyhow::Result;
 use crmt_attacks::{Budget, Draws, Goal, Loss, Pgd};

@@ -2,12 +2,13 @@
 //! the selection split, and which one is kept. Does not know how a phase is trained.
 use crate::{
     acceptance::{Conditions, Judged},
-    checkpoint::Architecture,
+    batches::{EVAL_BATCH, Epochs, failed},
+    checkpoint::{Architecture, weights},
     drawn::{drawn, ids},
     lipschitz::{Bounds, Constants, F64},
+    optimizers::parameters,
     plan::{CertifyPlan, Plan, StepTwoPlan},
     selection::{AS_RELEASED, accuracy},
-    training::{EVAL_BATCH, Epochs, failed, parameters, weights},
     watch::Log,
 };
 use anyhow::{Context, Result};

@@ -1,10 +1,10 @@
 //! The tour: what a newcomer sees first. JT, CRMT and certified CRMT on the built-in data, side by side.
 //! Does not know anything that `train` does not.
 use crate::{
-    Verdict,
-    commands::{named, tell, train_and_measure},
-    comparison,
+    Verdict, comparison,
     people::Voice,
+    pipeline::train_and_measure,
+    printing::{named, tell},
     report,
     run_dir::{REPORT, RunDir, write_file},
     settings::Settings,

@@ -2,9 +2,11 @@
 //! Does not know files, attacks on the result, or reports.
 use crate::{
     attack,
-    checkpoint::Architecture,
+    batches::epochs,
+    checkpoint::{Architecture, weights},
+    optimizers::optimizer,
     people::Voice,
-    plan::{OptimizerKind, Plan, TrainPlan},
+    plan::{Plan, TrainPlan},
     record::EpochMetrics,
     selection::{AS_RELEASED, Criterion, select},
     sigmas::sigmas,
@@ -15,15 +17,12 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use crmt_core::{Batch, Mode, Streams, Trainable};
-use crmt_data::{DataSet, Epoch, EpochPlan};
+use crmt_core::{Mode, Streams, Trainable};
+use crmt_data::DataSet;
 use crmt_fusion::Learner;
-use crmt_kernels::{AdamW, Optimizer, Parameter, Precision, Sgd, give_back, is_out_of_memory};
-use crmt_train::{Batches, Phase, Rate, Rules, Source, State};
+use crmt_kernels::{Precision, give_back, is_out_of_memory};
+use crmt_train::{Phase, Rate, Rules, Source, State};
 use std::collections::BTreeMap;
-
-/// Report samples per forward pass: large enough to keep the cores busy, small enough for caches.
-pub const EVAL_BATCH: usize = 250;
 
 /// What training leaves.
 pub struct Trained {
@@ -174,69 +173,5 @@ fn rules(train: &TrainPlan) -> Rules {
         patience: (train.patience > 0).then_some(train.patience),
         loaders: train.loaders,
         replay: train.replay,
-    }
-}
-
-/// What an optimizer moves.
-pub fn parameters(model: &dyn Trainable) -> Vec<Parameter> {
-    let learned = model.variables().into_iter().filter(|v| v.learned);
-    learned.map(|v| Parameter::new(v.name, &v.var)).collect()
-}
-
-fn optimizer(plan: &Plan, learner: &Learner) -> Result<Box<dyn Optimizer>> {
-    let parameters = parameters(learner);
-    let weight_decay = plan.train.weight_decay;
-    let adam = |decoupled| AdamW { weight_decay, decoupled, ..AdamW::default() };
-    Ok(match plan.train.optimizer() {
-        OptimizerKind::Adam => Box::new(adam(false).over(parameters)?),
-        OptimizerKind::AdamW => Box::new(adam(true).over(parameters)?),
-        OptimizerKind::Sgd => {
-            Box::new(Sgd { momentum: plan.train.momentum, weight_decay, ..Sgd::default() }.over(parameters)?)
-        }
-    })
-}
-
-/// A model's state by name.
-pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
-    learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
-}
-
-/// A data set's training split as a source of the loop.
-pub struct Epochs<'a> {
-    pub data: &'a DataSet,
-    pub streams: Streams,
-    pub plan: EpochPlan,
-}
-
-fn epochs<'a>(plan: &Plan, data: &'a DataSet) -> Result<Epochs<'a>> {
-    let available = data.train.len();
-    let samples = if plan.train.samples == 0 { available } else { plan.train.samples.min(available) };
-    if plan.train.batch > samples {
-        bail!("train.batch = {} is larger than an epoch of {samples} samples: lower it", plan.train.batch);
-    }
-    let of = EpochPlan { samples: Some(samples), batch: plan.train.batch };
-    Ok(Epochs { data, streams: Streams::new(plan.seed), plan: of })
-}
-
-impl Source for Epochs<'_> {
-    fn steps(&self) -> u64 {
-        (self.plan.samples.unwrap_or(0) / self.plan.batch) as u64
-    }
-
-    fn epoch<'b>(&'b self, epoch: u64) -> crmt_train::Result<Box<dyn Batches + 'b>> {
-        Ok(Box::new(Drawn(self.data.epoch(&self.streams, epoch, self.plan).map_err(failed)?)))
-    }
-}
-
-/// Of the loop: a batch could not be made.
-pub fn failed(e: crmt_data::BatchError) -> crmt_train::Error {
-    crmt_train::Error::Source(Box::new(e))
-}
-
-struct Drawn<'a>(Epoch<'a>);
-
-impl Batches for Drawn<'_> {
-    fn batch(&self, i: u64) -> crmt_train::Result<Batch> {
-        self.0.batch(i as usize).map_err(failed)
     }
 }

@@ -1,6 +1,9 @@
 //! Attacks on a trained model: every threat, every budget, every attack asked for, and what they say together.
 //! Does not know how attacks search, nor radii.
 mod part;
+mod search;
+
+pub use search::Subject;
 
 use crate::{
     arsenal::{self, Named},
@@ -13,7 +16,7 @@ use crate::{
     precision::Precision,
     record::{AttackResult, NearestResult},
     report::{Nearest, Outcome, SampleRow},
-    run_dir::RunDir,
+    run_dir,
     threat::{JOINT, Threat},
 };
 use anyhow::{Context, Result, bail};
@@ -21,41 +24,13 @@ use candle_core::{Device, Tensor};
 use crmt_attacks::{Budget, Draws, Norm, Victim, correct, self_check_by};
 use crmt_core::{Batch, Classifier, Missing, PerModality, Streams, names::STRONGEST};
 use crmt_data::DataSet;
-use crmt_fusion::{Model, Remembering};
+use crmt_fusion::Remembering;
 use part::{Found, Part};
+use search::{EXAMPLES, Search, Target};
 use std::collections::BTreeMap;
-
-/// Where finished parts are kept until the evaluation is complete.
-pub const PARTS: &str = "evaluation.partial";
 
 /// Samples attacked together: what is lost when a run is stopped.
 const PART: usize = 100;
-
-/// The nearest so many of each threat are shown in the report.
-const EXAMPLES: usize = 2;
-
-/// What is attacked, and where finished parts are kept.
-#[derive(Clone, Copy)]
-pub struct Subject<'a> {
-    /// The network.
-    pub model: &'a Model,
-    /// What it computes in.
-    pub precision: Precision,
-    /// In `f64`, if certificates are about that program and this is not it: it judges what is found.
-    pub judge: Option<&'a Model>,
-    /// Its hash.
-    pub weights: &'a str,
-    /// Its report split is attacked.
-    pub data: &'a DataSet,
-    /// Of that split, and of [`baselines`](Self::baselines).
-    pub data_sha256: [&'a str; 2],
-    /// What stands in for missing modalities: one sample each.
-    pub baselines: &'a PerModality<Tensor>,
-    /// The run's seed.
-    pub seed: u64,
-    /// The run.
-    pub dir: &'a RunDir,
-}
 
 /// What was found.
 #[derive(Default)]
@@ -129,7 +104,7 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow
         norm: norm(plan),
         eps,
         streams: Streams::new(of.seed.wrapping_add(plan.seed)),
-        parts: Parts::new(of.dir, PARTS, origin(&of, plan)?),
+        parts: Parts::new(of.dir, run_dir::PARTS, origin(&of, plan)?),
     };
     all.iter_mut().for_each(|row| {
         row.precision = of.precision;
@@ -218,24 +193,6 @@ fn origin(of: &Subject, plan: &EvaluatePlan) -> Result<Origin> {
         ("evaluate", toml::to_string(&settings)?),
     ];
     Ok(origin.map(|(key, value)| (key.to_owned(), value)).into())
-}
-
-/// What is the same for every part.
-struct Search<'a> {
-    of: Subject<'a>,
-    plan: &'a EvaluatePlan,
-    attacks: Vec<&'static Named>,
-    norm: Norm,
-    /// Ascending.
-    eps: Vec<f64>,
-    streams: Streams,
-    parts: Parts,
-}
-
-/// Whom a threat attacks: the model, or what is left of it without some modalities.
-struct Target<'a> {
-    missing: Option<Missing>,
-    victim: Victim<'a>,
 }
 
 impl<'a> Search<'a> {

@@ -1,6 +1,6 @@
 //! One part of an evaluation: some samples under one threat, at every budget, by every attack.
 //! Does not know what parts add up to.
-use super::{EXAMPLES, Search, Target};
+use super::search::{EXAMPLES, Search, Target};
 use crate::{
     examples::{Example, ExampleModality},
     people::Stage,

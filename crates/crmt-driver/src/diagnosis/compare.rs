@@ -1,6 +1,6 @@
 //! Diagnoses side by side: one line for each quantity and modality, one column for each run; and as text.
 //! Does not compute anything, nor know HTML.
-use super::{Diagnosis, OfModality, Spread};
+use super::quantities::{Diagnosis, OfModality, Spread};
 use crate::{layout, report::distance};
 
 /// One quantity of one modality.

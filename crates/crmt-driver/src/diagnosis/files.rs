@@ -1,5 +1,5 @@
 //! `diagnosis.json` and `diagnosis.csv`, written and read. Does not know how they came about.
-use super::{Diagnosis, InSample, OfSample};
+use super::quantities::{Diagnosis, InSample, OfSample};
 use crate::run_dir::{self, RunDir};
 use anyhow::{Context, Result, bail};
 use std::str::FromStr;
@@ -110,7 +110,7 @@ fn number<T: FromStr>(text: &str) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnosis::{OfModality, Spread};
+    use crate::diagnosis::quantities::{OfModality, Spread};
 
     fn diagnosis() -> Diagnosis {
         let of = |radius: f64, eta| InSample {

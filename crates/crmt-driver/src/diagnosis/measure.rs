@@ -1,10 +1,11 @@
 //! Measures a diagnosis on the report split: margins of each head, what each modality adds, and averages.
 //! Takes radii and what limits them as they are known; does not know constants nor how results are shown.
 use super::{
-    Diagnosis, InSample, MOST_PLAYERS, OfModality, OfSample, Spread, etas, greatest, preferences,
-    shapley::{shapley, shares},
+    formulas::{etas, greatest, preferences},
+    quantities::{Diagnosis, InSample, OfModality, OfSample, Spread},
+    shapley::{MOST_PLAYERS, shapley, shares},
 };
-use crate::{people::Voice, record::Summary, report::SampleRow, threat::JOINT, training::EVAL_BATCH};
+use crate::{batches::EVAL_BATCH, people::Voice, record::Summary, report::SampleRow, threat::JOINT};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Tensor};
 use crmt_attacks::predictions;

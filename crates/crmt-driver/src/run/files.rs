@@ -1,8 +1,8 @@
 //! A run as files: read if all of them belong together, confronted with what attacks found, and written as one.
 //! Does not know how anything is measured.
-use super::{DOUBT, Run, open_data};
+use super::state::{DOUBT, Run, open_data};
 use crate::{
-    attack, certification,
+    certification,
     checkpoint::{self, Checkpoint},
     checkpoints::Checkpoints,
     diagnosis::{self, Diagnosis},
@@ -119,7 +119,7 @@ impl Run {
         results::commit(&self.dir, &mut self.summary, &files, &gone)?;
         Checkpoints::remove(&self.dir)?;
         if self.attacked {
-            Parts::remove(&self.dir, attack::PARTS)?;
+            Parts::remove(&self.dir, run_dir::PARTS)?;
         }
         let page = report::render(&[self.record()?])?;
         self.dir.write(run_dir::REPORT, page.as_bytes()).with_context(|| {
