@@ -1,6 +1,6 @@
 //! Whether the program that a certificate is about says what the program that predicts says: where it does not, there is no
 //! radius. Does not know how radii are computed.
-use crate::{evaluated::Evaluated, record::ProgramResult, report::SampleRow, threat::Threat};
+use crate::{evaluated::Evaluated, record::ProgramResult, sample_row::SampleRow, threat::Threat};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::Program;

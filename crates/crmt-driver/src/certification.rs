@@ -7,7 +7,7 @@ use crate::{
     lipschitz::{Bounds, Constants},
     people::Voice,
     record::{CertifiedResult, ProgramResult, RadiusResult},
-    report::{SampleRow, Why},
+    sample_row::{SampleRow, Why},
     threat::Threat,
 };
 use anyhow::Result;
@@ -241,7 +241,7 @@ pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
 mod tests {
     use super::*;
     use crate::{
-        report::{Nearest, Outcome},
+        sample_row::{Nearest, Outcome},
         threat::JOINT,
     };
 

@@ -1,7 +1,7 @@
 //! The commands: what each one reads, runs, writes and prints.
 //! Does not know how anything is computed.
 use crate::{
-    Verdict, adversarials,
+    adversarials,
     cli::{CertifyArgs, Cli, Command, DiagnoseArgs, EvaluateArgs, ReportArgs, TrainArgs},
     comparison,
     corruption::Asked,
@@ -22,6 +22,7 @@ use crate::{
     terminal,
     threat::Threat,
     tour,
+    verdict::Verdict,
 };
 use anyhow::{Context, Result, bail};
 use crmt_kernels::Compute;

@@ -5,7 +5,7 @@ use crate::{
     baselines::subsets,
     batches::EVAL_BATCH,
     record::Accuracy,
-    report::SampleRow,
+    sample_row::SampleRow,
     undefined,
 };
 use anyhow::Result;

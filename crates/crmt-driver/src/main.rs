@@ -45,6 +45,7 @@ mod report;
 mod results;
 mod run;
 mod run_dir;
+mod sample_row;
 mod samples;
 mod sandwich;
 mod sealed;
@@ -63,23 +64,17 @@ mod threat;
 mod tour;
 mod training;
 mod undefined;
+mod verdict;
 mod votes;
 mod watch;
 
 use clap::Parser;
 use std::process::ExitCode;
+use verdict::Verdict;
 
 /// Allocators that return large buffers to the system fault them in again at every step.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// How a command that did not fail ended.
-pub enum Verdict {
-    /// All checks passed.
-    Fine,
-    /// A check failed: a certificate was broken.
-    Broken,
-}
 
 fn main() -> ExitCode {
     let cli = match cli::Cli::try_parse() {

@@ -1,11 +1,11 @@
 //! Results on the terminal, and how a command that printed them ends. Does not know how tables are laid out.
 use crate::{
-    Verdict,
     people::Voice,
     record::Summary,
     report::RunRecord,
     tables::{self, Named},
     terminal,
+    verdict::Verdict,
 };
 use anyhow::Result;
 use serde::Serialize;

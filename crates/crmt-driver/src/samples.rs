@@ -2,7 +2,7 @@
 //! Does not know how radii or outcomes were computed.
 use crate::{
     precision::Precision,
-    report::{Nearest, Outcome, SampleRow},
+    sample_row::{Nearest, Outcome, SampleRow},
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::{
@@ -256,7 +256,7 @@ fn outcome(column: &str) -> Option<(Precision, Outcome)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Why;
+    use crate::sample_row::Why;
 
     #[test]
     fn a_table_comes_back_as_it_was() -> Result<()> {

@@ -1,13 +1,14 @@
 //! The tour: what a newcomer sees first. JT, CRMT and certified CRMT on the built-in data, side by side.
 //! Does not know anything that `train` does not.
 use crate::{
-    Verdict, comparison,
+    comparison,
     people::Voice,
     pipeline::train_and_measure,
     printing::{named, tell},
     report,
     run_dir::{REPORT, RunDir, write_file},
     settings::Settings,
+    verdict::Verdict,
 };
 use anyhow::Result;
 use crmt_kernels::Compute;

@@ -15,8 +15,8 @@ use crate::{
     plan::EvaluatePlan,
     precision::Precision,
     record::{AttackResult, NearestResult},
-    report::{Nearest, Outcome, SampleRow},
     run_dir,
+    sample_row::{Nearest, Outcome, SampleRow},
     threat::{JOINT, Threat},
 };
 use anyhow::{Context, Result, bail};

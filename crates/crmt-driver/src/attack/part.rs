@@ -4,7 +4,7 @@ use super::search::{EXAMPLES, Search, Target};
 use crate::{
     examples::{Example, ExampleModality},
     people::Stage,
-    report::SampleRow,
+    sample_row::SampleRow,
     threat::Threat,
     undefined,
 };

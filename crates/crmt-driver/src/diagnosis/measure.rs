@@ -5,7 +5,7 @@ use super::{
     quantities::{Diagnosis, InSample, OfModality, OfSample, Spread},
     shapley::{MOST_PLAYERS, shapley, shares},
 };
-use crate::{batches::EVAL_BATCH, people::Voice, record::Summary, report::SampleRow, threat::JOINT};
+use crate::{batches::EVAL_BATCH, people::Voice, record::Summary, sample_row::SampleRow, threat::JOINT};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Tensor};
 use crmt_attacks::predictions;
@@ -286,7 +286,7 @@ fn present(summary: &Summary, data: &DataSet) -> Option<BTreeMap<String, f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Why;
+    use crate::sample_row::Why;
 
     /// Two classes: the rival is always the same, so the margin is additive and each modality gets exactly what it adds.
     #[test]

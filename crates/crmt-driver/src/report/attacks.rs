@@ -1,7 +1,7 @@
 //! Attack by attack: what each left standing, and how near the nearest adversarials are.
 //! Knows no attack, only its results.
-use super::RunRecord;
 use super::html::{budget, count, distance, escape, group, percent, section, table};
+use super::run_record::RunRecord;
 use super::sandwich::threat_title;
 use crate::sandwich::{Threat, budgets, same_budget};
 

@@ -1,7 +1,7 @@
 //! Which classes are taken for which: a heat map of counts, or the largest confusions when there are many classes.
 //! Knows nothing of attacks: these are clean predictions on the report split.
-use super::RunRecord;
 use super::html::{count, escape, figure, percent, section, shorten};
+use super::run_record::RunRecord;
 
 /// More classes than this do not fit a page as a matrix.
 const MATRIX: usize = 20;

@@ -1,9 +1,9 @@
 //! Common corruptions: accuracy against severity, one chart for each modality, and a table with means.
 //! Knows no corruption by name.
-use super::RunRecord;
 use super::figures::Gallery;
 use super::html::{escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
+use super::run_record::RunRecord;
 use crate::drawn;
 use crate::record::{CorruptionResult, mean_accuracy};
 

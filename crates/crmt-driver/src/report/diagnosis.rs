@@ -1,10 +1,10 @@
 //! The diagnosis: quantities side by side, shares as bars, margins as distributions, and each sample's preference against
 //! its vulnerability. Does not know how any of it was measured.
-use super::RunRecord;
 use super::bars;
 use super::figures::Gallery;
 use super::html::{count, escape, figure, group, listed, section, table};
 use super::plot::{Axis, Plot};
+use super::run_record::RunRecord;
 use crate::diagnosis::{Amount, Diagnosis, OfModality, OfSample, compare, names, story};
 use crate::sandwich::evidence;
 

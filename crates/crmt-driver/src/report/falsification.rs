@@ -1,7 +1,7 @@
 //! Every kind of certificate, attacked strictly inside: what fell, and how close attacks came.
 //! Knows no attack and no certificate, only what became of them.
-use super::RunRecord;
 use super::html::{count, distance, escape, group, section, table};
+use super::run_record::RunRecord;
 use super::sandwich::threat_title;
 use crate::record::Falsification;
 use crate::sandwich::{Threat, evidence};

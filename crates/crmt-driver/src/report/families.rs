@@ -1,6 +1,6 @@
 //! Runs that differ in their seed alone, and curves over them: mean, least and greatest.
 //! Never puts runs of other data or other settings together. Knows no attack and no certificate.
-use super::RunRecord;
+use super::run_record::RunRecord;
 use crate::sandwich::same_budget;
 use std::collections::BTreeMap;
 

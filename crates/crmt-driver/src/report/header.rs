@@ -1,7 +1,7 @@
 //! The top of the page: who was compared on what, the verdict in words, and what a reader must know before trusting it.
 //! Knows no threshold of success: it states numbers and their sampling error.
 use super::html::{budget, count, escape, listed, percent};
-use super::{RunRecord, summaries};
+use super::run_record::{RunRecord, summaries};
 use crate::drawn;
 use crate::record::Summary;
 use crate::sandwich::{Cell, Threat, cells, evidence, same_budget, threats};

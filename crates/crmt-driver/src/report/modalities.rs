@@ -1,8 +1,8 @@
 //! The modalities one by one: without each, alone, their radii, and who is preferred and who is vulnerable.
 //! Knows no modality by name.
-use super::RunRecord;
 use super::bars;
 use super::html::{distance, escape, group, listed, percent, section, table};
+use super::run_record::RunRecord;
 use crate::record::RadiusResult;
 use crate::sandwich::evidence;
 use std::collections::BTreeMap;

@@ -1,10 +1,10 @@
 //! Where it breaks: adversarial examples to look at, each beside its clean input and what was changed.
 //! Knows no modality by name: shape and valid range decide between picture, spectrogram and line.
-use super::RunRecord;
 use super::colour::{byte, diverging, sequential};
 use super::html::{budget, distance, escape, percent, section, shorten};
 use super::plot::{Axis, Plot, range};
 use super::raster::{Layout, Pixels};
+use super::run_record::RunRecord;
 use super::sandwich::threat_title;
 use crate::examples::{Example, ExampleModality};
 use crate::sandwich::Threat;

@@ -1,7 +1,8 @@
 //! Ten samples to look at: the most fragile and the most robust among those classified correctly.
 //! Knows no pixel and no sound; the index leads to them.
 use super::html::{budget, distance, escape, group, section, table};
-use super::{RunRecord, SampleRow};
+use super::run_record::RunRecord;
+use crate::sample_row::SampleRow;
 use crate::sandwich::evidence;
 
 const EACH: usize = 5;

@@ -4,7 +4,8 @@ use super::families::{Family, Spread, families, spread, spread_of_steps};
 use super::figures::Gallery;
 use super::html::{budget, count, escape, figure, group, listed, percent, section, table};
 use super::plot::{Axis, Plot};
-use super::{RunRecord, SampleRow, summaries};
+use super::run_record::{RunRecord, summaries};
+use crate::sample_row::SampleRow;
 use crate::sandwich::{Cell, Threat, budgets, cells, evidence, program, same_budget, sides};
 
 const SIZE: (f64, f64) = (340.0, 230.0);

@@ -1,7 +1,7 @@
 //! The end of the page: how each run was configured, how to repeat it, and what the words mean.
 //! Knows no configuration key: it prints the resolved text.
-use super::RunRecord;
 use super::html::{escape, percent, section};
+use super::run_record::RunRecord;
 
 /// The section, and the glossary.
 pub fn setup(runs: &[RunRecord]) -> String {

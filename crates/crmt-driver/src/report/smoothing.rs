@@ -1,9 +1,9 @@
 //! The smoothed networks: what is certified of them with confidence, by threat and budget, and as curves.
 //! Knows only the results; keeps them apart from what is said of the networks themselves.
-use super::RunRecord;
 use super::figures::Gallery;
 use super::html::{budget, count, distance, escape, figure, group, percent, section, table};
 use super::plot::{Axis, Plot};
+use super::run_record::RunRecord;
 use super::sandwich::steps;
 use crate::drawn;
 use crate::record::{SmoothedResult, SmoothingResult};

@@ -1,9 +1,9 @@
 //! How training went: the parts of the loss and the selection accuracy by epoch, the phases marked.
 //! Knows no objective: it draws whatever parts the records name.
-use super::RunRecord;
 use super::figures::Gallery;
 use super::html::{escape, figure, section};
 use super::plot::{Axis, Plot, range};
+use super::run_record::RunRecord;
 use crate::record::EpochMetrics;
 use std::collections::{BTreeMap, BTreeSet};
 

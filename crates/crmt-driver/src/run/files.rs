@@ -13,9 +13,10 @@ use crate::{
     people::Voice,
     plan::Plan,
     record::{EpochMetrics, Falsification, Summary},
-    report::{self, RunRecord, SampleRow},
+    report::{self, RunRecord},
     results,
     run_dir::{self, RunDir},
+    sample_row::SampleRow,
     samples,
     settings::Settings,
 };
