@@ -30,6 +30,7 @@
 //! [`scale`](crmt_core::Modality::scale).
 mod apgd;
 mod averaged;
+mod ball;
 mod baseline;
 mod budget;
 mod carlini;
@@ -44,6 +45,7 @@ mod fgm;
 mod goal;
 mod hyperplane;
 mod missing;
+mod moving;
 mod nearest;
 mod pgd;
 mod planes;
