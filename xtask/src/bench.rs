@@ -4,6 +4,7 @@ mod case;
 mod compare;
 mod growth;
 mod measure;
+mod output;
 mod plot;
 mod scaling;
 mod verdict;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use clap::ArgGroup;
 use clap::builder::PossibleValuesParser;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -55,9 +56,4 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Some(out)) => scaling::run(args.rounds, args.threads, out),
         (None, None) => anyhow::bail!("say --peer PYTHON, or --scaling --out DIR"),
     }
-}
-
-/// Replaces a file atomically, and names it if that fails.
-fn write(path: &Path, text: &str) -> Result<()> {
-    crmt_data::write_atomically(path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
 }

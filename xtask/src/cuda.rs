@@ -4,13 +4,9 @@ mod bundle;
 mod check;
 mod linked;
 mod program;
+mod size;
 mod stubs;
 mod toolkit;
 
 pub use bundle::{Args as BundleArgs, run as bundle};
 pub use check::{Args as CheckArgs, run as check};
-
-/// As people write sizes of files.
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
-}

@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod cuda;
+mod failed;
 mod git;
 mod prepare;
 mod results;
@@ -13,6 +14,7 @@ mod tools;
 mod workspace;
 
 use clap::{Parser, Subcommand};
+use failed::Failed;
 use std::process::ExitCode;
 
 /// Chores of this repository.
@@ -42,18 +44,6 @@ enum Task {
     /// Check what the compiler can't: arrows between crates, habits of the sources, links
     Tidy,
 }
-
-/// Something ran and did not succeed, as opposed to input that can't be used.
-#[derive(Debug)]
-pub struct Failed(pub String);
-
-impl std::fmt::Display for Failed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Failed {}
 
 fn main() -> ExitCode {
     let task = Cli::parse().task;

@@ -1,8 +1,11 @@
 //! `cargo xtask sweep FILE`: how results are made: a grid of runs of the driver, and the table of
 //! means over seeds. docs/sweep.md is its manual. Knows the driver as a program, not as a library.
+mod args;
 mod column;
+mod command;
 mod cost;
 mod data;
+mod driver;
 mod folder;
 mod number;
 mod plan;
@@ -14,26 +17,31 @@ mod progress;
 mod rehearsal;
 mod render;
 mod spec;
+mod standing;
 mod state;
+mod stats;
 mod stop;
+mod suggestion;
 mod table;
 
+pub use args::Args;
+
+use crate::Failed;
 use crate::git::{self, Commit};
 use crate::say::{say, tell};
-use crate::{Failed, workspace};
 use anyhow::{Context, Result, bail};
-use cost::Costs;
+use args::cores;
+use driver::driver;
 use folder::Lock;
 use plan::Run;
 use pool::{Event, Fault, Job, Pool};
 use progress::Progress;
 use serde_json::Value;
 use spec::Spec;
+use standing::Sweep;
 use state::State;
 use std::fs;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::thread;
 use stop::Stop;
 use table::{Point, Table};
 
@@ -41,46 +49,6 @@ use table::{Point, Table};
 const TAIL: usize = 12;
 /// Of which commit each run is, as far as it is known.
 pub const COMMITS: &str = "commits.toml";
-
-/// Arguments of `cargo xtask sweep`.
-#[derive(clap::Args)]
-pub struct Args {
-    /// The sweep: what is fixed, what varies, which columns to report (see docs/sweep.md)
-    pub file: PathBuf,
-    /// Runs at a time [default: half the cores]
-    #[arg(long, short, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-    /// Under the settings of the file's section `[full]`, in a folder of their own
-    #[arg(long)]
-    pub full: bool,
-    /// Check the settings and the data as before running, show what would run and what it costs, and run nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Measure what nothing is known of: one epoch and a few attacked samples for each row
-    #[arg(long, requires = "dry_run")]
-    pub probe: bool,
-    /// Start the remaining runs even after one has failed
-    #[arg(long)]
-    pub keep_going: bool,
-    /// Run this program instead of building crmt-driver
-    #[arg(long, value_name = "PATH")]
-    pub driver: Option<PathBuf>,
-}
-
-impl Args {
-    /// The usual, of a file.
-    pub fn of(file: PathBuf) -> Self {
-        Self { file, jobs: None, full: false, dry_run: false, probe: false, keep_going: false, driver: None }
-    }
-
-    fn workers(&self) -> usize {
-        self.jobs.map_or(cores() / 2, NonZeroUsize::get).max(1)
-    }
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
 
 /// Where the runs of a sweep file go, and what their folders are called.
 ///
@@ -126,13 +94,6 @@ pub fn run(args: &Args) -> Result<()> {
     ended.verdict(&table, runs.len())
 }
 
-/// A sweep and what there is of its runs.
-struct Sweep<'a> {
-    spec: &'a Spec,
-    runs: &'a [Run],
-    states: Vec<State>,
-}
-
 /// How those runs ended that did not end well.
 #[derive(Default)]
 struct Ended {
@@ -147,36 +108,7 @@ struct Failure {
     tail: String,
 }
 
-impl<'a> Sweep<'a> {
-    /// Reads what the runs of this sweep have left, and nothing else that lies in its folder.
-    ///
-    /// # Errors
-    /// If a result is not the one that the sweep asks for, or two were made on data that differ.
-    fn look(spec: &'a Spec, runs: &'a [Run]) -> Result<Self> {
-        let states = runs.iter().map(|run| State::of(run, &spec.out)).collect::<Result<Vec<State>>>()?;
-        let sweep = Self { spec, runs, states };
-        data::same(&sweep.finished())?;
-        Ok(sweep)
-    }
-
-    fn finished(&self) -> Vec<(&'a Run, &Value)> {
-        let runs = self.runs.iter().zip(&self.states);
-        runs.filter_map(|(run, state)| Some((run, state.summary()?))).collect()
-    }
-
-    fn missing(&self) -> Vec<(&'a Run, &State)> {
-        self.runs.iter().zip(&self.states).filter(|(_, state)| state.summary().is_none()).collect()
-    }
-
-    /// What the finished runs say that they took.
-    fn costs(&self) -> Costs {
-        let mut costs = Costs::default();
-        for (run, summary) in self.finished() {
-            summary["seconds"].as_f64().into_iter().for_each(|seconds| costs.learn(run, seconds));
-        }
-        costs
-    }
-
+impl Sweep<'_> {
     /// Runs what is missing on a pool of processes; failures are returned, not raised, for the finished runs deserve their
     /// table.
     fn run_missing(&self, args: &Args, missing: &[(&Run, &State)], lock: &Lock) -> Result<Ended> {
@@ -308,19 +240,6 @@ impl Ended {
             String::new()
         };
         Err(Failed(format!("{failed} {plural} failed{unstarted}; {advice}")).into())
-    }
-}
-
-/// The program that makes the runs.
-fn driver(args: &Args) -> Result<PathBuf> {
-    match &args.driver {
-        Some(path) if path.is_file() => Ok(std::path::absolute(path)?),
-        Some(path) => bail!("--driver {}: no such file", path.display()),
-        None => {
-            say("$ cargo build --release --package crmt-driver\n")?;
-            let programs = workspace::build(&["--release", "--package", "crmt-driver", "--bins"])?;
-            programs.into_iter().next().context("crmt-driver has no program")
-        }
     }
 }
 

@@ -6,36 +6,15 @@ mod code;
 mod dependencies;
 mod layout;
 mod links;
+mod problem;
 mod source;
 mod tree;
 
 use crate::say::say;
 use crate::workspace;
 use anyhow::{Context, Result, bail};
-use std::fmt;
-use std::path::PathBuf;
+use problem::Problem;
 use tree::{Member, Tree};
-
-/// One breach: where, what, and what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Problem {
-    path: PathBuf,
-    line: usize,
-    what: String,
-    fix: String,
-}
-
-impl Problem {
-    fn new(path: impl Into<PathBuf>, line: usize, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { path: path.into(), line, what: what.into(), fix: fix.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}; {}", self.path.display(), self.line, self.what, self.fix)
-    }
-}
 
 /// Checks the whole tree and prints every problem.
 ///

@@ -31,6 +31,7 @@
 #![doc = include_str!("../README.md")]
 mod apgd;
 mod averaged;
+mod ball;
 mod baseline;
 mod budget;
 mod carlini;
@@ -45,6 +46,7 @@ mod fgm;
 mod goal;
 mod hyperplane;
 mod missing;
+mod moving;
 mod nearest;
 mod pgd;
 mod planes;

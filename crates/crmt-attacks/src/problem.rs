@@ -2,7 +2,7 @@
 //! Does not know any attack.
 use crate::{
     Budget, Error, Goal, Loss, Result,
-    budget::Ball,
+    ball::Ball,
     domain,
     goal::{check_labels, clearly_correct, clearly_lost, correct_rows},
 };

@@ -2,7 +2,7 @@
 //! Does not know how attacks search.
 use crate::{
     Budget, Draws, Error, Goal, Problem, Result, answers,
-    budget::Spent,
+    moving::Spent,
     problem::{Counter, select_rows},
     rows::{chosen, finite},
 };

@@ -366,7 +366,7 @@ fn reach(
     let Some(others) = pairs.filter(|p| !p.is_empty()) else { return Ok(None) };
     let own: Vec<u32> = right.iter().map(|i| *i as u32).collect();
     let rows = |which: &[u32]| select_rows(inputs, which);
-    let ball = crate::budget::Ball { budget: unit, modalities: classifier.modalities(), factors: None };
+    let ball = crate::ball::Ball { budget: unit, modalities: classifier.modalities(), factors: None };
     let spent = ball.spent(&rows(&own)?, &rows(&others)?)?;
     Ok(Some(spent.used.iter().fold(0., |a: f64, u| a.max(*u))))
 }

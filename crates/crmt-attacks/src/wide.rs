@@ -2,7 +2,7 @@
 //! Does not know the geometry itself.
 use crate::{
     Result,
-    budget::{Ball, waits},
+    ball::{Ball, waits},
     rows::chosen,
 };
 use candle_core::{DType, Tensor};

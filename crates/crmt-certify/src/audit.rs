@@ -17,15 +17,16 @@
 use crate::{
     AuditError, Program, SoundBound,
     conv::conv_bound,
+    exact::{exact, tensor},
     fold::{fold_first, with_identity},
     gram::both_bounds,
-    layout::Layout,
+    layout::{Layout, is_flatten},
     numbers::{Product, greatest, plus_up},
     rounding::{Drift, drift},
     row_sum_bound,
     row_sums::cost,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use crmt_core::Layer;
 use std::fmt;
 
@@ -206,14 +207,6 @@ fn chain(layers: &[Layer], from: Layout) -> Result<Audit, AuditError> {
     Ok(audit)
 }
 
-pub(crate) fn is_flatten(layer: &Layer) -> bool {
-    match layer {
-        Layer::Flatten => true,
-        Layer::Fixed { name, lipschitz } => name == "flatten" && *lipschitz == 1.,
-        _ => false,
-    }
-}
-
 /// Name, bound and method of one layer.
 fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditError> {
     match layer {
@@ -277,25 +270,11 @@ fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditErro
     }
 }
 
-pub(crate) fn tensor(layer: &str) -> impl FnOnce(candle_core::Error) -> AuditError {
-    move |source| AuditError::Tensor { layer: layer.into(), source }
-}
-
 fn shape(layer: &str, t: &Tensor, rank: usize, expected: &'static str) -> Result<(), AuditError> {
     if t.rank() == rank && t.elem_count() > 0 {
         return Ok(());
     }
     Err(AuditError::Shape { layer: layer.into(), expected, got: format!("{:?}", t.dims()) })
-}
-
-/// The weights on the host in `f64`, after checking that each is finite.
-pub(crate) fn exact(layer: &str, t: &Tensor) -> Result<Tensor, AuditError> {
-    let t = t.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F64)).map_err(tensor(layer))?;
-    let values = t.flatten_all().and_then(|t| t.to_vec1::<f64>()).map_err(tensor(layer))?;
-    match values.iter().find(|v| !v.is_finite()) {
-        Some(value) => Err(AuditError::NotFinite { layer: layer.into(), what: "weights", value: *value }),
-        None => Ok(t.detach()),
-    }
 }
 
 fn finite(layer: &str, what: &'static str, value: f64) -> Result<f64, AuditError> {

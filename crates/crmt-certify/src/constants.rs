@@ -7,9 +7,9 @@ use crate::{
     Audit, CertifyError, Grade, LipschitzBound, Program, Proved, ScoreBounds, WeightsHash,
     audit::LastLinear,
     numbers::{gamma, norm_up, times_up},
+    same_weights::common,
     scores::Scores,
     slack::Slack,
-    weights::common,
 };
 use candle_core::{DType, Device, Tensor};
 use crmt_core::PerModality;

@@ -1,6 +1,8 @@
 //! The certificate of a smoothed classifier: an ellipsoid around the input (theorem T14).
 //! Does not know how votes are drawn.
-use crate::{CertifyError, Evidence, WeightsHash, binomial::normal_quantile, threat::check_budgets, weights::check};
+use crate::{
+    CertifyError, Evidence, WeightsHash, binomial::normal_quantile, same_weights::check, threat::check_budgets,
+};
 use crmt_core::PerModality;
 
 /// `R = (Phi^-1(p_lower) - Phi^-1(p_upper)) / 2`, rounded down by 1e-12; 0 unless `p_lower > p_upper`.

@@ -2,8 +2,8 @@
 //! Does not know bounds.
 use crate::{
     AuditError,
-    audit::{exact, is_flatten, tensor},
-    layout::Layout,
+    exact::{exact, tensor},
+    layout::{Layout, is_flatten},
 };
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Layer;

@@ -1,6 +1,6 @@
 //! What is known of the array between two layers, so that layers which can't follow one another are refused.
 //! Does not know bounds.
-use crate::{AuditError, audit::is_flatten};
+use crate::AuditError;
 use crmt_core::Layer;
 
 /// The axes of one sample, as far as the layers before tell.
@@ -126,4 +126,13 @@ impl Layout {
 
 fn refused(layer: &str, takes: usize, what: &'static str, before: usize) -> AuditError {
     AuditError::Follows { layer: layer.into(), takes, what, before }
+}
+
+/// Whether it makes a vector of an image, and does nothing else.
+pub(crate) fn is_flatten(layer: &Layer) -> bool {
+    match layer {
+        Layer::Flatten => true,
+        Layer::Fixed { name, lipschitz } => name == "flatten" && *lipschitz == 1.,
+        _ => false,
+    }
 }

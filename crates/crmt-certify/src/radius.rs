@@ -3,7 +3,7 @@
 use crate::{
     CertifyError, Evaluated, Evidence, Grade, Limit, MarginConstants, Program, Proved, Threat, WeightsHash,
     margins::{Margins, least},
-    weights::{check, common},
+    same_weights::{check, common},
 };
 use crmt_core::PerModality;
 use std::marker::PhantomData;

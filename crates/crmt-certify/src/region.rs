@@ -5,8 +5,8 @@
 use crate::{
     CertifyError, Evaluated, Evidence, Grade, Limit, MarginConstants, Threat, WeightsHash,
     margins::{Margins, least},
+    same_weights::check,
     threat::check_budgets,
-    weights::check,
 };
 use crmt_core::PerModality;
 use std::marker::PhantomData;

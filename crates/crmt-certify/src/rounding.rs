@@ -6,52 +6,9 @@
 //! norm, and a chain of layers with constants `L_l` by `E_{l+1} = L_l E_l + local_l(|z_l| + E_l)`, where the length of what
 //! goes in is bounded by `|z_{l+1}| <= L_l |z_l| + |f_l(0)|`. All of this is affine in the length of the chain's input, and
 //! holds for every input: also for what an attack makes of it.
-use crate::{AuditError, numbers::gamma_of};
+use crate::{AuditError, Program, numbers::gamma_of};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Layer;
-use std::fmt;
-
-/// Which program a certificate is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Program {
-    /// The network in real arithmetic: nothing that is executed.
-    Real,
-    /// The network as it is executed in `f64`, every sum of products added up in any order.
-    F64,
-    /// The same in `f32`.
-    F32,
-}
-
-impl Program {
-    /// Unit roundoff.
-    pub fn unit(self) -> f64 {
-        match self {
-            Self::Real => 0.,
-            Self::F64 => f64::EPSILON / 2.,
-            Self::F32 => f64::from(f32::EPSILON) / 2.,
-        }
-    }
-
-    /// The smallest positive number: what a product that underflows may be off by.
-    fn smallest(self) -> f64 {
-        match self {
-            Self::Real => 0.,
-            Self::F64 => f64::from_bits(1),
-            Self::F32 => f64::from(f32::from_bits(1)),
-        }
-    }
-}
-
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Real => "real arithmetic",
-            Self::F64 => "f64",
-            Self::F32 => "f32",
-        })
-    }
-}
 
 /// `slope |x| + offset`, both at least 0.
 #[derive(Debug, Clone, Copy, PartialEq)]

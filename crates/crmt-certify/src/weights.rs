@@ -1,5 +1,4 @@
 //! Which weights a certificate speaks of. Does not know how a hash is made: the caller hashes its own model.
-use crate::CertifyError;
 use std::fmt;
 
 /// The hash of the weights (and architecture) that constants, logits or votes were computed with, as the caller
@@ -23,18 +22,4 @@ impl fmt::Display for WeightsHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
-}
-
-/// Refuses weights other than those a certificate was computed for, and certificates that do not say.
-pub(crate) fn check(of: Option<&WeightsHash>, weights: &WeightsHash) -> Result<(), CertifyError> {
-    match of {
-        Some(own) if own == weights => Ok(()),
-        Some(own) => Err(CertifyError::OtherWeights { certified: own.clone(), given: weights.clone() }),
-        None => Err(CertifyError::UnknownWeights),
-    }
-}
-
-/// What two parts of one computation agree on; nothing if they differ.
-pub(crate) fn common(a: Option<&WeightsHash>, b: Option<&WeightsHash>) -> Option<WeightsHash> {
-    if a == b { a.cloned() } else { None }
 }

@@ -1,18 +1,7 @@
 //! Prepared corruptions: versions of a modality's report array that someone corrupted in its own domain, such as
 //! recordings that were mixed with noise before they became spectrograms. Does not know how that was done.
 use crate::split::{array_file, check_values, corrupted_file};
-use crate::{Array, DataSet, DataSetError, ManifestError, Purpose, Split, SplitError};
-
-/// Versions of one modality's report array, from weak to strong.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PreparedCorruption {
-    /// Name of the modality.
-    pub modality: String,
-    /// Letters, digits, `_` and `-`; part of the file names.
-    pub name: String,
-    /// At most five; severity `s`, counted from 1, is `severities[s - 1]`. Row by row the modality's report array.
-    pub severities: Vec<Array>,
-}
+use crate::{DataSet, DataSetError, ManifestError, PreparedCorruption, Purpose, Split, SplitError};
 
 impl DataSet {
     /// The data set with these corruptions instead of those it had.
@@ -64,7 +53,7 @@ impl DataSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Manifest, ModalitySpec, Pairing, Samples};
+    use crate::{Array, Manifest, ModalitySpec, Pairing, Samples};
 
     /// Four samples of two report rows of each modality.
     fn data() -> DataSet {

@@ -25,6 +25,8 @@ mod nearest;
 mod noise;
 mod npy;
 mod prepare;
+mod prepared_corruption;
+mod purpose;
 mod regular;
 mod source_files;
 mod split;
@@ -40,7 +42,6 @@ mod writing;
 
 pub use array::{Array, ArrayError};
 pub use atomic::{check_writable, clear_temporaries, sync_directory, write_atomically};
-pub use corruptions::PreparedCorruption;
 pub use dataset::{DataSet, DataSetError};
 pub use digits::{DigitsOptions, digits};
 pub use directory::OpenError;
@@ -54,8 +55,10 @@ pub use manifest::{
 pub use noise::{EnvironmentOptions, NoiseOptions};
 pub use npy::{Npy, NpyError, NpyValues, write_npy};
 pub use prepare::{OnProgress, PrepareError, Progress};
+pub use prepared_corruption::PreparedCorruption;
+pub use purpose::Purpose;
 pub use regular::{MOST_TEXT, read_regular, read_text};
-pub use split::{BatchError, Pairing, Purpose, Samples, Split, SplitError};
+pub use split::{BatchError, Pairing, Samples, Split, SplitError};
 pub use subset::SubsetError;
 pub use synthetic::{SyntheticError, SyntheticOptions, synthetic};
 pub use text::visible;

@@ -1,6 +1,6 @@
 //! One split: arrays per modality, labels, and how samples are put together.
 //! Does not know files, only what they would be called.
-use crate::{Array, Manifest, ModalitySpec, Upload};
+use crate::{Array, Manifest, ModalitySpec, Purpose, Upload};
 use candle_core::Device;
 use crmt_core::{Batch, Domain, PerModality};
 use std::ops::Range;
@@ -52,27 +52,6 @@ pub struct Split {
 impl PartialEq for Split {
     fn eq(&self, other: &Self) -> bool {
         self.arrays == other.arrays && self.pairing == other.pairing
-    }
-}
-
-/// What a split is for; displays as the first part of its file names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Fits the parameters.
-    Train,
-    /// Chooses the epoch and the hyper-parameters.
-    Select,
-    /// Is reported, and chooses nothing.
-    Report,
-}
-
-impl std::fmt::Display for Purpose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Select => "select",
-            Self::Report => "report",
-        })
     }
 }
 

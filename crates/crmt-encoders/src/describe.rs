@@ -1,7 +1,7 @@
 //! What the blocks of a chain tell an auditor: layers with their constants, and how far rounding may take them.
 //! Does not know how blocks compute beyond which sums they add up.
-use crate::{Block, chain::BATCH_NORM_EPS};
-use candle_core::{D, DType, Device, Result, Tensor};
+use crate::{Block, block::BATCH_NORM_EPS, length::length};
+use candle_core::{D, Result, Tensor};
 use crmt_core::Layer;
 
 /// The layers of `blocks`, one after another, on samples of this shape; none: of any, and then nobody can say how long a bias
@@ -169,16 +169,6 @@ fn memory(name: &str, vectors: &Tensor) -> Result<Layer> {
         absolute: 4.0 * terms * r * UP,
         at_zero: r * UP,
     })
-}
-
-/// l2 norm, in `f64`.
-pub(crate) fn length(t: &Tensor) -> Result<f64> {
-    let t = t.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let greatest = t.iter().fold(0.0, |a: f64, b| if b.is_nan() { f64::NAN } else { a.max(b.abs()) });
-    if greatest == 0.0 || !greatest.is_finite() {
-        return Ok(greatest);
-    }
-    Ok(t.iter().map(|v| (v / greatest).powi(2)).sum::<f64>().sqrt() * greatest * (1.0 + 1e-12))
 }
 
 /// A bound of `1/√n`, of the factor `1/n` in use too: three roundings of half an ulp each.

@@ -12,7 +12,7 @@
 //! 1 + 1e-13 or so, for `f32` weights 1 + 1e-6. With `S_ij = Σ_{p,q} |(WᵀW)_ij[p, q]|`, the theorem used is
 //! `‖W‖₂² ≤ max_i Σ_j S_ij d_j / d_i` for any positive `d` (a nonnegative matrix's spectral radius is at
 //! most any weighted row sum; `W` with zero padding is a compression of `W` on the whole plane).
-use crate::describe::length;
+use crate::length::length;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use crmt_core::{Layer, Mode};

@@ -1,7 +1,7 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
 use crate::{
-    Draws, Error, Modulation, Part, Position, Prepared, Rate, Result, State, StepLoss, Strategy,
+    Draws, EpochReport, Error, Modulation, Part, Position, Prepared, Rate, Result, Selected, State, StepLoss, Strategy,
     loader::in_order,
     margin::unimodal_margins,
     state::{Average, BEST, MODEL, Means, OPTIMIZER, STRATEGY, Snapshot},
@@ -10,7 +10,6 @@ use crate::{
 use candle_core::{Device, Tensor, backprop::GradStore};
 use crmt_core::{Batch, PerModality, Replay, Streams, Trainable, names::HEAD};
 use crmt_kernels::{Clipped, Optimizer, Parameter, clip_grad_norm, give_back};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Where batches come from.
@@ -68,37 +67,6 @@ impl Default for Rules {
     fn default() -> Self {
         Self { clip: f64::INFINITY, accumulate: 1, average: None, patience: None, loaders: 0, replay: true }
     }
-}
-
-/// What happened in one epoch.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EpochReport {
-    /// From 1.
-    pub epoch: u64,
-    /// Mean over the batches.
-    pub loss: f64,
-    /// Means of the loss's parts.
-    pub parts: BTreeMap<String, f64>,
-    /// Mean of each modality's own margin `s_y − max_{j≠y} s_j`, by name; none of mixed samples.
-    pub margins: BTreeMap<String, f64>,
-    /// Mean norm of each encoder's gradient by the modality's name, and of everything else together under `head`; before
-    /// clipping.
-    pub gradients: BTreeMap<String, f64>,
-    /// At the end of the epoch.
-    pub learning_rate: f64,
-    /// What the observer measured.
-    pub selected: Selected,
-}
-
-/// A measurement on the selection split.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Selected {
-    /// Clean accuracy, for the record.
-    pub accuracy: f64,
-    /// Accuracy under an attack, for the record, if one was made.
-    pub attacked: Option<f64>,
-    /// What decides which epoch is best; larger is better.
-    pub score: f64,
 }
 
 /// Who watches a phase. Its errors end it.

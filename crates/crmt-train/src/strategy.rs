@@ -1,9 +1,9 @@
 //! How a batch becomes a loss.
 //! Does not know the loop around it.
-use crate::{Modulation, Prepared, Result};
+use crate::{Draws, Modulation, Prepared, Result};
 use candle_core::{D, DType, Tensor};
 use candle_nn::ops::softmax;
-use crmt_core::{AdditiveScores, Batch, PerModality, Streams, Trainable};
+use crmt_core::{AdditiveScores, Batch, PerModality, Trainable};
 
 /// A differentiable loss and what it is made of.
 #[derive(Debug)]
@@ -47,15 +47,6 @@ impl StepLoss {
         let unimodal = prepared.mixed.is_none().then(|| scores.unimodal.map(Tensor::detach));
         Self { total, parts, unimodal, modulation: None }
     }
-}
-
-/// Randomness of one training step: the run's streams, and which step this is.
-#[derive(Debug, Clone, Copy)]
-pub struct Draws {
-    /// The run's streams.
-    pub streams: Streams,
-    /// Counts steps from 0 through the whole phase.
-    pub step: u64,
 }
 
 /// One training method's objective.

@@ -1,8 +1,8 @@
 //! Runs both sides of the cases in turn, so that both meet the machine as it is. Knows neither flags nor arithmetic.
 use super::case::{self, Case};
 use super::measure::{Programs, measure, processor};
+use super::output::write;
 use super::verdict::{LAYOUTS, Round, Verdict, milliseconds, table};
-use super::write;
 use crate::Failed;
 use crate::say::say;
 use anyhow::Result;

@@ -3,8 +3,9 @@
 use super::case::AV;
 use super::growth::{Axis, Point, Roof, Sizes, counts, exponent, series};
 use super::measure::{Measured, Programs, measure, number, ours, processor, read};
+use super::output::write;
+use super::plot;
 use super::verdict::milliseconds;
-use super::{plot, write};
 use crate::say::say;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};

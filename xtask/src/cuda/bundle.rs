@@ -1,7 +1,8 @@
 //! `cargo xtask gpu-bench`: a folder that a person copies to a GPU machine and starts there, without Rust. Knows what is
 //! in it; the comparison itself is `xtask/peers/gpu_run.sh`'s.
 use super::program::{Cuda, Settings};
-use super::{megabytes, toolkit};
+use super::size::megabytes;
+use super::toolkit;
 use crate::bench::AV;
 use crate::say::say;
 use crate::{Failed, workspace};

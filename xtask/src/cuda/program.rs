@@ -1,6 +1,7 @@
 //! Building our programs with CUDA: with which compiler, in which environment and folder. Knows no program by name.
 use super::linked::Linked;
-use super::{megabytes, toolkit};
+use super::size::megabytes;
+use super::toolkit;
 use crate::say::say;
 use crate::{tools, workspace};
 use anyhow::{Context, Result};

@@ -1,6 +1,6 @@
 //! The column language: how a table names one number of a run's `summary.json`, whose schema is the
 //! driver's `record.rs`. Computes nothing; docs/sweep.md explains it to users.
-use super::spec::suggestion;
+use super::suggestion::suggestion;
 use serde_json::Value;
 
 /// The columns of a sweep that names none.

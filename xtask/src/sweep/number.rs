@@ -1,5 +1,5 @@
 //! How a number and its spread are written: the spread to two digits that count, the mean to the same place. Knows no table.
-use super::table::Stats;
+use super::stats::Stats;
 
 /// Digits of a number without a spread, or whose spread is 0.
 const ALONE: i32 = 4;

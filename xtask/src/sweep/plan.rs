@@ -1,14 +1,10 @@
-//! From a sweep to its runs: the cartesian product, and for each a folder name and a command. Starts nothing and reads no run.
+//! From a sweep to its runs: the cartesian product, and a folder name for each. Starts nothing and reads no run.
 use super::spec::{Spec, Variant};
-use super::state::State;
 use std::collections::BTreeMap;
-use std::path::Path;
-use toml::{Table, Value};
+use toml::Value;
 
 /// Readable parts of folder names are cut here; the digest after them still tells runs apart.
 const READABLE: usize = 100;
-/// Settings that have an option of their own; the others go through `--set`.
-const OPTIONS: [&str; 3] = ["data", "method", "seed"];
 
 /// One run of the driver.
 #[derive(Debug, Clone)]
@@ -71,55 +67,11 @@ impl Run {
     pub fn method(&self) -> String {
         self.settings.get("method").map_or_else(|| "default".to_owned(), plain)
     }
-
-    /// What makes the run of what is there: it is begun, gone on with, or begun anew in the place of remains.
-    pub fn making(&self, state: &State, out: &Path) -> Vec<String> {
-        let folder = out.join(&self.slug);
-        match state {
-            State::Stopped => vec!["train".into(), "--resume".into(), folder.display().to_string()],
-            // The driver looks itself whether it may: at who works there, and that nothing but remains of a run goes.
-            State::Remains => [self.arguments(out), vec!["--overwrite".into()]].concat(),
-            State::Missing | State::Finished(_) => self.arguments(out),
-        }
-    }
-
-    /// What the driver is told to train it.
-    pub fn arguments(&self, out: &Path) -> Vec<String> {
-        let mut arguments = vec!["train".to_owned()];
-        for option in OPTIONS {
-            arguments
-                .extend(self.settings.get(option).into_iter().flat_map(|value| [format!("--{option}"), plain(value)]));
-        }
-        for (key, value) in self.settings.iter().filter(|(key, _)| !OPTIONS.contains(&key.as_str())) {
-            arguments.extend(["--set".to_owned(), format!("{key}={}", unmistakable(value))]);
-        }
-        if let Some(label) = &self.label {
-            arguments.extend(["--set".to_owned(), format!("label={}", Value::from(label.as_str()))]);
-        }
-        arguments.extend(["--out".to_owned(), out.join(&self.slug).display().to_string()]);
-        arguments
-    }
-
-    /// The command that makes it, as a person would type it.
-    pub fn command_line(&self, state: &State, out: &Path) -> String {
-        let quoted = self.making(state, out).into_iter().map(|argument| {
-            let simple = argument.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=+:,".contains(c));
-            if simple { argument } else { format!("'{}'", argument.replace('\'', r"'\''")) }
-        });
-        ["crmt-driver".to_owned()].into_iter().chain(quoted).collect::<Vec<_>>().join(" ")
-    }
 }
 
 /// A value as a person writes it: strings without quotes.
-fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Like [`plain`], but a string that reads as another kind of value keeps its quotes.
-fn unmistakable(value: &Value) -> String {
-    let text = plain(value);
-    let misread = value.is_str() && format!("x = {text}").parse::<Table>().is_ok();
-    if misread { value.to_string() } else { text }
 }
 
 /// The last part of a dotted key.
@@ -176,7 +128,6 @@ mod tests {
         let labelled = expand(&spec(&labelled.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")));
         assert_eq!(labelled[3].shown, [("variant".into(), "L".into()), ("method".into(), "jt".into())]);
         assert_eq!(labelled[3].label.as_deref(), Some("L, method jt"));
-        assert!(labelled[3].arguments(Path::new("o")).contains(&"label=\"L, method jt\"".to_owned()));
         assert_eq!(labelled[3].slug, expand(&spec(&text.replace("[grid]\n", "[grid]\nmethod = [\"jt\"]\n")))[3].slug);
         assert!(labelled[3].point.contains(&("modalities".into(), "[\"audio\"]".into())));
         let fault = |text: &str| Spec::parse(&format!("name = \"x\"\n{text}"), false).unwrap_err().to_string();
@@ -196,25 +147,6 @@ mod tests {
         assert_eq!(runs[0].point, [("method".to_owned(), "jt".to_owned()), ("rho".to_owned(), "0.5".to_owned())]);
         assert_eq!(runs[0].point, runs[2].point, "seeds share a row");
         assert_eq!(expand(&spec("[base]\nseed = 1")).len(), 1, "no grid, one run");
-    }
-
-    #[test]
-    fn the_driver_is_told_everything() {
-        let arguments = expand(&spec(SWEEP))[0].arguments(Path::new("runs/t"));
-        let start = "train --data synthetic --method jt --seed 0 --set attack.norm=l2 --set rho=0.5 --out runs/t/jt_rho-0.5_seed-0_";
-        assert!(arguments.join(" ").starts_with(start), "{arguments:?}");
-    }
-
-    #[test]
-    fn strings_that_look_like_numbers_stay_strings() {
-        let told = |value: &str| expand(&spec(&format!("[base]\nx = {value}")))[0].arguments(Path::new("o"))[2].clone();
-        assert_eq!(told("\"1.0\""), "x=\"1.0\"");
-        assert_eq!(told("\"true\""), "x=\"true\"");
-        assert_eq!(told("\"l2\""), "x=l2");
-        assert_eq!(told("1.0"), "x=1.0");
-        assert_eq!(told("[1, 2]"), "x=[1, 2]");
-        let line = expand(&spec("[base]\nx = [1, 2]"))[0].command_line(&State::Missing, Path::new("o"));
-        assert!(line.starts_with("crmt-driver train --set 'x=[1, 2]' --out o/"), "{line}");
     }
 
     #[test]

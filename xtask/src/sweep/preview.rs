@@ -1,9 +1,12 @@
 //! `cargo xtask sweep --dry-run`: what would run and what it costs, checked as before running. Writes nothing into the sweep's
 //! folder.
+use super::args::{Args, cores};
 use super::cost::{Basis, Costs, short};
+use super::driver::driver;
 use super::plan::Run;
 use super::spec::Spec;
-use super::{Args, Sweep, driver, probe, rehearsal};
+use super::standing::Sweep;
+use super::{probe, rehearsal};
 use crate::say::{say, tell};
 use anyhow::Result;
 use std::time::Duration;
@@ -26,7 +29,7 @@ pub fn show(args: &Args, spec: &Spec, runs: &[Run]) -> Result<()> {
                 rehearsal::rows(&waiting).iter().filter(|row| costs.of(row[0]).is_none_or(|c| c.1 != Basis::Seeds))
             {
                 tell(&format!("probing {}\n", row[0].slug));
-                let probe = probe::measure(&driver, row[0], super::cores() / args.workers())?;
+                let probe = probe::measure(&driver, row[0], cores() / args.workers())?;
                 probes.push((row[0], probe.seconds));
                 tell(&format!("  {}\n", probe.how));
             }

@@ -2,6 +2,7 @@
 //! configuration: the driver names wrong ones itself.
 use super::column::Column;
 use super::print::{escaped, printable};
+use super::suggestion::suggestion;
 use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -109,14 +110,6 @@ impl Spec {
             bail!("{}", faults.join("\n"))
         }
     }
-}
-
-/// ", did you mean X?" if a known word is near.
-pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    // Below 0.7 suggestions are noise: "base" and "name" are 0.67 alike.
-    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(word, known), known));
-    let best = scored.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.map_or_else(String::new, |(_, known)| format!(", did you mean {known}?"))
 }
 
 /// How many runs the lists multiply to; counted before any of them takes memory.

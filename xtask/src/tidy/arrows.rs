@@ -1,6 +1,6 @@
 //! Which of our crates may depend on which, and what the libraries may take from outside. The table
 //! is docs/architecture.md's; knows manifests only.
-use super::Problem;
+use super::problem::Problem;
 use super::tree::{Member, Tree};
 use cargo_metadata::DependencyKind;
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Habits of the sources: file by file, by tokens. Knows which crate a file belongs to by its path.
-use super::Problem;
 use super::arrows::is_library;
+use super::problem::Problem;
 use super::source::Source;
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! Dependencies: each has one place (the root's table), one line of justification
 //! (docs/dependencies.md) and a user. Knows names only; versions are cargo's business.
-use super::Problem;
+use super::problem::Problem;
 use super::tree::{Member, Tree, line_of};
 use cargo_metadata::DependencyKind;
 use std::collections::BTreeSet;

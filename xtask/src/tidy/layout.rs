@@ -1,6 +1,6 @@
 //! Where things are: what may stand at the root, how members are declared, and that no file names a
 //! place that only one machine has. Knows nothing of what the files are for.
-use super::Problem;
+use super::problem::Problem;
 use super::tree::{Member, Tree, line_of};
 
 /// All that may stand at the root.

@@ -1,5 +1,5 @@
 //! Relative links in Markdown: the file exists, and so does the heading. Looks at no other host.
-use super::Problem;
+use super::problem::Problem;
 use super::tree::Tree;
 
 /// Checks every Markdown file.

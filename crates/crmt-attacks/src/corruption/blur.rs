@@ -1,5 +1,5 @@
 //! Blur: a Gaussian window along each axis of a plane. Knows neither noise nor loss.
-use super::Planes;
+use super::planes::Planes;
 
 /// Replaces every value by a weighted mean of its neighbours in the plane; the weights are Gaussian, with a standard
 /// deviation of `share` of the shorter axis that has steps, cut off beyond three of them. Edges are repeated.

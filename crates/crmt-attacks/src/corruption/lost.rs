@@ -1,6 +1,6 @@
 //! Corruptions that lose values: a block, steps in time, or an end. The baseline shows where they were.
 //! Does not know what a baseline means.
-use super::Planes;
+use super::planes::Planes;
 use rand::{Rng, seq::SliceRandom};
 
 /// A block of about `share` of a plane, at a place drawn uniformly, the same in every plane. A larger share of the

@@ -2,11 +2,13 @@
 //! Does not know classifiers; what a corruption costs is measured by the caller.
 mod blur;
 mod lost;
+mod planes;
 mod values;
 
 use crate::{Draws, Error, Result, domain};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::Modality;
+use planes::Planes;
 
 /// A corruption of one modality, after the benchmark of Hendrycks & Dietterich (ICLR 2019), for samples of any shape.
 ///
@@ -153,30 +155,6 @@ impl Corruption {
 /// Drawn and computed on the host, in `f64`: the same on every device.
 fn values_of(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
-}
-
-/// A sample as planes of rows; see [`Corruption`].
-struct Planes {
-    count: usize,
-    height: usize,
-    width: usize,
-}
-
-impl Planes {
-    fn of(shape: &[usize]) -> Self {
-        let (channels, height, width) = match shape {
-            [] => (&[][..], 1, 1),
-            [values] => (&[][..], 1, *values),
-            [channels, time] => (std::slice::from_ref(channels), 1, *time),
-            [channels @ .., height, width] => (channels, *height, *width),
-        };
-        Self { count: channels.iter().product(), height, width }
-    }
-
-    /// In one plane.
-    fn values(&self) -> usize {
-        self.height * self.width
-    }
 }
 
 #[cfg(test)]

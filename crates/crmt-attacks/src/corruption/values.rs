@@ -1,5 +1,5 @@
 //! Corruptions of values where they stand: noise and contrast. Does not know places or time.
-use super::Planes;
+use super::planes::Planes;
 use rand::Rng;
 use rand_distr::StandardNormal;
 
