@@ -1,5 +1,5 @@
 //! Theorems and golden cases by number: what a source cites, `docs/theorems.md` states. Does not know mathematics.
-use super::Problem;
+use super::problem::Problem;
 use super::source::Source;
 use super::tree::Tree;
 use std::collections::BTreeSet;
