@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: the invariants of this repository that no compiler checks, one line for each
 //! breach. Knows how to read manifests and tokens, not what the code means.
 mod arrows;
+mod circles;
 mod citations;
 mod code;
 mod dependencies;
@@ -42,6 +43,7 @@ fn check(tree: &Tree, members: &[Member]) -> Vec<Problem> {
     problems.extend(dependencies::check(tree, members));
     problems.extend(layout::check(tree, members));
     problems.extend(links::check(tree));
+    problems.extend(circles::check(tree));
     problems.extend(citations::check(tree));
     problems.extend(tree.sources.iter().flat_map(code::check));
     problems.sort();

@@ -1,18 +1,16 @@
 //! What stands in for missing modalities in an evaluation, and how right the model is with it.
 //! Does not know attacks or certificates; the latter are always about what the data set declares.
-use crate::{batches::EVAL_BATCH, people::Voice, threat::DECLARED};
+use crate::{
+    batches::EVAL_BATCH,
+    people::Voice,
+    threat::{LEARNED, MEAN, ZEROS},
+};
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{accuracy as fraction, learn_baselines};
 use crmt_core::{Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
 use std::collections::BTreeMap;
-
-/// What `evaluate.baseline` may be.
-pub const BASELINES: &[&str] = &[DECLARED, ZEROS, MEAN, LEARNED];
-const ZEROS: &str = "zeros";
-const MEAN: &str = "mean";
-const LEARNED: &str = "learned";
 
 /// Random training samples that baselines are fitted to, and evaluations of the gradient for each modality.
 const SAMPLES: usize = 500;

@@ -5,6 +5,7 @@ use crate::{
     checkpoint::{self, Architecture},
     people::Voice,
     plan::Plan,
+    precision::F32,
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -17,11 +18,6 @@ use crmt_data::DataSet;
 use crmt_fusion::Model;
 use crmt_train::Tables;
 use std::collections::BTreeMap;
-
-/// What `certify.program` may be.
-pub const PROGRAMS: &[&str] = &[F64, F32];
-pub const F64: &str = "f64";
-pub const F32: &str = "f32";
 
 /// Constants of a model's encoders or scores, of one kind or the other.
 pub struct Bounds {

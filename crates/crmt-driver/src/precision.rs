@@ -5,6 +5,11 @@ use candle_core::{DType, Device, Tensor};
 use crmt_core::{Batch, PerModality};
 use serde::{Deserialize, Serialize};
 
+/// What `certify.program` may be.
+pub const PROGRAMS: &[&str] = &[F64, F32];
+pub const F64: &str = "f64";
+pub const F32: &str = "f32";
+
 /// Of a network and everything that it is given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

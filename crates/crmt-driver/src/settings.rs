@@ -1,5 +1,5 @@
 //! Settings as written (file, `--set`, flags), merged over a method and the defaults, with the
-//! origin of each value. Does not know what a setting means; `plan.rs` does.
+//! origin of each value. Does not know what a setting means; the plan does.
 use crate::{
     methods::METHODS,
     plan::{

@@ -5,9 +5,10 @@ use crate::{
     batches::{EVAL_BATCH, Epochs, failed},
     checkpoint::{Architecture, weights},
     drawn::{drawn, ids},
-    lipschitz::{Bounds, Constants, F64},
+    lipschitz::{Bounds, Constants},
     optimizers::parameters,
     plan::{CertifyPlan, Plan, StepTwoPlan},
+    precision::F64,
     selection::{AS_RELEASED, accuracy},
     watch::Log,
 };

@@ -25,6 +25,11 @@ pub enum Threat {
 
 /// The baselines of the data set, which certificates are about.
 pub const DECLARED: &str = "declared";
+pub const ZEROS: &str = "zeros";
+pub const MEAN: &str = "mean";
+pub const LEARNED: &str = "learned";
+/// What `evaluate.baseline` may be.
+pub const BASELINES: &[&str] = &[DECLARED, ZEROS, MEAN, LEARNED];
 /// Radii without more than one modality are computed of up to so many.
 pub const ALL_SUBSETS_UP_TO: usize = 4;
 

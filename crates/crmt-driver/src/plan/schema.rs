@@ -1,14 +1,11 @@
 //! Every setting's meaning and what it may be, read from the plan's own types: their doc comments and ranges.
 //! Does not know what a setting does, nor where a value came from.
-use super::Plan;
+use super::{sections::SEEDS, whole::Plan};
 use crmt_data::visible;
 use schemars::generate::SchemaSettings;
 use serde_json::Value as Json;
 use std::sync::LazyLock;
 use toml::Value;
-
-/// The largest seed: what a TOML file can hold.
-pub const SEEDS: u64 = i64::MAX as u64;
 
 /// One setting.
 #[derive(Debug, Clone)]

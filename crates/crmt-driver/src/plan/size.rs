@@ -1,6 +1,6 @@
 //! How much memory a model of a plan, or the built-in data, would take: refused before it is asked for.
 //! Does not know how either is made.
-use super::{Plan, SyntheticPlan};
+use super::{sections::SyntheticPlan, whole::Plan};
 use anyhow::{Result, bail};
 use crmt_core::{Modality, PerModality};
 use crmt_encoders::EncoderConfig;

@@ -1,6 +1,5 @@
 //! The part of a plan that says how a model is trained: settings, defaults, and what can't be.
 //! Does not know where a value came from.
-use super::Plan;
 use crmt_kernels::Precision;
 use crmt_train::Schedule;
 use schemars::JsonSchema;
@@ -416,72 +415,5 @@ impl TrainPlan {
             "adamw" => OptimizerKind::AdamW,
             _ => OptimizerKind::Adam,
         }
-    }
-}
-
-impl Plan {
-    fn is_lipschitz(&self) -> bool {
-        let model = &self.model;
-        model.memory == 0 && model.encoder == "lipschitz" && model.encoders.values().all(|e| e == "lipschitz")
-    }
-
-    /// What can't be of the settings here, one line each.
-    pub(super) fn training_faults(&self) -> Vec<String> {
-        let (train, adversary) = (&self.train, &self.adversary);
-        let mut faults = vec![];
-        let mut check = |holds: bool, fault: &str| {
-            if !holds {
-                faults.push(fault.to_owned());
-            }
-        };
-        let certified = train.objective == "certified";
-        check(
-            train.objective != "certified" || self.model.head == "gauged",
-            "train.objective = \"certified\" needs model.head = \"gauged\"",
-        );
-        check(
-            self.step2.statistics == "fixed" || !certified,
-            "step2.statistics = \"as-released\" moves what the certificate is of: set train.objective to another than \
-             \"certified\"",
-        );
-        check(
-            !self.step2.enabled || self.model.head != "concat",
-            "step2.enabled needs integration weights: set model.head = \"orthonormal\"",
-        );
-        check(
-            !certified || self.is_lipschitz(),
-            "train.objective = \"certified\" needs 1-Lipschitz encoders: set model.encoder = \"lipschitz\" (for every \
-             modality) and model.memory = 0",
-        );
-        check(
-            !certified || train.inputs == "clean",
-            "train.objective = \"certified\" needs train.inputs = \"clean\": it has a dropout of its own \
-             (certified.modality_dropout)",
-        );
-        check(
-            train.rho == 0.0 || train.objective == "cross-entropy",
-            "train.rho is the margin term of train.objective = \"cross-entropy\"; set it to 0",
-        );
-        check(
-            adversary.norm == "l2" || adversary.threat != "joint",
-            "adversary.norm = \"linf\" has no joint budget: set adversary.threat to \"each\" or the name of a modality",
-        );
-        check(
-            adversary.rule == "exact" || adversary.threat == "joint",
-            "adversary.rule = \"as-released\" has a joint budget: set adversary.threat = \"joint\"",
-        );
-        check(
-            adversary.budgets.is_empty() || adversary.threat != "joint",
-            "adversary.budgets are of single modalities: set adversary.threat to \"each\" or the name of one",
-        );
-        check(
-            self.select.criterion != "certified" || certified,
-            "select.criterion = \"certified\" needs train.objective = \"certified\": other encoders are not 1-Lipschitz",
-        );
-        check(
-            self.select.criterion != "attacked" || self.select.samples > 0,
-            "select.criterion = \"attacked\" needs select.samples of at least 1",
-        );
-        faults
     }
 }
