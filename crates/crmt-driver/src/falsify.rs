@@ -27,8 +27,10 @@ use crmt_data::DataSet;
 use crmt_fusion::Model;
 use rand::Rng;
 
-/// An infinite radius is attacked here, in declared units.
+/// A radius that is infinite, or further than [`REACHED`], is attacked here, in declared units.
 const FAR: f64 = 20.0;
+/// What is further, no budget of an `f32` input says in units of every size.
+const REACHED: f64 = 1e12;
 /// The nearest break is looked for from the inverse of this up to this many radii.
 const REACH: f64 = 4.0;
 /// Halvings of the search, in logarithms: the distance is known to 2.2 percent.
@@ -274,7 +276,7 @@ fn equal_budgets<E: Grade>(region: &MissingRegion<E>, modalities: usize) -> Resu
     let (mut inside, mut outside) = (0.0, 1.0);
     while holds(outside)? {
         (inside, outside) = (outside, 2.0 * outside);
-        if outside > 1e12 {
+        if outside > REACHED {
             return Ok(f64::INFINITY);
         }
     }
@@ -303,7 +305,7 @@ impl Search<'_> {
         let violations = inside.iter().filter(|b| **b).count();
         self.bar.inc((RESTARTS.len() * claim.radii.len()) as u64);
         let looked = tight.min(claim.radii.len());
-        let finite = |i: &u32| (*i as usize) < looked && claim.radii[*i as usize].is_finite();
+        let finite = |i: &u32| (*i as usize) < looked && claim.radii[*i as usize] <= REACHED;
         let rows: Vec<u32> = claimed.iter().copied().filter(finite).collect();
         let tightness = self.tightness(claim, &rows)?;
         self.bar.inc((looked * (HALVINGS + 1) / 2) as u64);
@@ -313,7 +315,7 @@ impl Search<'_> {
             samples: claimed.len() as u64,
             violations: violations as u64,
             steps: self.plan.steps as u64,
-            mean_radius: mean(claimed.iter().map(|i| finite_or_far(claim.radii[*i as usize]))),
+            mean_radius: mean(claimed.iter().map(|i| within_reach(claim.radii[*i as usize]))),
             tightness_samples: tightness.len() as u64,
             tightness_mean: mean(tightness.iter().copied()),
             tightness_max: tightness.into_iter().fold(0.0, f64::max),
@@ -361,7 +363,7 @@ impl Search<'_> {
             let own: Vec<usize> = chosen.iter().map(|i| self.samples[*i as usize]).collect();
             let draws = Draws::for_samples(self.streams, ids(&own));
             let radii: Vec<f64> =
-                standing.iter().map(|i| factors[*i] * finite_or_far(claim.radii[rows[*i] as usize])).collect();
+                standing.iter().map(|i| factors[*i] * within_reach(claim.radii[rows[*i] as usize])).collect();
             let pgd = Pgd { restarts: restarts.to_vec(), ..Pgd::strong(budget.clone()).with_steps(steps) };
             let outcome = match &claim.split {
                 None => run_within(&pgd, victim, &inputs, &goal, &draws, &radii)?,
@@ -381,8 +383,8 @@ impl Search<'_> {
 }
 
 /// Where a radius is attacked.
-fn finite_or_far(radius: f64) -> f64 {
-    if radius.is_finite() { radius } else { FAR }
+fn within_reach(radius: f64) -> f64 {
+    if radius <= REACHED { radius } else { FAR }
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -397,6 +399,12 @@ mod tests {
     use crmt_core::Trainable;
     use crmt_fusion::Remembering;
     use std::collections::BTreeMap;
+
+    /// Of a modality that moves margins by almost nothing, the radius is finite and beyond what `f32` holds.
+    #[test]
+    fn radii_that_no_input_can_hold_are_attacked_where_inputs_are() {
+        assert_eq!([0.5, 1e12, 1e13, f64::MAX, f64::INFINITY].map(within_reach), [0.5, 1e12, FAR, FAR, FAR]);
+    }
 
     /// An untrained linear model: every radius is the distance to the boundary, so attacks get through just
     /// beyond it, whatever the threat, and not before.
