@@ -41,11 +41,12 @@ pub fn percent(fraction: f64) -> String {
     if fraction.is_finite() { format!("{:.1}", fraction * 100.0) } else { "–".into() }
 }
 
-/// A distance with the decimals a reader needs: `1.94`, `0.039`, `0.0007`, `∞`.
+/// A distance with the decimals a reader needs: `1.94`, `0.039`, `0.0007`, `1.8e308`, `∞`.
 pub fn distance(value: f64) -> String {
     match value {
         v if v.is_nan() => "–".into(),
         v if v.is_infinite() => if v > 0.0 { "∞" } else { "−∞" }.into(),
+        v if v.abs() >= 1e9 => format!("{v:.1e}"),
         v if v.abs() >= 100.0 => format!("{v:.0}"),
         v if v.abs() >= 0.1 || v == 0.0 => format!("{v:.2}"),
         v if v.abs() >= 0.01 => format!("{v:.3}"),
@@ -117,6 +118,7 @@ mod tests {
     fn numbers_read_well_and_survive_what_is_not_finite() {
         assert_eq!((percent(0.734), percent(f64::NAN)), ("73.4".into(), "–".into()));
         assert_eq!((distance(1.9444), distance(f64::INFINITY)), ("1.94".into(), "∞".into()));
+        assert_eq!((distance(f64::MAX), distance(123_456.0)), ("1.8e308".into(), "123456".into()));
         assert_eq!((budget(0.1 + 0.2), budget(8.0 / 255.0), budget(1.0)), ("0.3".into(), "0.0314".into(), "1".into()));
         assert_eq!((count(1_234_567), count(12)), ("1,234,567".into(), "12".into()));
         assert_eq!(listed(&["a".into(), "b".into(), "c".into()]), "a, b and c");
