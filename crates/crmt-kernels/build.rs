@@ -4,7 +4,9 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "cuda")]
     if let Err(error) = compile_kernels() {
-        println!("cargo::error=the CUDA kernels can't be compiled: {error}; is nvcc on the PATH? (docs/cuda.md)");
+        println!(
+            "cargo::error=the CUDA kernels can't be compiled: {error}; is nvcc on the PATH? (docs/cuda.md)"
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! `cargo xtask bench`: our programs against the same work in PyTorch (`--peer`), or how the time of our training step
-//! grows (`--scaling`). Knows the programs by the JSON line they print, not what they compute.
+//! `cargo xtask bench`: our programs against the same work in PyTorch (`--peer`), or how the time
+//! of our training step grows (`--scaling`). Knows the programs by the JSON line they print, not
+//! what they compute.
 mod case;
 mod compare;
 mod growth;
@@ -22,11 +23,12 @@ use std::path::PathBuf;
 #[group(skip)]
 #[command(group(ArgGroup::new("what").required(true).args(["peer", "scaling"])))]
 pub struct Args {
-    /// Time the cases against PyTorch: a Python that can import torch (python3 -m venv v && v/bin/pip install torch
-    /// numpy)
+    /// Time the cases against PyTorch: a Python that can import torch (python3 -m venv v &&
+    /// v/bin/pip install torch numpy)
     #[arg(long, value_name = "PYTHON")]
     peer: Option<PathBuf>,
-    /// Measure how a training step grows with its sizes and with threads, against what the machine can do
+    /// Measure how a training step grows with its sizes and with threads, against what the machine
+    /// can do
     #[arg(long, conflicts_with = "case", requires = "out")]
     scaling: bool,
     /// These cases alone [default: all]
@@ -52,7 +54,13 @@ pub fn run(args: &Args) -> Result<()> {
         fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
     }
     match (&args.peer, &args.out) {
-        (Some(peer), out) => compare::run(&case::chosen(&args.case), peer, args.rounds, args.threads, out.as_deref()),
+        (Some(peer), out) => compare::run(
+            &case::chosen(&args.case),
+            peer,
+            args.rounds,
+            args.threads,
+            out.as_deref(),
+        ),
         (None, Some(out)) => scaling::run(args.rounds, args.threads, out),
         (None, None) => anyhow::bail!("say --peer PYTHON, or --scaling --out DIR"),
     }

@@ -27,18 +27,46 @@ struct Step {
 
 /// Cheapest first, so that a mistake costs as little waiting as it can.
 const STEPS: [Step; 8] = [
-    Step { name: "fmt", about: "the code is formatted", run: || cargo(&["fmt", "--all", "--check"]) },
-    Step { name: "tidy", about: "the repository's own invariants hold", run: tidy::run },
+    Step {
+        name: "fmt",
+        about: "the code is formatted",
+        run: || cargo(&["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "tidy",
+        about: "the repository's own invariants hold",
+        run: tidy::run,
+    },
     Step {
         name: "results",
         about: "published tables are what the sweeps wrote, and say it where older",
         run: results::check,
     },
-    Step { name: "clippy", about: "no warning from rustc or clippy anywhere", run: clippy },
-    Step { name: "alone", about: "each library builds alone, without default features", run: alone },
-    Step { name: "tests", about: "unit, integration and documentation tests", run: || cargo(&["test", "--workspace"]) },
-    Step { name: "examples", about: "the libraries' examples run", run: examples },
-    Step { name: "docs", about: "the documentation builds without a warning", run: docs },
+    Step {
+        name: "clippy",
+        about: "no warning from rustc or clippy anywhere",
+        run: clippy,
+    },
+    Step {
+        name: "alone",
+        about: "each library builds alone, without default features",
+        run: alone,
+    },
+    Step {
+        name: "tests",
+        about: "unit, integration and documentation tests",
+        run: || cargo(&["test", "--workspace"]),
+    },
+    Step {
+        name: "examples",
+        about: "the libraries' examples run",
+        run: examples,
+    },
+    Step {
+        name: "docs",
+        about: "the documentation builds without a warning",
+        run: docs,
+    },
 ];
 
 /// Runs the steps, all or the chosen ones, and stops at the first that fails.
@@ -47,9 +75,13 @@ const STEPS: [Step; 8] = [
 /// If a step fails; the message says how to run that step again.
 pub fn run(args: &Args) -> Result<()> {
     if args.list {
-        return say(&STEPS.iter().map(|step| format!("{:<10}{}\n", step.name, step.about)).collect::<String>());
+        return say(&STEPS
+            .iter()
+            .map(|step| format!("{:<10}{}\n", step.name, step.about))
+            .collect::<String>());
     }
-    let chosen = |step: &&Step| args.only.is_empty() || args.only.iter().any(|name| name == step.name);
+    let chosen =
+        |step: &&Step| args.only.is_empty() || args.only.iter().any(|name| name == step.name);
     let mut times: Vec<(&str, Duration)> = Vec::new();
     for step in STEPS.iter().filter(chosen) {
         say(&format!("── {}: {}\n", step.name, step.about))?;
@@ -66,23 +98,38 @@ to run it again: cargo xtask ci --only {0}",
         }
     }
     summary(&times)?;
-    say(&format!("ci: {} of {} steps passed\n", times.len(), STEPS.len()))
+    say(&format!(
+        "ci: {} of {} steps passed\n",
+        times.len(),
+        STEPS.len()
+    ))
 }
 
 fn summary(times: &[(&str, Duration)]) -> Result<()> {
     let together = ("together", times.iter().map(|(_, time)| *time).sum());
-    let lines =
-        times.iter().chain([&together]).map(|(name, time)| format!("{name:<10}{:>8.1} s\n", time.as_secs_f64()));
+    let lines = times
+        .iter()
+        .chain([&together])
+        .map(|(name, time)| format!("{name:<10}{:>8.1} s\n", time.as_secs_f64()));
     say(&format!("──\n{}", lines.collect::<String>()))
 }
 
 fn clippy() -> Result<()> {
-    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ])
 }
 
 fn docs() -> Result<()> {
     let mut command = workspace::cargo();
-    command.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-Dwarnings");
+    command
+        .args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-Dwarnings");
     execute(command)
 }
 
@@ -90,14 +137,30 @@ fn docs() -> Result<()> {
 /// in the workspace and fails its first user. Hence one command for each library. Their own target
 /// folder keeps these artefacts, which differ in features, from evicting the workspace's.
 fn alone() -> Result<()> {
-    let metadata = MetadataCommand::new().manifest_path(workspace::root().join("Cargo.toml")).no_deps().exec()?;
+    let metadata = MetadataCommand::new()
+        .manifest_path(workspace::root().join("Cargo.toml"))
+        .no_deps()
+        .exec()?;
     let library = |kind: &TargetKind| *kind == TargetKind::Lib;
     for package in metadata.workspace_packages() {
-        if package.targets.iter().any(|target| target.kind.iter().any(library)) {
+        if package
+            .targets
+            .iter()
+            .any(|target| target.kind.iter().any(library))
+        {
             let mut command = workspace::cargo();
-            command.args(["check", "--quiet", "--no-default-features", "--package", package.name.as_str()]);
-            command.arg("--target-dir").arg(metadata.target_directory.join("alone"));
-            // The setting that unites features even across separate commands would prove nothing here.
+            command.args([
+                "check",
+                "--quiet",
+                "--no-default-features",
+                "--package",
+                package.name.as_str(),
+            ]);
+            command
+                .arg("--target-dir")
+                .arg(metadata.target_directory.join("alone"));
+            // The setting that unites features even across separate commands would prove nothing
+            // here.
             command.env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION");
             execute(command)?;
         }

@@ -1,5 +1,5 @@
-//! `cargo xtask cuda-check` and `cargo xtask gpu-bench`: our programs with CUDA, built on a machine that has none. Knows
-//! how to get the compiler and what to link, not what a kernel computes.
+//! `cargo xtask cuda-check` and `cargo xtask gpu-bench`: our programs with CUDA, built on a machine
+//! that has none. Knows how to get the compiler and what to link, not what a kernel computes.
 mod bundle;
 mod check;
 mod linked;

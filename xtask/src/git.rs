@@ -1,5 +1,6 @@
-//! What git knows of the code that makes numbers: which commit is here, and whether a commit is older than that code.
-//! Changes nothing; where there is no git, no history or no such commit, it says so.
+//! What git knows of the code that makes numbers: which commit is here, and whether a commit is
+//! older than that code. Changes nothing; where there is no git, no history or no such commit, it
+//! says so.
 use crate::workspace;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,12 @@ const CHANGED: &str = " with changes";
 
 impl fmt::Display for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.name, if self.changed { CHANGED } else { "" })
+        write!(
+            f,
+            "{}{}",
+            self.name,
+            if self.changed { CHANGED } else { "" }
+        )
     }
 }
 
@@ -50,19 +56,26 @@ impl Commit {
     pub fn now(root: &Path, code: &[&str]) -> Option<Self> {
         let name = git(root, &["rev-parse", "--short=10", "HEAD"])?;
         let changes = git(root, &[&["status", "--porcelain", "--"], code].concat())?;
-        Some(Self { name, changed: !changes.is_empty() })
+        Some(Self {
+            name,
+            changed: !changes.is_empty(),
+        })
     }
 
     /// As [`Commit::now`] was written.
     pub fn parse(text: &str) -> Self {
         let changed = text.ends_with(CHANGED);
-        Self { name: text.trim_end_matches(CHANGED).to_owned(), changed }
+        Self {
+            name: text.trim_end_matches(CHANGED).to_owned(),
+            changed,
+        }
     }
 
     /// Whether the code may be another at the two: it is, or it can't be said.
     pub fn differs(&self, other: &Self, root: &Path, code: &[&str]) -> bool {
-        let changed =
-            |old: &Self, new: &Self| changes(root, &old.name, &new.name, code).is_none_or(|log| !log.is_empty());
+        let changed = |old: &Self, new: &Self| {
+            changes(root, &old.name, &new.name, code).is_none_or(|log| !log.is_empty())
+        };
         self.changed || other.changed || changed(self, other) || changed(other, self)
     }
 
@@ -91,24 +104,42 @@ pub fn age(root: &Path, commit: &str, code: &[&str]) -> Age {
     };
     let shallow = shallow == "true";
     if git(root, &["merge-base", "--is-ancestor", commit, "HEAD"]).is_none() {
-        return if shallow { Age::Unknown("the history is cut off (a shallow clone)") } else { Age::NoSuchCommit };
+        return if shallow {
+            Age::Unknown("the history is cut off (a shallow clone)")
+        } else {
+            Age::NoSuchCommit
+        };
     }
     match changes(root, commit, "HEAD", code) {
         None => Age::Unknown("git can't read the history"),
-        Some(changes) => changes.last().map_or(Age::Current, |first| Age::Older(first.clone())),
+        Some(changes) => changes
+            .last()
+            .map_or(Age::Current, |first| Age::Older(first.clone())),
     }
 }
 
 /// The commits after `old`, up to `new`, that changed `code`, newest first.
 pub fn changes(root: &Path, old: &str, new: &str, code: &[&str]) -> Option<Vec<String>> {
     let range = format!("{old}..{new}");
-    let log = git(root, &[&["log", "--format=%h %s", range.as_str(), "--"], code].concat())?;
+    let log = git(
+        root,
+        &[&["log", "--format=%h %s", range.as_str(), "--"], code].concat(),
+    )?;
     Some(log.lines().map(str::to_owned).collect())
 }
 
 /// What git prints; none if there is none or it fails.
 fn git(root: &Path, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new("git");
-    let output = command.arg("-C").arg(root).args(arguments).stdin(Stdio::null()).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    let output = command
+        .arg("-C")
+        .arg(root)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

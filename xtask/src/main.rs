@@ -63,7 +63,11 @@ fn main() -> ExitCode {
         Err(error) => {
             say::tell(&format!("error: {error:#}\n"));
             // As the driver: 1 when a check or a run failed, 2 for input that can't be used.
-            ExitCode::from(if is_check || error.is::<Failed>() { 1 } else { 2 })
+            ExitCode::from(if is_check || error.is::<Failed>() {
+                1
+            } else {
+                2
+            })
         }
     }
 }

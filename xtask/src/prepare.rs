@@ -4,7 +4,8 @@ use crate::say::say;
 use anyhow::Context;
 use clap::Subcommand;
 use crmt_data::{
-    DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress, SyntheticOptions,
+    DataSet, DigitsOptions, EnvironmentOptions, HandwrittenOptions, NoiseOptions, Progress,
+    SyntheticOptions,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{fmt::Write as _, path::PathBuf, time::Instant};
@@ -29,14 +30,15 @@ enum Set {
         /// Directory with pendigits.tra and pendigits.tes: a third modality.
         #[arg(long)]
         pendigits: Option<PathBuf>,
-        /// ESC-10 clips (mono 16-bit wav at 8 kHz; a directory or a .tar.gz) to mix into the recordings.
+        /// ESC-10 clips (mono 16-bit wav at 8 kHz; a directory or a .tar.gz) to mix into the
+        /// recordings.
         #[arg(long, requires = "snr")]
         noise: Option<PathBuf>,
         /// Signal-to-noise ratio of the mixture in dB.
         #[arg(long, requires = "noise", allow_negative_numbers = true)]
         snr: Option<f64>,
-        /// ESC-10 clips (as for --noise) to write, beside the report recordings, versions with noise at 20, 10, 5, 0
-        /// and -5 dB: the prepared corruption `environment`.
+        /// ESC-10 clips (as for --noise) to write, beside the report recordings, versions with
+        /// noise at 20, 10, 5, 0 and -5 dB: the prepared corruption `environment`.
         #[arg(long, value_name = "NOISE")]
         corruptions: Option<PathBuf>,
         /// Seed of the choice of noise.
@@ -86,24 +88,54 @@ struct Common {
 pub fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let bar = ProgressBar::new(0); // hidden by itself where there is no terminal
-    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("a valid template"));
+    bar.set_style(
+        ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("a valid template"),
+    );
     let progress = |p: Progress| {
         bar.set_message(p.stage);
         bar.set_length(p.total as u64);
         bar.set_position(p.done as u64);
     };
     let (data, common) = match args.set {
-        Set::Digits { mnist, fsdd, pendigits, noise, snr, corruptions, noise_seed: seed, common } => {
-            let noise = noise.zip(snr).map(|(clips, snr_db)| NoiseOptions { clips, snr_db, seed });
+        Set::Digits {
+            mnist,
+            fsdd,
+            pendigits,
+            noise,
+            snr,
+            corruptions,
+            noise_seed: seed,
+            common,
+        } => {
+            let noise = noise.zip(snr).map(|(clips, snr_db)| NoiseOptions {
+                clips,
+                snr_db,
+                seed,
+            });
             let environment = corruptions.map(|clips| EnvironmentOptions { clips, seed });
-            let options = DigitsOptions { mnist, fsdd, pendigits, noise, environment, unverified: common.unverified };
+            let options = DigitsOptions {
+                mnist,
+                fsdd,
+                pendigits,
+                noise,
+                environment,
+                unverified: common.unverified,
+            };
             (crmt_data::digits(&options, &progress)?, common)
         }
         Set::Handwritten { from, common } => {
-            let options = HandwrittenOptions { from, unverified: common.unverified };
+            let options = HandwrittenOptions {
+                from,
+                unverified: common.unverified,
+            };
             (crmt_data::handwritten(&options, &progress)?, common)
         }
-        Set::Synthetic { seed, image_snr, audio_snr, common } => {
+        Set::Synthetic {
+            seed,
+            image_snr,
+            audio_snr,
+            common,
+        } => {
             let options = SyntheticOptions {
                 seed,
                 image_snr_db: image_snr,
@@ -116,14 +148,36 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     bar.finish_and_clear();
     let manifest = crmt_data::write_dataset(&data, &common.out, common.overwrite)?;
     // Read back as a run will read it: what was written is what is used.
-    let data = DataSet::open(&common.out).context("the data set was written but can't be read back")?;
-    let mut told = format!("{}: {} in {:.1?}\n", data.name, common.out.display(), start.elapsed());
-    for (name, split) in [("train", &data.train), ("select", &data.select), ("report", &data.report)] {
+    let data =
+        DataSet::open(&common.out).context("the data set was written but can't be read back")?;
+    let mut told = format!(
+        "{}: {} in {:.1?}\n",
+        data.name,
+        common.out.display(),
+        start.elapsed()
+    );
+    for (name, split) in [
+        ("train", &data.train),
+        ("select", &data.select),
+        ("report", &data.report),
+    ] {
         let arrays = data.modalities.iter().zip(split.arrays());
-        let arrays: Vec<_> = arrays.map(|(m, a)| format!("{} {}x{:?}", m.name, a.rows(), m.shape)).collect();
-        writeln!(told, "  {name}: {} samples; {}", split.len(), arrays.join(", "))?;
+        let arrays: Vec<_> = arrays
+            .map(|(m, a)| format!("{} {}x{:?}", m.name, a.rows(), m.shape))
+            .collect();
+        writeln!(
+            told,
+            "  {name}: {} samples; {}",
+            split.len(),
+            arrays.join(", ")
+        )?;
     }
-    manifest.sha256.iter().try_for_each(|(file, sha256)| writeln!(told, "  {sha256}  {file}"))?;
-    data.notes.iter().try_for_each(|note| writeln!(told, "  note: {note}"))?;
+    manifest
+        .sha256
+        .iter()
+        .try_for_each(|(file, sha256)| writeln!(told, "  {sha256}  {file}"))?;
+    data.notes
+        .iter()
+        .try_for_each(|note| writeln!(told, "  note: {note}"))?;
     say(&told)
 }

@@ -1,5 +1,6 @@
-//! `cargo xtask results`: whether the published tables are those that the sweeps wrote, and older than the code that makes
-//! them; and how new ones get there. Knows no model and runs none, but by a sweep.
+//! `cargo xtask results`: whether the published tables are those that the sweeps wrote, and older
+//! than the code that makes them; and how new ones get there. Knows no model and runs none, but by
+//! a sweep.
 mod page;
 
 use crate::git::{self, Age, Commit, age};
@@ -34,7 +35,8 @@ pub struct Args {
     /// Run the sweep docs/sweeps/NAME.toml, then update
     #[arg(long, value_name = "NAME", group = "what")]
     make: Option<String>,
-    /// With --update: of which commit the runs are, where the sweep could not know (it was given a --driver)
+    /// With --update: of which commit the runs are, where the sweep could not know (it was given
+    /// a --driver)
     #[arg(long, requires = "update")]
     commit: Option<String>,
     /// With --make: runs at a time
@@ -49,12 +51,21 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let root = git::root();
     match (&args.update, &args.make) {
-        (Some(update), _) => put(&root, &update[0], Path::new(&update[1]), args.commit.as_deref()),
+        (Some(update), _) => put(
+            &root,
+            &update[0],
+            Path::new(&update[1]),
+            args.commit.as_deref(),
+        ),
         (None, Some(name)) => {
             let file = root.join(SWEEPS).join(format!("{name}.toml"));
-            let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
             let out = sweep::plan_of(&text)?.0;
-            sweep::run(&sweep::Args { jobs: args.jobs, ..sweep::Args::of(file) })?;
+            sweep::run(&sweep::Args {
+                jobs: args.jobs,
+                ..sweep::Args::of(file)
+            })?;
             put(&root, name, &out, None)
         }
         (None, None) => check(),
@@ -64,10 +75,16 @@ pub fn run(args: &Args) -> Result<()> {
 /// Checks the pages, says which tables are older than the code, and what could not be checked.
 ///
 /// # Errors
-/// If a table says not what made it, is not what its sweep wrote, or is older than the code without saying so.
+/// If a table says not what made it, is not what its sweep wrote, or is older than the code without
+/// saying so.
 pub fn check() -> Result<()> {
     let root = git::root();
-    let mut findings = Findings { ages: BTreeMap::new(), root: &root, faults: vec![], notes: BTreeMap::new() };
+    let mut findings = Findings {
+        ages: BTreeMap::new(),
+        root: &root,
+        faults: vec![],
+        notes: BTreeMap::new(),
+    };
     for page in PAGES {
         findings.page(page, &read(&root, page)?)?;
     }
@@ -77,7 +94,11 @@ pub fn check() -> Result<()> {
     }
     match findings.faults.len() {
         0 => say("results: every table says what made it, and is what that wrote\n"),
-        count => Err(Failed(format!("results: {count} faults\n{}", findings.faults.join("\n"))).into()),
+        count => Err(Failed(format!(
+            "results: {count} faults\n{}",
+            findings.faults.join("\n")
+        ))
+        .into()),
     }
 }
 
@@ -92,7 +113,10 @@ struct Findings<'a> {
 
 impl Findings<'_> {
     fn note(&mut self, what: impl Into<String>, place: &str) {
-        self.notes.entry(what.into()).or_default().push(place.to_owned());
+        self.notes
+            .entry(what.into())
+            .or_default()
+            .push(place.to_owned());
     }
 
     fn page(&mut self, name: &str, text: &str) -> Result<()> {
@@ -121,13 +145,16 @@ impl Findings<'_> {
             };
             self.age(&place, origin);
             let kept = kept(self.root, &quote.name)?;
-            let value = kept.as_ref().and_then(|tables| quote.of(tables.get(quote.table.checked_sub(1)?)?));
+            let value = kept
+                .as_ref()
+                .and_then(|tables| quote.of(tables.get(quote.table.checked_sub(1)?)?));
             match (kept, value) {
                 (None, _) if origin.marked => self.note(NOT_KEPT, &place),
                 (_, Some(value)) if value == quote.value => {}
-                (_, value) => {
-                    self.faults.push(format!("{place}: the table has {}", value.as_deref().unwrap_or("no such cell")))
-                }
+                (_, value) => self.faults.push(format!(
+                    "{place}: the table has {}",
+                    value.as_deref().unwrap_or("no such cell")
+                )),
             }
         }
         Ok(())
@@ -135,7 +162,10 @@ impl Findings<'_> {
 
     /// Older tables must say so.
     fn age(&mut self, place: &str, origin: &Origin) {
-        let age = self.ages.entry(origin.commit.clone()).or_insert_with(|| age(self.root, &origin.commit, git::CODE));
+        let age = self
+            .ages
+            .entry(origin.commit.clone())
+            .or_insert_with(|| age(self.root, &origin.commit, git::CODE));
         let Origin { commit, marked, .. } = origin;
         match (age.clone(), marked) {
             (Age::Older(by), true) => self.note(format!("older than the code, of {commit}, before {by}"), place),
@@ -151,41 +181,70 @@ impl Findings<'_> {
 
     /// A sweep's table is what it wrote, line by line.
     fn content(&mut self, place: &str, origin: &Origin, table: &Table) -> Result<()> {
-        let Source::Sweep { name, table: number } = &origin.source else { return Ok(()) };
+        let Source::Sweep {
+            name,
+            table: number,
+        } = &origin.source
+        else {
+            return Ok(());
+        };
         let Some(kept) = kept(self.root, name)? else {
             match origin.marked {
                 true => self.note(NOT_KEPT, place),
-                false => {
-                    self.faults.push(format!("{place}: {TABLES}/{name}.md is missing: cargo xtask results --update"))
-                }
+                false => self.faults.push(format!(
+                    "{place}: {TABLES}/{name}.md is missing: cargo xtask results --update"
+                )),
             }
             return Ok(());
         };
         let Some(kept) = number.checked_sub(1).and_then(|index| kept.get(index)) else {
-            self.faults.push(format!("{place}: {TABLES}/{name}.md has no table {number}"));
+            self.faults
+                .push(format!("{place}: {TABLES}/{name}.md has no table {number}"));
             return Ok(());
         };
         if kept.text != table.text {
-            let line = table.text.lines().zip(kept.text.lines()).position(|(page, kept)| page != kept);
-            let line = line.map_or_else(|| "its number of lines".into(), |line| format!("line {}", line + 1));
-            self.faults.push(format!("{place}: {line} differs from what the sweep wrote, {TABLES}/{name}.md"));
+            let line = table
+                .text
+                .lines()
+                .zip(kept.text.lines())
+                .position(|(page, kept)| page != kept);
+            let line = line.map_or_else(
+                || "its number of lines".into(),
+                |line| format!("line {}", line + 1),
+            );
+            self.faults.push(format!(
+                "{place}: {line} differs from what the sweep wrote, {TABLES}/{name}.md"
+            ));
         }
         Ok(())
     }
 
     /// What the sweeps wrote is shown, all of it.
     fn shown(&mut self, results: &str) -> Result<()> {
-        let shown: Vec<Source> = tables(results).into_iter().filter_map(|table| Some(table.origin?.1.source)).collect();
+        let shown: Vec<Source> = tables(results)
+            .into_iter()
+            .filter_map(|table| Some(table.origin?.1.source))
+            .collect();
         let folder = self.root.join(TABLES);
-        for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?
+        {
             let path = entry?.path();
-            let (Some(name), Some("md")) = (path.file_stem(), path.extension().and_then(|end| end.to_str())) else {
+            let (Some(name), Some("md")) = (
+                path.file_stem(),
+                path.extension().and_then(|end| end.to_str()),
+            ) else {
                 continue;
             };
             let name = name.to_string_lossy().into_owned();
             for table in 1..=kept(self.root, &name)?.unwrap_or_default().len() {
-                if !shown.contains(&Source::Sweep { name: name.clone(), table }) {
-                    self.faults.push(format!("{RESULTS} does not show table {table} of {TABLES}/{name}.md"));
+                if !shown.contains(&Source::Sweep {
+                    name: name.clone(),
+                    table,
+                }) {
+                    self.faults.push(format!(
+                        "{RESULTS} does not show table {table} of {TABLES}/{name}.md"
+                    ));
                 }
             }
         }
@@ -199,14 +258,19 @@ fn kept(root: &Path, name: &str) -> Result<Option<Vec<Table>>> {
     if !path.is_file() {
         return Ok(None);
     }
-    Ok(Some(tables(&fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?)))
+    Ok(Some(tables(
+        &fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?,
+    )))
 }
 
 /// Puts the tables of a finished sweep into docs/sweeps/tables and the pages.
 fn put(root: &Path, name: &str, runs: &Path, commit: Option<&str>) -> Result<()> {
     let sweep = read(root, &format!("{SWEEPS}/{name}.toml"))?;
     if read(runs, "sweep.toml")? != sweep {
-        bail!("{} was not made by {SWEEPS}/{name}.toml as it is now: run that sweep", runs.display());
+        bail!(
+            "{} was not made by {SWEEPS}/{name}.toml as it is now: run that sweep",
+            runs.display()
+        );
     }
     complete(&runs.join("table.csv"))?;
     let commit = match commit {
@@ -223,12 +287,22 @@ fn put(root: &Path, name: &str, runs: &Path, commit: Option<&str>) -> Result<()>
     let new = tables(&markdown);
     let results = read(root, RESULTS)?;
     for number in 1..=new.len() {
-        let source = Source::Sweep { name: name.to_owned(), table: number };
-        if !tables(&results)
-            .iter()
-            .any(|table| table.origin.as_ref().is_some_and(|(_, origin)| origin.source == source))
-        {
-            let line = Origin { source, commit: commit.clone(), marked }.line();
+        let source = Source::Sweep {
+            name: name.to_owned(),
+            table: number,
+        };
+        if !tables(&results).iter().any(|table| {
+            table
+                .origin
+                .as_ref()
+                .is_some_and(|(_, origin)| origin.source == source)
+        }) {
+            let line = Origin {
+                source,
+                commit: commit.clone(),
+                marked,
+            }
+            .line();
             bail!(
                 "{RESULTS} has no place for table {number} of {name}: where it shall stand, write this line and any table below it:\n{line}"
             );
@@ -243,9 +317,13 @@ fn put(root: &Path, name: &str, runs: &Path, commit: Option<&str>) -> Result<()>
         ));
     }
     pages.push((root.join(TABLES).join(format!("{name}.md")), markdown));
-    pages.push((root.join(TABLES).join(format!("{name}.csv")), read(runs, "table.csv")?));
+    pages.push((
+        root.join(TABLES).join(format!("{name}.csv")),
+        read(runs, "table.csv")?,
+    ));
     for (path, text) in &pages {
-        crmt_data::write_atomically(path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        crmt_data::write_atomically(path, text.as_bytes())
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     say(&format!(
         "{name}: {} tables of commit {commit} are in {RESULTS}; what prose says of them is yours to read again\n",
@@ -255,10 +333,13 @@ fn put(root: &Path, name: &str, runs: &Path, commit: Option<&str>) -> Result<()>
 
 /// Refuses a table of which runs are missing.
 fn complete(csv: &Path) -> Result<()> {
-    let mut reader = csv::Reader::from_path(csv).with_context(|| format!("reading {}", csv.display()))?;
-    let place = |headers: &csv::StringRecord, name: &str| headers.iter().position(|header| header == name);
+    let mut reader =
+        csv::Reader::from_path(csv).with_context(|| format!("reading {}", csv.display()))?;
+    let place =
+        |headers: &csv::StringRecord, name: &str| headers.iter().position(|header| header == name);
     let headers = reader.headers()?.clone();
-    let (Some(finished), Some(planned)) = (place(&headers, "finished"), place(&headers, "planned")) else {
+    let (Some(finished), Some(planned)) = (place(&headers, "finished"), place(&headers, "planned"))
+    else {
         bail!("{} is no table of a sweep", csv.display());
     };
     for row in reader.records() {
@@ -272,16 +353,29 @@ fn complete(csv: &Path) -> Result<()> {
 
 /// The commit of all runs of a sweep: the oldest, where the code did not change between several.
 fn commit_of(root: &Path, sweep: &str, runs: &Path) -> Result<String> {
-    let commits: toml::Table = read(runs, sweep::COMMITS)?.parse().context("commits.toml")?;
+    let commits: toml::Table = read(runs, sweep::COMMITS)?
+        .parse()
+        .context("commits.toml")?;
     let mut all: Vec<Commit> = vec![];
     for run in sweep::plan_of(sweep)?.1 {
-        let Some(commit) = commits.get(&run).and_then(toml::Value::as_str).map(Commit::parse) else {
-            bail!("of which commit {run} is was not noted, for the sweep ran a --driver: say it by --commit");
+        let Some(commit) = commits
+            .get(&run)
+            .and_then(toml::Value::as_str)
+            .map(Commit::parse)
+        else {
+            bail!(
+                "of which commit {run} is was not noted, for the sweep ran a --driver: say it by --commit"
+            );
         };
         if commit.clean().is_none() {
-            bail!("{run} was made by {commit}: commit them, move the runs away, and give the sweep again");
+            bail!(
+                "{run} was made by {commit}: commit them, move the runs away, and give the sweep again"
+            );
         }
-        if let Some(other) = all.iter().find(|other| other.differs(&commit, root, git::CODE)) {
+        if let Some(other) = all
+            .iter()
+            .find(|other| other.differs(&commit, root, git::CODE))
+        {
             bail!(
                 "the runs are of commits {other} and {commit}, between which the code changed: move the older ones away, and \
                  give the sweep again"
@@ -290,7 +384,8 @@ fn commit_of(root: &Path, sweep: &str, runs: &Path) -> Result<String> {
         all.push(commit);
     }
     let names = all.iter().filter_map(Commit::clean);
-    let oldest = names.max_by_key(|name| git::changes(root, name, "HEAD", &[]).map(|log| log.len()));
+    let oldest =
+        names.max_by_key(|name| git::changes(root, name, "HEAD", &[]).map(|log| log.len()));
     oldest.map(str::to_owned).context("the sweep has no runs")
 }
 

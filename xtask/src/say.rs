@@ -1,5 +1,5 @@
-//! Standard output for results that people pipe into `head` or `less`, and standard error for what they should know.
-//! Formats nothing.
+//! Standard output for results that people pipe into `head` or `less`, and standard error for what
+//! they should know. Formats nothing.
 use anyhow::{Context, Result};
 use std::io::{ErrorKind, Write, stderr, stdout};
 
@@ -10,7 +10,9 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 pub fn say(text: &str) -> Result<()> {
     let mut out = stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("writing to standard output"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
         _ => Ok(()),
     }
 }

@@ -56,17 +56,21 @@ pub const COMMITS: &str = "commits.toml";
 /// If the file is wrong.
 pub fn plan_of(text: &str) -> Result<(PathBuf, Vec<String>)> {
     let spec = Spec::parse(text, false)?;
-    let slugs = plan::expand(&spec).into_iter().map(|run| run.slug).collect();
+    let slugs = plan::expand(&spec)
+        .into_iter()
+        .map(|run| run.slug)
+        .collect();
     Ok((spec.out, slugs))
 }
 
 /// Runs what is missing and prints the table.
 ///
 /// # Errors
-/// If the file is wrong, a run fails or breaks a certificate, the data changed between runs, this program is told to stop, or
-/// files can't be written. Finished runs are kept.
+/// If the file is wrong, a run fails or breaks a certificate, the data changed between runs, this
+/// program is told to stop, or files can't be written. Finished runs are kept.
 pub fn run(args: &Args) -> Result<()> {
-    let text = fs::read_to_string(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
+    let text = fs::read_to_string(&args.file)
+        .with_context(|| format!("reading {}", args.file.display()))?;
     let spec = Spec::parse(&text, args.full).with_context(|| args.file.display().to_string())?;
     let runs = plan::expand(&spec);
     if args.dry_run {
@@ -77,8 +81,17 @@ pub fn run(args: &Args) -> Result<()> {
     write(&spec.out.join("sweep.toml"), text.as_bytes())?;
 
     let missing = sweep.missing();
-    say(&format!("{}: {} runs, {} finished earlier\n", spec.name, runs.len(), runs.len() - missing.len()))?;
-    let ended = if missing.is_empty() { Ended::default() } else { sweep.run_missing(args, &missing, &lock)? };
+    say(&format!(
+        "{}: {} runs, {} finished earlier\n",
+        spec.name,
+        runs.len(),
+        runs.len() - missing.len()
+    ))?;
+    let ended = if missing.is_empty() {
+        Ended::default()
+    } else {
+        sweep.run_missing(args, &missing, &lock)?
+    };
 
     let table = Sweep::look(&spec, &runs)?.table(&ended);
     if table.finished() > 0 {
@@ -86,10 +99,17 @@ pub fn run(args: &Args) -> Result<()> {
         write(&csv, &table.csv()?)?;
         write(&spec.out.join("table.md"), table.markdown().as_bytes())?;
         write(&spec.out.join("table.tex"), table.latex().as_bytes())?;
-        say(&format!("\n{}\n{}, table.md and table.tex have the table\n", table.text(), csv.display()))?;
+        say(&format!(
+            "\n{}\n{}, table.md and table.tex have the table\n",
+            table.text(),
+            csv.display()
+        ))?;
     }
     for failure in &ended.failures {
-        tell(&format!("\nfailed: {}: {}\n{}\n", failure.slug, failure.reason, failure.tail));
+        tell(&format!(
+            "\nfailed: {}: {}\n{}\n",
+            failure.slug, failure.reason, failure.tail
+        ));
     }
     ended.verdict(&table, runs.len())
 }
@@ -109,8 +129,8 @@ struct Failure {
 }
 
 impl Sweep<'_> {
-    /// Runs what is missing on a pool of processes; failures are returned, not raised, for the finished runs deserve their
-    /// table.
+    /// Runs what is missing on a pool of processes; failures are returned, not raised, for the
+    /// finished runs deserve their table.
     fn run_missing(&self, args: &Args, missing: &[(&Run, &State)], lock: &Lock) -> Result<Ended> {
         let out = &self.spec.out;
         for (run, _) in missing {
@@ -126,16 +146,32 @@ impl Sweep<'_> {
         rehearsal::check(&driver, &runs, out)?;
         self.note_commit(args, missing)?;
         let workers = args.workers().min(missing.len());
-        let jobs = missing.iter().map(|(run, state)| job(&driver, run, state, out, cores() / workers)).collect();
+        let jobs = missing
+            .iter()
+            .map(|(run, state)| job(&driver, run, state, out, cores() / workers))
+            .collect();
 
         let stop = Stop::on_signals()?;
         let mut ended = Ended::default();
         let mut progress = Progress::new(runs.clone(), workers, self.costs());
-        let judge = |index: usize| self.judge(runs[index]).map_err(|error| format!("{error:#}"));
-        let pool = Pool { workers, keep_going: args.keep_going, stop: &stop, input: &|| lock.share(), judge: &judge };
+        let judge = |index: usize| {
+            self.judge(runs[index])
+                .map_err(|error| format!("{error:#}"))
+        };
+        let pool = Pool {
+            workers,
+            keep_going: args.keep_going,
+            stop: &stop,
+            input: &|| lock.share(),
+            judge: &judge,
+        };
         pool.run(jobs, |event| match event {
             Event::Started(index) => progress.started(index),
-            Event::Finished { index, outcome, time } => {
+            Event::Finished {
+                index,
+                outcome,
+                time,
+            } => {
                 progress.finished(index, &outcome, time);
                 if let Err(Fault::Failed(reason)) = outcome {
                     let slug = runs[index].slug.clone();
@@ -153,25 +189,39 @@ impl Sweep<'_> {
     fn judge(&self, run: &Run) -> Result<()> {
         let state = State::of(run, &self.spec.out)?;
         let Some(summary) = state.summary() else {
-            bail!("it ended well but left no result in {}", self.spec.out.join(&run.slug).display());
+            bail!(
+                "it ended well but left no result in {}",
+                self.spec.out.join(&run.slug).display()
+            );
         };
         let mut finished = self.finished();
         finished.push((run, summary));
         data::same(&finished)
     }
 
-    /// Writes down of which commit the runs are that begin now. One that goes on stays of the commit that began it.
+    /// Writes down of which commit the runs are that begin now. One that goes on stays of the
+    /// commit that began it.
     fn note_commit(&self, args: &Args, missing: &[(&Run, &State)]) -> Result<()> {
         let mut commits = self.commits();
         // A program of somebody's own may be of any.
-        let now = if args.driver.is_some() { None } else { Commit::now(&git::root(), git::CODE) };
-        for (run, _) in missing.iter().filter(|(_, state)| **state != State::Stopped) {
+        let now = if args.driver.is_some() {
+            None
+        } else {
+            Commit::now(&git::root(), git::CODE)
+        };
+        for (run, _) in missing
+            .iter()
+            .filter(|(_, state)| **state != State::Stopped)
+        {
             commits.remove(&run.slug);
             if let Some(commit) = &now {
                 commits.insert(run.slug.clone(), commit.to_string().into());
             }
         }
-        write(&self.spec.out.join(COMMITS), toml::to_string(&commits)?.as_bytes())
+        write(
+            &self.spec.out.join(COMMITS),
+            toml::to_string(&commits)?.as_bytes(),
+        )
     }
 
     /// By run, as far as it was noted.
@@ -188,8 +238,12 @@ impl Sweep<'_> {
         commits.sort_by_key(Commit::to_string);
         commits.dedup();
         let (first, rest) = commits.split_first()?;
-        let other = rest.iter().find(|other| first.differs(other, &git::root(), git::CODE))?;
-        Some(format!("some runs are of commit {first}, some of {other}, and the code is another in between"))
+        let other = rest
+            .iter()
+            .find(|other| first.differs(other, &git::root(), git::CODE))?;
+        Some(format!(
+            "some runs are of commit {first}, some of {other}, and the code is another in between"
+        ))
     }
 
     fn table(&self, ended: &Ended) -> Table {
@@ -199,20 +253,37 @@ impl Sweep<'_> {
                 Some(point) => point,
                 None => {
                     let (label, shown) = (run.point.clone(), run.shown.clone());
-                    points.push_mut(Point { label, shown, planned: 0, summaries: Vec::new() })
+                    points.push_mut(Point {
+                        label,
+                        shown,
+                        planned: 0,
+                        summaries: Vec::new(),
+                    })
                 }
             };
             point.planned += 1;
             point.summaries.extend(state.summary().cloned());
         }
-        let failed: Vec<&str> = ended.failures.iter().map(|failure| failure.slug.as_str()).collect();
+        let failed: Vec<&str> = ended
+            .failures
+            .iter()
+            .map(|failure| failure.slug.as_str())
+            .collect();
         let unfinished = self.missing().len() - failed.len();
         let mut notes = vec![];
         if !failed.is_empty() {
-            notes.push(format!("{} of {} runs failed: {}", failed.len(), self.runs.len(), failed.join(", ")));
+            notes.push(format!(
+                "{} of {} runs failed: {}",
+                failed.len(),
+                self.runs.len(),
+                failed.join(", ")
+            ));
         }
         if unfinished > 0 {
-            notes.push(format!("{unfinished} of {} runs are not finished", self.runs.len()));
+            notes.push(format!(
+                "{unfinished} of {} runs are not finished",
+                self.runs.len()
+            ));
         }
         notes.extend(self.mixture());
         Table::new(points, &self.spec.tables, notes)
@@ -222,13 +293,20 @@ impl Sweep<'_> {
 impl Ended {
     fn verdict(&self, table: &Table, runs: usize) -> Result<()> {
         if table.violations() > 0 {
-            return Err(Failed(format!("{} attacks succeeded inside certified regions", table.violations())).into());
+            return Err(Failed(format!(
+                "{} attacks succeeded inside certified regions",
+                table.violations()
+            ))
+            .into());
         }
         let failed = self.failures.len();
         let unfinished = runs - table.finished() - failed;
         let advice = "the same command continues and keeps what is finished";
         if self.stopped && unfinished > 0 {
-            return Err(Failed(format!("stopped: {unfinished} runs are not finished; {advice}")).into());
+            return Err(Failed(format!(
+                "stopped: {unfinished} runs are not finished; {advice}"
+            ))
+            .into());
         }
         if failed == 0 {
             return Ok(());
@@ -262,7 +340,10 @@ fn tail(log: &Path) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL)..];
-    let shown = last.iter().map(|line| format!("  {}\n", print::escaped(line))).collect::<String>();
+    let shown = last
+        .iter()
+        .map(|line| format!("  {}\n", print::escaped(line)))
+        .collect::<String>();
     format!("{shown}  ({} has all of it)", log.display())
 }
 

@@ -30,9 +30,16 @@ pub fn run() -> Result<()> {
     let tree = Tree::read(&root)?;
     let members = Member::of(&metadata, &tree)?;
     let problems = check(&tree, &members);
-    say(&problems.iter().map(|problem| format!("{problem}\n")).collect::<String>())?;
+    say(&problems
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect::<String>())?;
     match problems.len() {
-        0 => say(&format!("tidy: {} files, {} packages, no problem\n", tree.files.len(), members.len())),
+        0 => say(&format!(
+            "tidy: {} files, {} packages, no problem\n",
+            tree.files.len(),
+            members.len()
+        )),
         1 => bail!("tidy: 1 problem"),
         n => bail!("tidy: {n} problems"),
     }

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 
 /// The workspace's root: the folder above this crate.
 pub fn root() -> PathBuf {
-    let here =
-        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    here.parent().map_or_else(|| here.clone(), Path::to_path_buf)
+    let here = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent()
+        .map_or_else(|| here.clone(), Path::to_path_buf)
 }
 
 /// The cargo that started this program, to be run from the root. The variables that `cargo run`
@@ -21,7 +22,10 @@ pub fn cargo() -> Command {
     command.current_dir(root());
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text == "CARGO_PRIMARY_PACKAGE" {
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST_")
+            || text == "CARGO_PRIMARY_PACKAGE"
+        {
             command.env_remove(&name);
         }
     }
@@ -45,7 +49,10 @@ pub fn build(arguments: &[&str]) -> Result<Vec<PathBuf>> {
 pub fn programs(mut command: Command) -> Result<Vec<PathBuf>> {
     let line = tools::line(&command);
     command.arg("--message-format=json-render-diagnostics");
-    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting cargo")?;
     let stdout = child.stdout.take().context("cargo has no output")?;
     let mut programs = Vec::new();
     for message in Message::parse_stream(BufReader::new(stdout)) {
@@ -65,7 +72,9 @@ pub fn programs(mut command: Command) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// If cargo can't read the workspace.
 pub fn target() -> Result<PathBuf> {
-    Ok(metadata(MetadataCommand::new().no_deps())?.target_directory.into())
+    Ok(metadata(MetadataCommand::new().no_deps())?
+        .target_directory
+        .into())
 }
 
 /// A package that `Cargo.lock` names, as cargo has unpacked it.
@@ -74,18 +83,32 @@ pub struct Foreign {
     pub folder: PathBuf,
 }
 
-/// The package of this name that the workspace uses with all its features. cargo fetches it if need be.
+/// The package of this name that the workspace uses with all its features. cargo fetches it if need
+/// be.
 ///
 /// # Errors
 /// If there is none, or cargo can't fetch it.
 pub fn foreign(name: &str) -> Result<Foreign> {
     let metadata = metadata(MetadataCommand::new().features(CargoOpt::AllFeatures))?;
-    let package = metadata.packages.into_iter().find(|package| package.name == name);
-    let package = package.with_context(|| format!("no package here uses {name}, whatever the features"))?;
-    let folder = package.manifest_path.parent().context("a manifest has no folder")?;
-    Ok(Foreign { version: package.version.to_string(), folder: folder.into() })
+    let package = metadata
+        .packages
+        .into_iter()
+        .find(|package| package.name == name);
+    let package =
+        package.with_context(|| format!("no package here uses {name}, whatever the features"))?;
+    let folder = package
+        .manifest_path
+        .parent()
+        .context("a manifest has no folder")?;
+    Ok(Foreign {
+        version: package.version.to_string(),
+        folder: folder.into(),
+    })
 }
 
 fn metadata(command: &mut MetadataCommand) -> Result<Metadata> {
-    command.manifest_path(root().join("Cargo.toml")).exec().context("cargo metadata")
+    command
+        .manifest_path(root().join("Cargo.toml"))
+        .exec()
+        .context("cargo metadata")
 }

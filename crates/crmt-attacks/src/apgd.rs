@@ -1,5 +1,5 @@
-//! Auto-PGD (Croce & Hein 2020): projected gradient ascent that chooses its own step sizes, over several inputs at once.
-//! Does not choose among losses; run it once with each.
+//! Auto-PGD (Croce & Hein 2020): projected gradient ascent that chooses its own step sizes, over
+//! several inputs at once. Does not choose among losses; run it once with each.
 use crate::{
     Attack, Budget, Error, Goal, Loss, Problem, Result,
     goal::{dlr_towards, margin_towards},
@@ -22,18 +22,18 @@ const FIRST_STEP: f64 = 2.;
 pub enum Climb {
     /// The same loss for every sample.
     Loss(Loss),
-    /// The targeted DLR (as [`Loss::DlrTargeted`]) towards each sample's own class: the one with this rank among the
-    /// wrong classes of the clean input, 0 the most likely. Of fewer than four classes, for which it is not defined, the
-    /// plain difference of logits. For [`Goal::Avoid`].
+    /// The targeted DLR (as [`Loss::DlrTargeted`]) towards each sample's own class: the one with
+    /// this rank among the wrong classes of the clean input, 0 the most likely. Of fewer than four
+    /// classes, for which it is not defined, the plain difference of logits. For [`Goal::Avoid`].
     Rival(usize),
 }
 
-/// Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-/// parameter-free attacks", algorithm 1), with nothing to tune but the number of steps `N`.
+/// Auto-PGD (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of
+/// diverse parameter-free attacks", algorithm 1), with nothing to tune but the number of steps `N`.
 ///
-/// Per sample, `f` the loss, `P` the projection into budget and domain, `step` as [`Problem::step`] (one direction over
-/// all modalities in declared units for a joint budget, one of each modality in its own radius otherwise, signs for
-/// linf), `eta` in radii:
+/// Per sample, `f` the loss, `P` the projection into budget and domain, `step` as [`Problem::step`]
+/// (one direction over all modalities in declared units for a joint budget, one of each modality in
+/// its own radius otherwise, signs for linf), `eta` in radii:
 ///
 /// ```text
 /// x_0 = a random point of the ball; x_{-1} = x_0; eta = 2; best = x_0
@@ -47,19 +47,21 @@ pub enum Climb {
 /// w_j = ceil(p_j N); p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06)
 /// ```
 ///
-/// Success is checked at every iterate, and a sample that has succeeded is worked on no more. A sample that never
-/// succeeds ends at the best point of the last restart. A restart costs `N + 1` forward and `N` backward evaluations of
-/// each sample that stands; [`Climb::Rival`], one forward more in all.
+/// Success is checked at every iterate, and a sample that has succeeded is worked on no more. A
+/// sample that never succeeds ends at the best point of the last restart. A restart costs `N + 1`
+/// forward and `N` backward evaluations of each sample that stands; [`Climb::Rival`], one forward
+/// more in all.
 ///
-/// Which loss: random linear models with five classes, at budgets 0.1 % beyond each sample's distance, fall in 34 % of
-/// cases to the cross-entropy (greatest between the rivals, where none may win), in 80 % to the DLR (which may climb
-/// towards another rival than the nearest) and always to the targeted DLR, with one start each. All three reach the
-/// distance of models with a single rival.
+/// Which loss: random linear models with five classes, at budgets 0.1 % beyond each sample's
+/// distance, fall in 34 % of cases to the cross-entropy (greatest between the rivals, where none
+/// may win), in 80 % to the DLR (which may climb towards another rival than the nearest) and always
+/// to the targeted DLR, with one start each. All three reach the distance of models with a single
+/// rival.
 ///
-/// It does not: use the same step size for all samples of a batch; average gradients over the randomness of a model
-/// (there is none: a classifier is fixed); enlarge its radius at first (the released option for l1); adapt step sizes
-/// per modality. Random starts: l2, on the sphere; linf, uniform in the box (the released code stretches that point
-/// until one element touches it).
+/// It does not: use the same step size for all samples of a batch; average gradients over the
+/// randomness of a model (there is none: a classifier is fixed); enlarge its radius at first (the
+/// released option for l1); adapt step sizes per modality. Random starts: l2, on the sphere; linf,
+/// uniform in the box (the released code stretches that point until one element touches it).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Apgd {
     /// How far to go.
@@ -73,7 +75,11 @@ pub struct Apgd {
 impl Apgd {
     /// 100 steps on `loss`, one start.
     pub fn new(budget: Budget, loss: Loss) -> Self {
-        Self { budget, steps: 100, restarts: vec![Climb::Loss(loss)] }
+        Self {
+            budget,
+            steps: 100,
+            restarts: vec![Climb::Loss(loss)],
+        }
     }
 
     /// APGD-CE: 100 steps on the cross-entropy, one start.
@@ -86,10 +92,14 @@ impl Apgd {
         Self::new(budget, Loss::Dlr)
     }
 
-    /// APGD-T: 100 steps on the targeted DLR towards each of the `targets` most likely wrong classes (published: 9), or
-    /// as many as there are.
+    /// APGD-T: 100 steps on the targeted DLR towards each of the `targets` most likely wrong
+    /// classes (published: 9), or as many as there are.
     pub fn targeted(budget: Budget, targets: usize) -> Self {
-        Self { budget, steps: 100, restarts: (0..targets).map(Climb::Rival).collect() }
+        Self {
+            budget,
+            steps: 100,
+            restarts: (0..targets).map(Climb::Rival).collect(),
+        }
     }
 
     /// The same attack with another number of steps.
@@ -99,14 +109,29 @@ impl Apgd {
 
     /// The same attack, all its restarts tried `times` times.
     pub fn repeated(self, times: usize) -> Self {
-        Self { restarts: self.restarts.repeat(times), ..self }
+        Self {
+            restarts: self.restarts.repeat(times),
+            ..self
+        }
     }
 
-    fn restart(&self, number: usize, last: bool, problem: &Problem<'_>, aim: &Aim, found: &mut Found) -> Result<()> {
+    fn restart(
+        &self,
+        number: usize,
+        last: bool,
+        problem: &Problem<'_>,
+        aim: &Aim,
+        found: &mut Found,
+    ) -> Result<()> {
         let mut active = Active::new(problem, found)?;
         let purpose = format!("attack.{}.{number}", self.name());
-        let start = active.problem(problem).random_start(&self.budget, &purpose, 1.)?;
-        let mut here = Point { gradients: start.map(|_| None), x: start };
+        let start = active
+            .problem(problem)
+            .random_start(&self.budget, &purpose, 1.)?;
+        let mut here = Point {
+            gradients: start.map(|_| None),
+            x: start,
+        };
         let (mut previous, mut best) = (here.x.clone(), here.clone());
         let mut progress: Vec<Progress> = vec![];
         let checkpoints = checkpoints(self.steps);
@@ -117,7 +142,9 @@ impl Apgd {
             let logits;
             if k < self.steps {
                 (here.gradients, logits) =
-                    narrowed.gradients_of(&self.budget, &here.x, |logits| Ok(value(logits)?.sum_all()?))?;
+                    narrowed.gradients_of(&self.budget, &here.x, |logits| {
+                        Ok(value(logits)?.sum_all()?)
+                    })?;
             } else {
                 logits = narrowed.logits(&here.x)?;
             }
@@ -138,7 +165,11 @@ impl Apgd {
                 best = here.clone();
                 progress = values.into_iter().map(Progress::new).collect();
             } else {
-                let better: Vec<bool> = progress.iter_mut().zip(values).map(|(p, value)| p.see(value)).collect();
+                let better: Vec<bool> = progress
+                    .iter_mut()
+                    .zip(values)
+                    .map(|(p, value)| p.see(value))
+                    .collect();
                 best = best.replaced(&better, &here)?;
             }
             if k == self.steps {
@@ -182,7 +213,9 @@ impl Attack for Apgd {
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         if self.steps == 0 || self.restarts.is_empty() {
-            return Err(Error::Setting("apgd needs at least one step and one restart"));
+            return Err(Error::Setting(
+                "apgd needs at least one step and one restart",
+            ));
         }
         let mut found = Found::new(problem.samples());
         if problem.samples() == 0 {
@@ -190,7 +223,11 @@ impl Attack for Apgd {
         }
         let ranked = self.restarts.iter().any(|c| matches!(c, Climb::Rival(_)));
         let rivals = if ranked { rivals(problem)? } else { vec![] };
-        let aims = self.restarts.iter().filter_map(|climb| Aim::new(*climb, &rivals)).collect::<Vec<_>>();
+        let aims = self
+            .restarts
+            .iter()
+            .filter_map(|climb| Aim::new(*climb, &rivals))
+            .collect::<Vec<_>>();
         for (number, aim) in aims.iter().enumerate() {
             if found.standing().is_empty() {
                 break;
@@ -213,20 +250,28 @@ fn checkpoints(steps: usize) -> Vec<usize> {
     found
 }
 
-/// Per sample, the wrong classes, the one with the greatest clean logit first. A forward evaluation.
+/// Per sample, the wrong classes, the one with the greatest clean logit first. A forward
+/// evaluation.
 pub(crate) fn rivals(problem: &Problem<'_>) -> Result<Vec<Vec<u32>>> {
     let Goal::Avoid(labels) = problem.goal() else {
         return Err(Error::Setting(
             "a targeted attack chooses its own targets: use Goal::Avoid, or an untargeted attack",
         ));
     };
-    let logits = problem.logits(problem.clean())?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
+    let logits = problem
+        .logits(problem.clean())?
+        .to_dtype(DType::F64)?
+        .to_vec2::<f64>()?;
     let wrong = |(row, y): (&Vec<f64>, u32)| {
         let mut classes: Vec<u32> = (0..row.len() as u32).filter(|j| *j != y).collect();
         classes.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
         classes
     };
-    Ok(logits.iter().zip(labels.to_vec1::<u32>()?).map(wrong).collect())
+    Ok(logits
+        .iter()
+        .zip(labels.to_vec1::<u32>()?)
+        .map(wrong)
+        .collect())
 }
 
 /// A [`Climb`] of the samples at hand.
@@ -241,7 +286,11 @@ impl Aim {
     fn new(climb: Climb, rivals: &[Vec<u32>]) -> Option<Self> {
         match climb {
             Climb::Loss(loss) => Some(Self::Loss(loss)),
-            Climb::Rival(rank) => rivals.iter().map(|r| r.get(rank).copied()).collect::<Option<_>>().map(Self::Classes),
+            Climb::Rival(rank) => rivals
+                .iter()
+                .map(|r| r.get(rank).copied())
+                .collect::<Option<_>>()
+                .map(Self::Classes),
         }
     }
 
@@ -271,7 +320,10 @@ struct Point {
 
 impl Point {
     fn select(&self, keep: &[u32]) -> Result<Self> {
-        Ok(Self { x: select_rows(&self.x, keep)?, gradients: select_gradients(&self.gradients, keep)? })
+        Ok(Self {
+            x: select_rows(&self.x, keep)?,
+            gradients: select_gradients(&self.gradients, keep)?,
+        })
     }
 
     /// With the samples of `other` where `take` says so.
@@ -315,7 +367,14 @@ struct Progress {
 impl Progress {
     /// At the start.
     fn new(value: f64) -> Self {
-        Self { step: FIRST_STEP, value, best: value, checked: value, rises: 0, halved: false }
+        Self {
+            step: FIRST_STEP,
+            value,
+            best: value,
+            checked: value,
+            rises: 0,
+            halved: false,
+        }
     }
 
     /// Takes note of the loss at the next point. Is it the best so far?
@@ -360,7 +419,10 @@ mod tests {
     fn steps_are_halved_when_they_oscillate_or_nothing_changed() {
         let mut p = Progress::new(0.);
         // Three of four rise: as many as asked for.
-        assert_eq!([1., 2., 1.5, 3.].map(|v| p.see(v)), [true, true, false, true]);
+        assert_eq!(
+            [1., 2., 1.5, 3.].map(|v| p.see(v)),
+            [true, true, false, true]
+        );
         assert!(!p.check(4));
         assert_eq!((p.step, p.value, p.rises), (2., 3., 0));
         // All rise, none beyond the best: the step and the best stay the same.

@@ -3,7 +3,8 @@ use crate::Budget;
 use candle_core::Tensor;
 use crmt_core::{Modality, PerModality};
 
-/// One batch's budget: the radius of each sample on modality `m` is `factors[m][i]` times the budget's.
+/// One batch's budget: the radius of each sample on modality `m` is `factors[m][i]` times the
+/// budget's.
 #[derive(Debug, Clone)]
 pub(crate) struct Ball<'a> {
     pub budget: &'a Budget,

@@ -12,7 +12,8 @@ pub enum Norm {
     Linf,
 }
 
-/// How far an attack may move an input, in declared units (array distance divided by the modality's scale).
+/// How far an attack may move an input, in declared units (array distance divided by the modality's
+/// scale).
 #[derive(Debug, Clone, PartialEq)]
 pub enum Budget {
     /// `sqrt(sum_m |d_m|_2^2) <= radius`: the attacker spends freely across modalities.
@@ -47,19 +48,33 @@ impl Budget {
     pub(crate) fn contains(&self, smaller: &Self) -> bool {
         match (self, smaller) {
             (Self::Joint(a), Self::Joint(b)) => a >= b,
-            (Self::Each { norm, radii }, Self::Each { norm: other, radii: less }) => {
-                norm == other && radii.len() == less.len() && radii.iter().zip(less.iter()).all(|(a, b)| a >= b)
+            (
+                Self::Each { norm, radii },
+                Self::Each {
+                    norm: other,
+                    radii: less,
+                },
+            ) => {
+                norm == other
+                    && radii.len() == less.len()
+                    && radii.iter().zip(less.iter()).all(|(a, b)| a >= b)
             }
             _ => false,
         }
     }
 
     pub(crate) fn linf(&self) -> bool {
-        matches!(self, Self::Each { norm: Norm::Linf, .. })
+        matches!(
+            self,
+            Self::Each {
+                norm: Norm::Linf,
+                ..
+            }
+        )
     }
 
-    /// Checks that every radius is a number, and that `dtype` holds what is as far away as that, `factors[m][i]` times for
-    /// sample `i`.
+    /// Checks that every radius is a number, and that `dtype` holds what is as far away as that,
+    /// `factors[m][i]` times for sample `i`.
     pub(crate) fn check(
         &self,
         modalities: &PerModality<Modality>,
@@ -67,23 +82,41 @@ impl Budget {
         factors: Option<&PerModality<Vec<f64>>>,
     ) -> Result<()> {
         let valid = |what: String, radius: f64| {
-            if radius.is_finite() && radius >= 0. { Ok(()) } else { Err(Error::Radius { what, radius }) }
+            if radius.is_finite() && radius >= 0. {
+                Ok(())
+            } else {
+                Err(Error::Radius { what, radius })
+            }
         };
         match self {
             Self::Joint(radius) => valid("joint budget".into(), *radius)?,
             Self::Each { radii, .. } => modalities
                 .zip(radii, "radii of the budget")?
                 .iter()
-                .try_for_each(|(m, radius)| valid(format!("budget of modality `{}`", m.name), **radius))?,
+                .try_for_each(|(m, radius)| {
+                    valid(format!("budget of modality `{}`", m.name), **radius)
+                })?,
         }
         // A step crosses the whole ball; of `f64`, squares are taken.
-        let holds = if dtype == DType::F64 { 1e150 } else { f64::from(f32::MAX) / 8. };
+        let holds = if dtype == DType::F64 {
+            1e150
+        } else {
+            f64::from(f32::MAX) / 8.
+        };
         for (m, modality) in modalities.iter().enumerate() {
-            let greatest = factors.filter(|f| m < f.len()).map_or(1., |f| f[m].iter().copied().fold(0., f64::max));
+            let greatest = factors
+                .filter(|f| m < f.len())
+                .map_or(1., |f| f[m].iter().copied().fold(0., f64::max));
             let (radius, most) = (self.radius(m) * greatest, holds / modality.scale);
             if radius > most {
                 let (modality, scale) = (modality.name.clone(), modality.scale);
-                return Err(Error::TooFar { modality, radius, scale, dtype: dtype.as_str(), most });
+                return Err(Error::TooFar {
+                    modality,
+                    radius,
+                    scale,
+                    dtype: dtype.as_str(),
+                    most,
+                });
             }
         }
         Ok(())

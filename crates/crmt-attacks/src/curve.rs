@@ -9,7 +9,8 @@ use crmt_core::{Classifier, PerModality};
 pub struct Curve {
     /// Per sample: did the clean input already meet the goal?
     pub clean: Vec<bool>,
-    /// Per sample: the first attack that met the goal (0 for samples in [`clean`](Self::clean)), if any did.
+    /// Per sample: the first attack that met the goal (0 for samples in [`clean`](Self::clean)), if
+    /// any did.
     pub fell: Vec<Option<usize>>,
     /// Per sample: distance at which it fell, in declared units; 0 if it never did or had already.
     pub distance: Vec<f64>,
@@ -24,10 +25,14 @@ pub struct Curve {
 impl Curve {
     /// Per sample: had it fallen to attack `k` or one before?
     pub fn success(&self, k: usize) -> Vec<bool> {
-        self.fell.iter().map(|fell| fell.is_some_and(|by| by <= k)).collect()
+        self.fell
+            .iter()
+            .map(|fell| fell.is_some_and(|by| by <= k))
+            .collect()
     }
 
-    /// Fraction of samples that stood against attack `k` and all before: the robust accuracy at budget `k`.
+    /// Fraction of samples that stood against attack `k` and all before: the robust accuracy at
+    /// budget `k`.
     pub fn standing(&self, k: usize) -> f64 {
         self.success(k).iter().filter(|fell| !**fell).count() as f64 / self.fell.len() as f64
     }
@@ -44,8 +49,8 @@ impl Curve {
     }
 }
 
-/// Runs `attacks` in order of growing budgets, each on the samples that still stand: a sample broken at a smaller
-/// budget is broken at every larger one.
+/// Runs `attacks` in order of growing budgets, each on the samples that still stand: a sample
+/// broken at a smaller budget is broken at every larger one.
 ///
 /// # Errors
 /// [`Error::NotAscending`] when a budget does not contain the one before it; otherwise as [`run`].
@@ -56,7 +61,9 @@ pub fn strongest(
     goal: &Goal,
     draws: &Draws,
 ) -> Result<Curve> {
-    if let Some(k) = (1..attacks.len()).find(|k| !attacks[*k].budget().contains(attacks[*k - 1].budget())) {
+    if let Some(k) =
+        (1..attacks.len()).find(|k| !attacks[*k].budget().contains(attacks[*k - 1].budget()))
+    {
         return Err(Error::NotAscending(k));
     }
     if attacks.is_empty() {
@@ -76,9 +83,16 @@ pub fn strongest(
         if standing.is_empty() {
             break;
         }
-        let index = |t: &Tensor| t.contiguous()?.index_select(&Tensor::new(standing.as_slice(), t.device())?, 0);
+        let index = |t: &Tensor| {
+            t.contiguous()?
+                .index_select(&Tensor::new(standing.as_slice(), t.device())?, 0)
+        };
         let whole = standing.len() == samples;
-        let part = if whole { inputs.clone() } else { inputs.try_map(index)? };
+        let part = if whole {
+            inputs.clone()
+        } else {
+            inputs.try_map(index)?
+        };
         let goal = goal.with(index(goal.labels())?);
         let outcome = run(*attack, classifier, &part, &goal, &draws.select(&standing))?;
         curve.forwards += outcome.forwards;
@@ -93,7 +107,9 @@ pub fn strongest(
         }
         curve.spent = curve.spent.try_enumerate(|m, spent| -> Result<_> {
             let mut spent = spent.clone();
-            (0..standing.len()).filter(fell).for_each(|row| spent[standing[row] as usize] = outcome.spent[m][row]);
+            (0..standing.len())
+                .filter(fell)
+                .for_each(|row| spent[standing[row] as usize] = outcome.spent[m][row]);
             Ok(spent)
         })?;
         standing.retain(|i| curve.fell[*i as usize].is_none());

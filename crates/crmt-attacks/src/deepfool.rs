@@ -1,5 +1,5 @@
-//! DeepFool (Moosavi-Dezfooli et al. 2016): straight to the nearest linearised boundary, over several inputs at once.
-//! Does not return to the clean input; `Fab` does.
+//! DeepFool (Moosavi-Dezfooli et al. 2016): straight to the nearest linearised boundary, over
+//! several inputs at once. Does not return to the clean input; `Fab` does.
 use crate::{
     Attack, Budget, Error, Problem, Result,
     hyperplane::{Plane, Space},
@@ -14,10 +14,11 @@ use crmt_core::PerModality;
 /// How far beyond a linearised boundary each step goes, in declared units.
 const FURTHER: f64 = 1e-4;
 
-/// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks").
+/// DeepFool (Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep
+/// neural networks").
 ///
-/// Per sample, with `to(x, H)` the smallest move from `x` to the hyperplane `H` in the norm of the budget (published for l2
-/// and linf), without regard to domains:
+/// Per sample, with `to(x, H)` the smallest move from `x` to the hyperplane `H` in the norm of the
+/// budget (published for l2 and linf), without regard to domains:
 ///
 /// ```text
 /// x = the clean input; p = 0
@@ -27,16 +28,17 @@ const FURTHER: f64 = 1e-4;
 ///     x = clamp(clean + (1 + overshoot) p)
 /// ```
 ///
-/// What the domains cut off is not spent elsewhere: a boundary that curves away is met a little later, and nearer than by
-/// going the whole way within the domains each time. The little further, which foolbox has too, carries samples across that
-/// would only approach the boundary.
+/// What the domains cut off is not spent elsewhere: a boundary that curves away is met a little
+/// later, and nearer than by going the whole way within the domains each time. The little further,
+/// which foolbox has too, carries samples across that would only approach the boundary.
 ///
-/// For [`Goal::Reach`](crate::Goal::Reach) the only hyperplane is that of the margin. Of [`Goal::Avoid`](crate::Goal::Avoid),
-/// with `R` rivals, each step costs `R` forward and `R` backward evaluations of a sample that stands, and the attack one
-/// forward to rank them.
+/// For [`Goal::Reach`](crate::Goal::Reach) the only hyperplane is that of the margin. Of
+/// [`Goal::Avoid`](crate::Goal::Avoid), with `R` rivals, each step costs `R` forward and `R`
+/// backward evaluations of a sample that stands, and the attack one forward to rank them.
 ///
-/// It does not: stop at the budget, or look at it but for the norm; find the nearest adversarial, but one that is near; go
-/// on after the first, so that a sample whose first is outside the budget stands.
+/// It does not: stop at the budget, or look at it but for the norm; find the nearest adversarial,
+/// but one that is near; go on after the first, so that a sample whose first is outside the budget
+/// stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeepFool {
     /// What near means.
@@ -45,14 +47,20 @@ pub struct DeepFool {
     pub steps: usize,
     /// How far beyond a hyperplane to go, relative to the way there; published 0.02.
     pub overshoot: f64,
-    /// How many of the most likely wrong classes of the clean input to look at; the released code looks at 9.
+    /// How many of the most likely wrong classes of the clean input to look at; the released code
+    /// looks at 9.
     pub rivals: usize,
 }
 
 impl DeepFool {
     /// As released: 50 steps, an overshoot of 0.02, 9 rivals.
     pub fn new(budget: Budget) -> Self {
-        Self { budget, steps: 50, overshoot: 0.02, rivals: 9 }
+        Self {
+            budget,
+            steps: 50,
+            overshoot: 0.02,
+            rivals: 9,
+        }
     }
 
     /// The same attack with another number of steps.
@@ -71,8 +79,13 @@ impl Attack for DeepFool {
     }
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
-        if self.steps == 0 || self.rivals == 0 || !(self.overshoot >= 0. && self.overshoot.is_finite()) {
-            return Err(Error::Setting("deepfool needs a step, a rival, and an overshoot of at least 0"));
+        if self.steps == 0
+            || self.rivals == 0
+            || !(self.overshoot >= 0. && self.overshoot.is_finite())
+        {
+            return Err(Error::Setting(
+                "deepfool needs a step, a rival, and an overshoot of at least 0",
+            ));
         }
         let mut found = Found::new(problem.samples());
         if problem.samples() == 0 {
@@ -83,8 +96,11 @@ impl Attack for DeepFool {
         let free = space.unbounded();
         let mut active = Active::new(problem, &found)?;
         let mut x = problem.clean().clone();
-        let mut sums: Vec<Point> =
-            Rows::new(&x)?.points().iter().map(|x| x.iter().map(|x| vec![0.; x.len()]).collect()).collect();
+        let mut sums: Vec<Point> = Rows::new(&x)?
+            .points()
+            .iter()
+            .map(|x| x.iter().map(|x| vec![0.; x.len()]).collect())
+            .collect();
         for _ in 0..self.steps {
             let here = active.problem(problem);
             let own: Vec<_> = boundaries.iter().map(|b| b.select(&active.rows)).collect();
@@ -106,11 +122,28 @@ impl Attack for DeepFool {
                 let radii: Vec<f64> = radii.iter().map(|r| r[i]).collect();
                 let way = free.toward(&radii, x, &plane.normal, -plane.value);
                 let nothing: Point = way.iter().map(|way| vec![0.; way.len()]).collect();
-                let length = free.lengths(&nothing, &way).into_iter().fold(0., f64::hypot);
-                *sum = moved(sum, &way, if length > 0. { 1. + FURTHER / length } else { 1. });
+                let length = free
+                    .lengths(&nothing, &way)
+                    .into_iter()
+                    .fold(0., f64::hypot);
+                *sum = moved(
+                    sum,
+                    &way,
+                    if length > 0. {
+                        1. + FURTHER / length
+                    } else {
+                        1.
+                    },
+                );
                 space.clamped(&radii, moved(&clean.of(i), sum, 1. + self.overshoot))
             };
-            let next: Vec<Point> = from.iter().zip(&planes).zip(&mut sums).enumerate().map(step).collect();
+            let next: Vec<Point> = from
+                .iter()
+                .zip(&planes)
+                .zip(&mut sums)
+                .enumerate()
+                .map(step)
+                .collect();
             x = stacked(&x, &next)?;
         }
         found.record(active.rows.into_iter(), x, false);

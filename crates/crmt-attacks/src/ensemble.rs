@@ -24,7 +24,11 @@ pub struct Effort {
 impl Default for Effort {
     /// As published (Croce & Hein 2020).
     fn default() -> Self {
-        Self { steps: 100, targets: 9, queries: 5000 }
+        Self {
+            steps: 100,
+            targets: 9,
+            queries: 5000,
+        }
     }
 }
 
@@ -36,7 +40,8 @@ impl Default for Effort {
 ///     judge x; those that meet the goal keep it, and are worked on no more
 /// ```
 ///
-/// Every member has the ensemble's own budget. A sample that never falls ends where the last member left it.
+/// Every member has the ensemble's own budget. A sample that never falls ends where the last member
+/// left it.
 pub struct Ensemble {
     name: String,
     members: Vec<Box<dyn Attack>>,
@@ -52,24 +57,37 @@ impl Ensemble {
             return Err(Error::Setting("an ensemble needs at least one attack"));
         };
         if members.iter().any(|m| m.budget() != first.budget()) {
-            return Err(Error::Setting("the attacks of an ensemble share one budget"));
+            return Err(Error::Setting(
+                "the attacks of an ensemble share one budget",
+            ));
         }
-        Ok(Self { name: name.into(), members })
+        Ok(Self {
+            name: name.into(),
+            members,
+        })
     }
 
-    /// AutoAttack's standard version (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble
-    /// of diverse parameter-free attacks") over several inputs: [`Apgd::ce`], [`Apgd::targeted`], [`Fab::targeted`],
-    /// [`Square`]. Models of fewer than four classes, for which the targeted DLR is not defined, are climbed by plain
-    /// differences of logits.
+    /// AutoAttack's standard version (Croce & Hein 2020, "Reliable evaluation of adversarial
+    /// robustness with an ensemble of diverse parameter-free attacks") over several inputs:
+    /// [`Apgd::ce`], [`Apgd::targeted`], [`Fab::targeted`], [`Square`]. Models of fewer than four
+    /// classes, for which the targeted DLR is not defined, are climbed by plain differences of
+    /// logits.
     pub fn standard(budget: Budget, effort: Effort) -> Self {
-        let Effort { steps, targets, queries } = effort;
+        let Effort {
+            steps,
+            targets,
+            queries,
+        } = effort;
         let members: Vec<Box<dyn Attack>> = vec![
             Box::new(Apgd::ce(budget.clone()).with_steps(steps)),
             Box::new(Apgd::targeted(budget.clone(), targets).with_steps(steps)),
             Box::new(Fab::targeted(budget.clone(), targets).with_steps(steps)),
             Box::new(Square::new(budget, queries)),
         ];
-        Self { name: "standard".into(), members }
+        Self {
+            name: "standard".into(),
+            members,
+        }
     }
 
     /// The attacks, in order.
@@ -96,7 +114,11 @@ impl Attack for Ensemble {
             let here = active.problem(problem);
             let proposal = propose(member.as_ref(), here)?;
             let mut x = proposal.x;
-            active.rows.iter().zip(proposal.lost).for_each(|(row, none)| lost[*row as usize] &= none);
+            active
+                .rows
+                .iter()
+                .zip(proposal.lost)
+                .for_each(|(row, none)| lost[*row as usize] &= none);
             let met = here.met_firmly(&here.logits(&x)?)?;
             if let Some(keep) = active.retire(problem, &mut found, &met, &x)? {
                 if keep.is_empty() {

@@ -13,7 +13,9 @@ pub enum Error {
         radius: f64,
     },
     /// A standard deviation is negative or not finite.
-    #[error("modality `{modality}`: a standard deviation is a finite number of at least 0, got {sigma}")]
+    #[error(
+        "modality `{modality}`: a standard deviation is a finite number of at least 0, got {sigma}"
+    )]
     Sigma {
         /// Name of the modality.
         modality: String,
@@ -44,7 +46,9 @@ pub enum Error {
     #[error("the model has {0} classes: an attack needs at least 2")]
     Classes(usize),
     /// A loss that needs more classes to be defined.
-    #[error("{loss} needs at least {needed} classes, the model has {classes}: climb the margin instead")]
+    #[error(
+        "{loss} needs at least {needed} classes, the model has {classes}: climb the margin instead"
+    )]
     FewClasses {
         /// Which loss.
         loss: &'static str,
@@ -111,7 +115,9 @@ pub enum Error {
         modality: String,
     },
     /// A proposal of the wrong shape.
-    #[error("modality `{modality}`: attack `{attack}` proposed shape {got:?} for inputs of shape {expected:?}")]
+    #[error(
+        "modality `{modality}`: attack `{attack}` proposed shape {got:?} for inputs of shape {expected:?}"
+    )]
     Proposal {
         /// Name of the modality.
         modality: String,
@@ -123,7 +129,9 @@ pub enum Error {
         got: Vec<usize>,
     },
     /// A corruption that means nothing for samples of this shape.
-    #[error("modality `{modality}`: `{corruption}` does not apply to samples of shape {shape:?}; skip it there")]
+    #[error(
+        "modality `{modality}`: `{corruption}` does not apply to samples of shape {shape:?}; skip it there"
+    )]
     NotApplicable {
         /// Name of the corruption.
         corruption: &'static str,
@@ -133,7 +141,9 @@ pub enum Error {
         shape: Vec<usize>,
     },
     /// Budgets of a curve that do not grow.
-    #[error("attack {0} of the curve has a smaller budget than the one before it: order them by strength")]
+    #[error(
+        "attack {0} of the curve has a smaller budget than the one before it: order them by strength"
+    )]
     NotAscending(usize),
     /// A setting with no meaning.
     #[error("{0}")]

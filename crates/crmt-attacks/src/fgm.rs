@@ -4,8 +4,9 @@ use crate::{Attack, Budget, Loss, Problem, Result};
 use candle_core::Tensor;
 use crmt_core::PerModality;
 
-/// The fast gradient method (Goodfellow et al. 2015): `x + eps * g / |g|`, joint or per modality, or `x + eps * sign(g)`
-/// for an linf budget, with `g` the gradient of the cross-entropy at the clean input.
+/// The fast gradient method (Goodfellow et al. 2015): `x + eps * g / |g|`, joint or per modality,
+/// or `x + eps * sign(g)` for an linf budget, with `g` the gradient of the cross-entropy at the
+/// clean input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fgm {
     /// How far to go.
@@ -29,7 +30,8 @@ impl Attack for Fgm {
     }
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
-        let (gradients, _) = problem.gradients(&self.budget, problem.clean(), Loss::CrossEntropy)?;
+        let (gradients, _) =
+            problem.gradients(&self.budget, problem.clean(), Loss::CrossEntropy)?;
         problem.step(&self.budget, problem.clean(), &gradients, 1.)
     }
 }

@@ -39,21 +39,25 @@ impl Goal {
 /// What an attack climbs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
-    /// Cross-entropy, as the log-odds `log sum_{j != y} exp(h_j) - h_y = log(exp(CE) - 1)`: an increasing function of
-    /// the cross-entropy, so each sample's gradient has the same direction, but its size does not vanish with
-    /// confidence (in `f32` the gradient of the cross-entropy itself is exactly 0 beyond a margin of about 17).
+    /// Cross-entropy, as the log-odds `log sum_{j != y} exp(h_j) - h_y = log(exp(CE) - 1)`: an
+    /// increasing function of the cross-entropy, so each sample's gradient has the same direction,
+    /// but its size does not vanish with confidence (in `f32` the gradient of the cross-entropy
+    /// itself is exactly 0 beyond a margin of about 17).
     CrossEntropy,
     /// Best rival minus own: `max_{j != y} h_j - h_y`.
     Margin,
-    /// One class minus own, `h_j - h_y`, whatever the other rivals do: the way to a certificate's binding rival, and,
-    /// one restart per class, the multi-targeted attack. Flat for samples whose own class it is.
+    /// One class minus own, `h_j - h_y`, whatever the other rivals do: the way to a certificate's
+    /// binding rival, and, one restart per class, the multi-targeted attack. Flat for samples whose
+    /// own class it is.
     Class(u32),
-    /// Difference of logits ratio (Croce & Hein 2020), `-(h_y - max_{j != y} h_j) / (h_(1) - h_(3) + 1e-12)` with
-    /// `h_(1) >= h_(2) >= ...` all logits in order: the margin, invariant to a shift and to the scale of the logits.
-    /// For three classes or more.
+    /// Difference of logits ratio (Croce & Hein 2020),
+    /// `-(h_y - max_{j != y} h_j) / (h_(1) - h_(3) + 1e-12)` with `h_(1) >= h_(2) >= ...` all
+    /// logits in order: the margin, invariant to a shift and to the scale of the logits. For three
+    /// classes or more.
     Dlr,
-    /// The same towards one class (Croce & Hein 2020), `-(h_y - h_j) / (h_(1) - (h_(3) + h_(4)) / 2 + 1e-12)`. For
-    /// four classes or more; flat for samples whose own class it is.
+    /// The same towards one class (Croce & Hein 2020),
+    /// `-(h_y - h_j) / (h_(1) - (h_(3) + h_(4)) / 2 + 1e-12)`. For four classes or more; flat for
+    /// samples whose own class it is.
     DlrTargeted(u32),
 }
 
@@ -61,28 +65,42 @@ impl Loss {
     /// `[batch]`; larger is closer to `goal`. `logits`: `[batch, classes]`, two classes or more.
     ///
     /// # Errors
-    /// When the model does not have the class, or not the number of classes, that the loss asks for.
+    /// When the model does not have the class, or not the number of classes, that the loss asks
+    /// for.
     pub fn value(self, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
         let labels = goal.labels().unsqueeze(1)?;
         let own = logits.gather(&labels, 1)?;
         if let Self::Class(class) | Self::DlrTargeted(class) = self {
             let classes = logits.dim(1)?;
             if class as usize >= classes {
-                return Err(Error::Setting("a restart climbs towards a class that the model does not have"));
+                return Err(Error::Setting(
+                    "a restart climbs towards a class that the model does not have",
+                ));
             }
             if let Self::DlrTargeted(class) = self {
-                return dlr_towards(&Tensor::full(class, labels.elem_count(), logits.device())?, logits, goal);
+                return dlr_towards(
+                    &Tensor::full(class, labels.elem_count(), logits.device())?,
+                    logits,
+                    goal,
+                );
             }
             let rival = logits.narrow(1, class as usize, 1)?;
             return Ok(((rival - own)?.squeeze(1)? * goal.sign())?);
         }
-        let rivals = logits.broadcast_add(&own_class(goal.labels(), logits, f64::from(f32::MIN) / 4.)?)?;
+        let rivals =
+            logits.broadcast_add(&own_class(goal.labels(), logits, f64::from(f32::MIN) / 4.)?)?;
         let best = rivals.max_keepdim(D::Minus1)?;
         let rival = match self {
             Self::CrossEntropy => {
-                // The shift cancels in the value and its derivative: treating it as a constant is exact.
+                // The shift cancels in the value and its derivative: treating it as a constant is
+                // exact.
                 let shift = best.detach();
-                (rivals.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?.log()? + shift)?
+                (rivals
+                    .broadcast_sub(&shift)?
+                    .exp()?
+                    .sum_keepdim(D::Minus1)?
+                    .log()?
+                    + shift)?
             }
             _ => best,
         };
@@ -110,10 +128,18 @@ pub(crate) fn margin_towards(classes: &Tensor, logits: &Tensor, goal: &Goal) -> 
 }
 
 /// The logits, each `[batch, 1]`, at these ranks: 0 is the greatest.
-fn ranked<const N: usize>(loss: &'static str, logits: &Tensor, ranks: [usize; N]) -> Result<[Tensor; N]> {
+fn ranked<const N: usize>(
+    loss: &'static str,
+    logits: &Tensor,
+    ranks: [usize; N],
+) -> Result<[Tensor; N]> {
     let (needed, classes) = (ranks[N - 1] + 1, logits.dim(1)?);
     if classes < needed {
-        return Err(Error::FewClasses { loss, needed, classes });
+        return Err(Error::FewClasses {
+            loss,
+            needed,
+            classes,
+        });
     }
     let order = logits.detach().contiguous()?.arg_sort_last_dim(false)?;
     let mut found = ranks.map(|_| logits.clone());
@@ -129,8 +155,8 @@ fn own_class(labels: &Tensor, like: &Tensor, value: f64) -> Result<Tensor> {
     Ok(eye.index_select(labels, 0)?)
 }
 
-/// Per sample: does the label's logit exceed every other? A tie is not correct, as for a certificate; nor is a row that
-/// holds a NaN or an infinity, which says nothing.
+/// Per sample: does the label's logit exceed every other? A tie is not correct, as for a
+/// certificate; nor is a row that holds a NaN or an infinity, which says nothing.
 ///
 /// `logits`: `[batch, classes]`; `labels`: `[batch]` `u32`.
 ///
@@ -152,10 +178,15 @@ pub fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
 /// The class with the greatest logit, the first of equals. `logits`: `[batch, classes]`.
 ///
 /// # Errors
-/// [`Error::Logits`] names the first sample whose logits are not finite: it has no prediction. [`answers`] goes on.
+/// [`Error::Logits`] names the first sample whose logits are not finite: it has no prediction.
+/// [`answers`] goes on.
 pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
     let answer = |(sample, class): (usize, Option<u32>)| class.ok_or(Error::Logits { sample });
-    answers(logits)?.into_iter().enumerate().map(answer).collect()
+    answers(logits)?
+        .into_iter()
+        .enumerate()
+        .map(answer)
+        .collect()
 }
 
 /// As [`predictions`]; `None` for samples whose logits hold a NaN or an infinity.
@@ -163,8 +194,12 @@ pub fn predictions(logits: &Tensor) -> Result<Vec<u32>> {
 /// # Errors
 /// Unless `logits` is `[batch, classes]`.
 pub fn answers(logits: &Tensor) -> Result<Vec<Option<u32>>> {
-    let greatest =
-        |row: &[f64]| (1..row.len()).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let greatest = |row: &[f64]| {
+        (1..row.len()).fold(
+            0,
+            |best, class| if row[class] > row[best] { class } else { best },
+        )
+    };
     let answer = |row: &Vec<f64>| (finite(row) && !row.is_empty()).then(|| greatest(row) as u32);
     Ok(rows_of(logits)?.iter().map(answer).collect())
 }
@@ -188,15 +223,26 @@ pub(crate) fn log_softmax(logits: &Tensor) -> crmt_core::Result<Tensor> {
 pub(crate) fn correct_rows(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
     let (samples, classes) = logits.dims2()?;
     if labels.len() != samples {
-        return Err(Error::Samples { what: "labels", expected: samples, got: labels.len() });
+        return Err(Error::Samples {
+            what: "labels",
+            expected: samples,
+            got: labels.len(),
+        });
     }
     check_labels(labels, classes)?;
-    let stands = |row: &[f64], y: usize| finite(row) && row.iter().enumerate().all(|(j, h)| j == y || row[y] > *h);
-    Ok(rows_of(logits)?.iter().zip(labels).map(|(row, y)| stands(row, *y as usize)).collect())
+    let stands = |row: &[f64], y: usize| {
+        finite(row) && row.iter().enumerate().all(|(j, h)| j == y || row[y] > *h)
+    };
+    Ok(rows_of(logits)?
+        .iter()
+        .zip(labels)
+        .map(|(row, y)| stands(row, *y as usize))
+        .collect())
 }
 
-/// Per sample: is the label's margin below 0 by more than rounding, whatever the batch in which the sample is judged? A
-/// kernel adds up in another order for another number of rows. Also where logits are not finite.
+/// Per sample: is the label's margin below 0 by more than rounding, whatever the batch in which the
+/// sample is judged? A kernel adds up in another order for another number of rows. Also where
+/// logits are not finite.
 pub(crate) fn clearly_lost(logits: &Tensor, labels: &[u32]) -> Result<Vec<bool>> {
     let lost = |row: &[f64], y: usize, slack: f64| rival(row, y) - row[y] > slack || !finite(row);
     clearly(logits, labels, lost)
@@ -208,22 +254,43 @@ pub(crate) fn clearly_correct(logits: &Tensor, labels: &[u32]) -> Result<Vec<boo
     clearly(logits, labels, stands)
 }
 
-fn clearly(logits: &Tensor, labels: &[u32], holds: impl Fn(&[f64], usize, f64) -> bool) -> Result<Vec<bool>> {
-    /// Roundings of the greatest logit: some times what was seen between batches of different sizes.
+fn clearly(
+    logits: &Tensor,
+    labels: &[u32],
+    holds: impl Fn(&[f64], usize, f64) -> bool,
+) -> Result<Vec<bool>> {
+    /// Roundings of the greatest logit: some times what was seen between batches of different
+    /// sizes.
     const ROUNDINGS: f64 = 64.;
-    let rounding = if logits.dtype() == DType::F64 { f64::EPSILON } else { f64::from(f32::EPSILON) };
-    let slack = |row: &[f64]| ROUNDINGS * rounding * row.iter().fold(0., |most: f64, h| most.max(h.abs()));
-    Ok(rows_of(logits)?.iter().zip(labels).map(|(row, y)| holds(row, *y as usize, slack(row))).collect())
+    let rounding = if logits.dtype() == DType::F64 {
+        f64::EPSILON
+    } else {
+        f64::from(f32::EPSILON)
+    };
+    let slack =
+        |row: &[f64]| ROUNDINGS * rounding * row.iter().fold(0., |most: f64, h| most.max(h.abs()));
+    Ok(rows_of(logits)?
+        .iter()
+        .zip(labels)
+        .map(|(row, y)| holds(row, *y as usize, slack(row)))
+        .collect())
 }
 
 /// The greatest logit of another class.
 fn rival(row: &[f64], y: usize) -> f64 {
-    row.iter().enumerate().filter(|(j, _)| *j != y).fold(f64::NEG_INFINITY, |most, (_, h)| most.max(*h))
+    row.iter()
+        .enumerate()
+        .filter(|(j, _)| *j != y)
+        .fold(f64::NEG_INFINITY, |most, (_, h)| most.max(*h))
 }
 
 pub(crate) fn check_labels(labels: &[u32], classes: usize) -> Result<()> {
     match labels.iter().position(|y| *y as usize >= classes) {
-        Some(sample) => Err(Error::Class { sample, class: labels[sample], classes }),
+        Some(sample) => Err(Error::Class {
+            sample,
+            class: labels[sample],
+            classes,
+        }),
         None => Ok(()),
     }
 }
@@ -242,16 +309,33 @@ mod tests {
         // A few roundings.
         assert!((value.to_vec1::<f64>()?[0] - direct).abs() < 1e-14);
         let g = value.sum_all()?.backward()?;
-        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f64>()?;
+        let g = g
+            .get(&h)
+            .expect("depends")
+            .flatten_all()?
+            .to_vec1::<f64>()?;
         let rest = 0.5f64.exp() + (-1f64).exp();
-        for (g, want) in g.iter().zip([-1., 0.5f64.exp() / rest, (-1f64).exp() / rest]) {
+        for (g, want) in g
+            .iter()
+            .zip([-1., 0.5f64.exp() / rest, (-1f64).exp() / rest])
+        {
             assert!((g - want).abs() < 1e-14, "{g} for {want}");
         }
         // A margin of 200 in f32: the gradient of the cross-entropy itself would be 0.
         let h = Var::new(&[[200f32, 0., -1.]], &Device::Cpu)?;
-        let g = Loss::CrossEntropy.value(&h, &Goal::Avoid(labels))?.sum_all()?.backward()?;
-        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f32>()?;
-        assert!(g.iter().all(|g| g.is_finite()) && (g[0] + 1.).abs() < 1e-6, "{g:?}");
+        let g = Loss::CrossEntropy
+            .value(&h, &Goal::Avoid(labels))?
+            .sum_all()?
+            .backward()?;
+        let g = g
+            .get(&h)
+            .expect("depends")
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        assert!(
+            g.iter().all(|g| g.is_finite()) && (g[0] + 1.).abs() < 1e-6,
+            "{g:?}"
+        );
         Ok(())
     }
 
@@ -264,12 +348,21 @@ mod tests {
         let want = [-2. / 3., 2. / 3.];
         for h in [h.clone(), h.affine(7., -2.)?] {
             let got = Loss::Dlr.value(&h, &goal)?.to_vec1::<f64>()?;
-            assert!(got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-11), "{got:?}");
+            assert!(
+                got.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-11),
+                "{got:?}"
+            );
             // -(3 - 0) / (3 - (0 - 1) / 2), and -(1 - 0) / 3.5.
             let got = Loss::DlrTargeted(2).value(&h, &goal)?.to_vec1::<f64>()?;
-            assert!(got.iter().zip([-3. / 3.5, -1. / 3.5]).all(|(a, b)| (a - b).abs() < 1e-11), "{got:?}");
+            assert!(
+                got.iter()
+                    .zip([-3. / 3.5, -1. / 3.5])
+                    .all(|(a, b)| (a - b).abs() < 1e-11),
+                "{got:?}"
+            );
         }
-        let few = |loss: Loss, classes: usize| loss.value(&h.narrow(1, 0, classes)?.contiguous()?, &goal);
+        let few =
+            |loss: Loss, classes: usize| loss.value(&h.narrow(1, 0, classes)?.contiguous()?, &goal);
         let e = few(Loss::Dlr, 2).unwrap_err().to_string();
         assert!(e.contains("at least 3 classes"), "{e}");
         let e = few(Loss::DlrTargeted(2), 3).unwrap_err().to_string();
@@ -278,7 +371,11 @@ mod tests {
         // All logits equal: no information, no NaN.
         let h = Var::new(&[[1f32; 4]; 2], &Device::Cpu)?;
         let g = Loss::Dlr.value(&h, &goal)?.sum_all()?.backward()?;
-        let g = g.get(&h).expect("depends").flatten_all()?.to_vec1::<f32>()?;
+        let g = g
+            .get(&h)
+            .expect("depends")
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         assert!(g.iter().all(|g| g.is_finite()), "{g:?}");
         Ok(())
     }
@@ -293,12 +390,32 @@ mod tests {
         let e = predictions(&logits).unwrap_err();
         assert!(matches!(e, Error::Logits { sample: 2 }), "{e}");
         let e = correct(&logits, &Tensor::new(&[0u32, 1, 2], &Device::Cpu)?).unwrap_err();
-        assert!(matches!(e, Error::Class { sample: 2, class: 2, classes: 2 }), "{e}");
-        // An infinite logit exceeds every other, and says nothing: neither right, nor standing against an attack.
-        let infinite = Tensor::new(&[[f32::INFINITY, 1.], [1., f32::NEG_INFINITY]], &Device::Cpu)?;
-        assert_eq!(correct(&infinite, &Tensor::new(&[0u32, 0], &Device::Cpu)?)?, [false; 2]);
+        assert!(
+            matches!(
+                e,
+                Error::Class {
+                    sample: 2,
+                    class: 2,
+                    classes: 2
+                }
+            ),
+            "{e}"
+        );
+        // An infinite logit exceeds every other, and says nothing: neither right, nor standing
+        // against an attack.
+        let infinite = Tensor::new(
+            &[[f32::INFINITY, 1.], [1., f32::NEG_INFINITY]],
+            &Device::Cpu,
+        )?;
         assert_eq!(
-            (clearly_correct(&infinite, &[0, 0])?, clearly_lost(&infinite, &[0, 0])?),
+            correct(&infinite, &Tensor::new(&[0u32, 0], &Device::Cpu)?)?,
+            [false; 2]
+        );
+        assert_eq!(
+            (
+                clearly_correct(&infinite, &[0, 0])?,
+                clearly_lost(&infinite, &[0, 0])?
+            ),
             (vec![false; 2], vec![true; 2])
         );
         Ok(())
@@ -307,12 +424,22 @@ mod tests {
     #[test]
     fn a_rounding_beyond_the_boundary_is_not_clearly_beyond() -> Result<()> {
         let ulp = f32::EPSILON;
-        let logits =
-            Tensor::new(&[[1., 1. + ulp], [1., 1. + 100. * ulp], [1. + ulp, 1.], [1. + 100. * ulp, 1.]], &Device::Cpu)?;
+        let logits = Tensor::new(
+            &[
+                [1., 1. + ulp],
+                [1., 1. + 100. * ulp],
+                [1. + ulp, 1.],
+                [1. + 100. * ulp, 1.],
+            ],
+            &Device::Cpu,
+        )?;
         let labels = [0; 4];
         assert_eq!(correct_rows(&logits, &labels)?, [false, false, true, true]);
         assert_eq!(clearly_lost(&logits, &labels)?, [false, true, false, false]);
-        assert_eq!(clearly_correct(&logits, &labels)?, [false, false, false, true]);
+        assert_eq!(
+            clearly_correct(&logits, &labels)?,
+            [false, false, false, true]
+        );
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
-//! The shortest way to a hyperplane within the domains, in the norm of a budget: what attacks that look for the nearest
-//! adversarial are made of. Does not know models, nor batches: one sample at a time, in `f64`.
+//! The shortest way to a hyperplane within the domains, in the norm of a budget: what attacks that
+//! look for the nearest adversarial are made of. Does not know models, nor batches: one sample at a
+//! time, in `f64`.
 use crate::{Budget, Norm, points::Point};
 use crmt_core::{Domain, Modality, PerModality};
 
@@ -17,15 +18,19 @@ impl Plane {
     pub fn at(&self, x: &Point, z: &Point) -> f64 {
         let parts = self.normal.iter().zip(x.iter().zip(z));
         self.value
-            + parts.flat_map(|(g, (x, z))| g.iter().zip(x.iter().zip(z))).map(|(g, (x, z))| g * (z - x)).sum::<f64>()
+            + parts
+                .flat_map(|(g, (x, z))| g.iter().zip(x.iter().zip(z)))
+                .map(|(g, (x, z))| g * (z - x))
+                .sum::<f64>()
     }
 }
 
 /// How moves are measured, and how far each element may move at all.
 ///
-/// The *size* of a move is the multiple of the budget that just allows it: with `r_m` the radii of the sample and `d_m`
-/// in declared units, `|d|_2 / r` for a joint budget, otherwise the greatest `|d_m| / r_m`. It is at most 1 within the
-/// budget, and infinite if a modality without a radius moves.
+/// The *size* of a move is the multiple of the budget that just allows it: with `r_m` the radii of
+/// the sample and `d_m` in declared units, `|d|_2 / r` for a joint budget, otherwise the greatest
+/// `|d_m| / r_m`. It is at most 1 within the budget, and infinite if a modality without a radius
+/// moves.
 pub(crate) struct Space<'a> {
     budget: &'a Budget,
     scales: Vec<f64>,
@@ -33,8 +38,8 @@ pub(crate) struct Space<'a> {
     limits: Vec<Option<[Vec<f64>; 2]>>,
 }
 
-/// What a move gains from one element, in units in which a move of `u` has size `|u|` by itself: at most `room`, each
-/// unit of it `gain`.
+/// What a move gains from one element, in units in which a move of `u` has size `|u|` by itself: at
+/// most `room`, each unit of it `gain`.
 #[derive(Debug, Clone, Copy)]
 struct Element {
     modality: usize,
@@ -48,12 +53,20 @@ struct Element {
 impl<'a> Space<'a> {
     pub fn new(budget: &'a Budget, modalities: &PerModality<Modality>) -> Self {
         let scales = modalities.iter().map(|m| m.scale).collect();
-        Self { budget, scales, limits: modalities.iter().map(limits).collect() }
+        Self {
+            budget,
+            scales,
+            limits: modalities.iter().map(limits).collect(),
+        }
     }
 
     /// The same without domains.
     pub fn unbounded(&self) -> Self {
-        Self { budget: self.budget, scales: self.scales.clone(), limits: vec![None; self.limits.len()] }
+        Self {
+            budget: self.budget,
+            scales: self.scales.clone(),
+            limits: vec![None; self.limits.len()],
+        }
     }
 
     pub fn budget(&self) -> &Budget {
@@ -71,14 +84,20 @@ impl<'a> Space<'a> {
 
     /// What a move of size 1 is on each modality, in the array's own units; 0: it does not move.
     fn units(&self, radii: &[f64]) -> Vec<f64> {
-        radii.iter().zip(&self.scales).map(|(radius, scale)| radius * scale).collect()
+        radii
+            .iter()
+            .zip(&self.scales)
+            .map(|(radius, scale)| radius * scale)
+            .collect()
     }
 
     /// The nearest point within the domains; modalities that do not move stay as they are.
     pub fn clamped(&self, radii: &[f64], mut x: Point) -> Point {
         for ((x, unit), limits) in x.iter_mut().zip(self.units(radii)).zip(&self.limits) {
             if let (Some([least, greatest]), true) = (limits, unit > 0.) {
-                x.iter_mut().zip(least.iter().zip(greatest)).for_each(|(x, (lo, hi))| *x = x.max(*lo).min(*hi));
+                x.iter_mut()
+                    .zip(least.iter().zip(greatest))
+                    .for_each(|(x, (lo, hi))| *x = x.max(*lo).min(*hi));
             }
         }
         x
@@ -89,7 +108,9 @@ impl<'a> Space<'a> {
         let length = |((a, b), scale): ((&Vec<f64>, &Vec<f64>), &f64)| {
             let moves = a.iter().zip(b).map(|(a, b)| (b - a).abs() / scale);
             match self.budget {
-                Budget::Each { norm: Norm::Linf, .. } => greatest(moves),
+                Budget::Each {
+                    norm: Norm::Linf, ..
+                } => greatest(moves),
                 _ => moves.map(|d| d * d).sum::<f64>().sqrt(),
             }
         };
@@ -98,33 +119,48 @@ impl<'a> Space<'a> {
 
     /// The size of the move from `a` to `b`.
     pub fn size(&self, radii: &[f64], a: &Point, b: &Point) -> f64 {
-        let each = self.lengths(a, b).into_iter().zip(radii).map(|(d, r)| if d == 0. { 0. } else { d / r });
+        let each = self
+            .lengths(a, b)
+            .into_iter()
+            .zip(radii)
+            .map(|(d, r)| if d == 0. { 0. } else { d / r });
         match self.budget {
             Budget::Joint(_) => each.fold(0., f64::hypot),
             Budget::Each { .. } => greatest(each),
         }
     }
 
-    /// The size of the shortest move to the hyperplane if there were no domains; infinite if it has no direction.
+    /// The size of the shortest move to the hyperplane if there were no domains; infinite if it has
+    /// no direction.
     pub fn distance(&self, radii: &[f64], plane: &Plane) -> f64 {
-        let each = self.units(radii).into_iter().zip(&plane.normal).map(|(unit, normal)| {
-            let gains = normal.iter().map(|g| g.abs() * unit);
-            match self.budget {
-                Budget::Each { norm: Norm::Linf, .. } => gains.sum(),
-                // No overflow or underflow on the way.
-                _ => gains.fold(0., f64::hypot),
-            }
-        });
+        let each = self
+            .units(radii)
+            .into_iter()
+            .zip(&plane.normal)
+            .map(|(unit, normal)| {
+                let gains = normal.iter().map(|g| g.abs() * unit);
+                match self.budget {
+                    Budget::Each {
+                        norm: Norm::Linf, ..
+                    } => gains.sum(),
+                    // No overflow or underflow on the way.
+                    _ => gains.fold(0., f64::hypot),
+                }
+            });
         let steepest = match self.budget {
             Budget::Joint(_) => each.fold(0., f64::hypot),
             Budget::Each { .. } => each.sum::<f64>(),
         };
-        if steepest > 0. { plane.value.abs() / steepest } else { f64::INFINITY }
+        if steepest > 0. {
+            plane.value.abs() / steepest
+        } else {
+            f64::INFINITY
+        }
     }
 
-    /// The smallest move from `x` within the domains after which `normal . z` is greater by `rise` (or less, if that is
-    /// negative); the move within the domains that comes closest to that, if none does. `x` itself is within the
-    /// domains. A zero normal moves nothing.
+    /// The smallest move from `x` within the domains after which `normal . z` is greater by `rise`
+    /// (or less, if that is negative); the move within the domains that comes closest to that, if
+    /// none does. `x` itself is within the domains. A zero normal moves nothing.
     pub fn toward(&self, radii: &[f64], x: &Point, normal: &Point, rise: f64) -> Point {
         let mut moved: Point = x.iter().map(|x| vec![0.; x.len()]).collect();
         let mut elements = self.elements(radii, x, normal, rise.signum());
@@ -138,7 +174,9 @@ impl<'a> Space<'a> {
         let multipliers = self.multipliers(&elements, rise);
         for e in elements {
             let length = match self.budget {
-                Budget::Each { norm: Norm::Linf, .. } => multipliers[0],
+                Budget::Each {
+                    norm: Norm::Linf, ..
+                } => multipliers[0],
                 Budget::Each { .. } => multipliers[e.modality] * e.gain,
                 Budget::Joint(_) => multipliers[0] * e.gain,
             };
@@ -150,7 +188,12 @@ impl<'a> Space<'a> {
     /// Those that can contribute.
     fn elements(&self, radii: &[f64], x: &Point, normal: &Point, sign: f64) -> Vec<Element> {
         let mut elements = vec![];
-        for (modality, unit) in self.units(radii).into_iter().enumerate().filter(|(_, unit)| *unit > 0.) {
+        for (modality, unit) in self
+            .units(radii)
+            .into_iter()
+            .enumerate()
+            .filter(|(_, unit)| *unit > 0.)
+        {
             for (index, g) in normal[modality].iter().enumerate() {
                 let up = g * sign > 0.;
                 let room = match &self.limits[modality] {
@@ -161,26 +204,42 @@ impl<'a> Space<'a> {
                 let gain = g.abs() * unit;
                 if gain > 0. && room > 0. {
                     let unit = if up { unit } else { -unit };
-                    elements.push(Element { modality, index, gain, room: room / unit.abs(), unit });
+                    elements.push(Element {
+                        modality,
+                        index,
+                        gain,
+                        room: room / unit.abs(),
+                        unit,
+                    });
                 }
             }
         }
         elements
     }
 
-    /// The multipliers `l` of the smallest move, `min(l gain, room)` of each element, `min(l, room)` for linf; one for
-    /// each modality where budgets are its own and l2, otherwise a single one. Infinite if all room is needed.
+    /// The multipliers `l` of the smallest move, `min(l gain, room)` of each element,
+    /// `min(l, room)` for linf; one for each modality where budgets are its own and l2, otherwise a
+    /// single one. Infinite if all room is needed.
     fn multipliers(&self, elements: &[Element], rise: f64) -> Vec<f64> {
         match self.budget {
             Budget::Joint(_) => {
-                vec![least(elements.iter().map(|e| (e.gain * e.gain, e.gain * e.room)), rise)]
+                vec![least(
+                    elements.iter().map(|e| (e.gain * e.gain, e.gain * e.room)),
+                    rise,
+                )]
             }
-            Budget::Each { norm: Norm::Linf, .. } => {
-                vec![least(elements.iter().map(|e| (e.gain, e.gain * e.room)), rise)]
+            Budget::Each {
+                norm: Norm::Linf, ..
+            } => {
+                vec![least(
+                    elements.iter().map(|e| (e.gain, e.gain * e.room)),
+                    rise,
+                )]
             }
             Budget::Each { .. } => {
                 // Elements lie in the order of their modalities.
-                let parts: Vec<&[Element]> = elements.chunk_by(|a, b| a.modality == b.modality).collect();
+                let parts: Vec<&[Element]> =
+                    elements.chunk_by(|a, b| a.modality == b.modality).collect();
                 let mut multipliers = vec![0.; self.scales.len()];
                 for (part, l) in parts.iter().zip(shared(&parts, rise)) {
                     multipliers[part[0].modality] = l;
@@ -191,10 +250,11 @@ impl<'a> Space<'a> {
     }
 }
 
-/// The least `x >= 0` with `sum_e min(p_e x, q_e) >= rise`, for terms `(p_e, q_e)`; infinite if there is none.
+/// The least `x >= 0` with `sum_e min(p_e x, q_e) >= rise`, for terms `(p_e, q_e)`; infinite if
+/// there is none.
 ///
-/// The sum is concave and piecewise linear: Newton's steps from 0 never go too far, and are exact once no further term
-/// reaches its greatest value on the way.
+/// The sum is concave and piecewise linear: Newton's steps from 0 never go too far, and are exact
+/// once no further term reaches its greatest value on the way.
 fn least(terms: impl Iterator<Item = (f64, f64)> + Clone, rise: f64) -> f64 {
     let mut x = 0.;
     loop {
@@ -213,21 +273,30 @@ fn least(terms: impl Iterator<Item = (f64, f64)> + Clone, rise: f64) -> f64 {
     }
 }
 
-/// For parts with balls of their own, the multiplier of each at the least common radius `t` at which the most that they
-/// gain together, `sum_m f_m(t)`, is `rise`.
+/// For parts with balls of their own, the multiplier of each at the least common radius `t` at
+/// which the most that they gain together, `sum_m f_m(t)`, is `rise`.
 ///
-/// In one ball and its box the most is gained by `u_e = min(l gain_e, room_e)` of length `t`, and grows by `t / l` with
-/// `t`. The sum is concave, so Newton's steps from 0 never go too far here either.
+/// In one ball and its box the most is gained by `u_e = min(l gain_e, room_e)` of length `t`, and
+/// grows by `t / l` with `t`. The sum is concave, so Newton's steps from 0 never go too far here
+/// either.
 fn shared(parts: &[&[Element]], rise: f64) -> Vec<f64> {
-    /// Steps double their digits; only at the very corner of a box they do not, and then it is nearly reached.
+    /// Steps double their digits; only at the very corner of a box they do not, and then it is
+    /// nearly reached.
     const STEPS: usize = 100;
     let (mut t, mut lengths) = (0f64, vec![0.; parts.len()]);
     for _ in 0..STEPS {
         let (mut gained, mut slope) = (0., 0.);
         for (part, l) in parts.iter().zip(&mut lengths) {
             // |u|^2 as a function of l^2.
-            *l = least(part.iter().map(|e| (e.gain * e.gain, e.room * e.room)), t * t).sqrt();
-            gained += part.iter().map(|e| e.gain * (*l * e.gain).min(e.room)).sum::<f64>();
+            *l = least(
+                part.iter().map(|e| (e.gain * e.gain, e.room * e.room)),
+                t * t,
+            )
+            .sqrt();
+            gained += part
+                .iter()
+                .map(|e| e.gain * (*l * e.gain).min(e.room))
+                .sum::<f64>();
             let all = || part.iter().map(|e| e.gain * e.gain).sum::<f64>().sqrt();
             slope += if t > 0. { t / *l } else { all() };
         }
@@ -243,7 +312,13 @@ fn shared(parts: &[&[Element]], rise: f64) -> Vec<f64> {
 
 /// At least 0; NaN if any is, so that what is no point has no size.
 fn greatest(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(0., |most: f64, v| if most.is_nan() || v.is_nan() { f64::NAN } else { most.max(v) })
+    values.fold(0., |most: f64, v| {
+        if most.is_nan() || v.is_nan() {
+            f64::NAN
+        } else {
+            most.max(v)
+        }
+    })
 }
 
 /// Of each element of a sample; `None`: of none.
@@ -253,7 +328,11 @@ fn limits(modality: &Modality) -> Option<[Vec<f64>; 2]> {
         Domain::Unbounded => None,
         Domain::Interval { lo, hi } => Some([vec![*lo; len], vec![*hi; len]]),
         Domain::Channels { lo, hi } => {
-            let spread = |b: &[f64]| b.iter().flat_map(|b| vec![*b; len / lo.len().max(1)]).collect();
+            let spread = |b: &[f64]| {
+                b.iter()
+                    .flat_map(|b| vec![*b; len / lo.len().max(1)])
+                    .collect()
+            };
             Some([spread(lo), spread(hi)])
         }
     }
@@ -270,23 +349,38 @@ mod tests {
         PerModality::from_fn(scales.len(), |m| {
             let domain = match (boxed, m) {
                 (false, _) => Domain::Unbounded,
-                (true, 1) => Domain::Channels { lo: vec![-1., -0.25], hi: vec![0.5, 1.] },
+                (true, 1) => Domain::Channels {
+                    lo: vec![-1., -0.25],
+                    hi: vec![0.5, 1.],
+                },
                 (true, _) => Domain::Interval { lo: -1., hi: 0.75 },
             };
-            Modality { scale: scales[m], ..Modality::new(format!("m{m}"), &[2], domain) }
+            Modality {
+                scale: scales[m],
+                ..Modality::new(format!("m{m}"), &[2], domain)
+            }
         })
     }
 
     fn budgets(modalities: usize) -> [Budget; 3] {
-        let each = |norm| Budget::Each { norm, radii: PerModality::from_fn(modalities, |_| 1.) };
+        let each = |norm| Budget::Each {
+            norm,
+            radii: PerModality::from_fn(modalities, |_| 1.),
+        };
         [Budget::Joint(1.), each(Norm::L2), each(Norm::Linf)]
     }
 
-    /// The most that `normal . d` can be for moves of at most `size`: by bisection on the multiplier of the length, of
-    /// every part of the move that has a length of its own.
+    /// The most that `normal . d` can be for moves of at most `size`: by bisection on the
+    /// multiplier of the length, of every part of the move that has a length of its own.
     fn most(space: &Space<'_>, radii: &[f64], x: &Point, normal: &Point, size: f64) -> f64 {
         let elements = space.elements(radii, x, normal, 1.);
-        if matches!(space.budget, Budget::Each { norm: Norm::Linf, .. }) {
+        if matches!(
+            space.budget,
+            Budget::Each {
+                norm: Norm::Linf,
+                ..
+            }
+        ) {
             return elements.iter().map(|e| e.gain * e.room.min(size)).sum();
         }
         let joint = matches!(space.budget, Budget::Joint(_));
@@ -307,8 +401,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// The move is inside the domains and reaches the hyperplane; nothing of a smaller size does. If nothing at all
-        /// does, the move gains the most that there is to gain.
+        /// The move is inside the domains and reaches the hyperplane; nothing of a smaller size
+        /// does. If nothing at all does, the move gains the most that there is to gain.
         #[test]
         fn moves_are_the_smallest_that_reach(
             count in 1..=3usize,
@@ -363,17 +457,30 @@ mod tests {
     /// By hand: two elements, one stopped by the domain.
     #[test]
     fn what_one_element_may_not_do_the_other_does() {
-        let modalities = PerModality::from([Modality::new("m", &[2], Domain::Interval { lo: 0., hi: 1. })]);
+        let modalities = PerModality::from([Modality::new(
+            "m",
+            &[2],
+            Domain::Interval { lo: 0., hi: 1. },
+        )]);
         let (x, g) = (vec![vec![0.9, 0.]], vec![vec![1., 1.]]);
         for budget in budgets(1) {
             let space = Space::new(&budget, &modalities);
             let d = space.toward(&[1.], &x, &g, 0.5);
             // Two roundings.
-            assert!((d[0][0] - 0.1).abs() < 1e-15 && (d[0][1] - 0.4).abs() < 1e-15, "{budget:?}: {d:?}");
+            assert!(
+                (d[0][0] - 0.1).abs() < 1e-15 && (d[0][1] - 0.4).abs() < 1e-15,
+                "{budget:?}: {d:?}"
+            );
             let d = space.toward(&[1.], &x, &g, 5.);
-            assert!((d[0][0] - 0.1).abs() < 1e-15 && d[0][1] == 1., "as far as there is room: {d:?}");
+            assert!(
+                (d[0][0] - 0.1).abs() < 1e-15 && d[0][1] == 1.,
+                "as far as there is room: {d:?}"
+            );
             let d = space.toward(&[1.], &x, &g, -0.9);
-            assert!((d[0][0] + 0.9).abs() < 1e-15 && d[0][1] == 0., "{budget:?}: {d:?}");
+            assert!(
+                (d[0][0] + 0.9).abs() < 1e-15 && d[0][1] == 0.,
+                "{budget:?}: {d:?}"
+            );
         }
     }
 
@@ -383,7 +490,10 @@ mod tests {
         let modalities = modalities(&[1., 2.], false);
         let x = vec![vec![0.; 2]; 2];
         for budget in budgets(2) {
-            for strange in [vec![vec![f64::NAN, 1.], vec![1.; 2]], vec![vec![1.; 2], vec![0., f64::INFINITY]]] {
+            for strange in [
+                vec![vec![f64::NAN, 1.], vec![1.; 2]],
+                vec![vec![1.; 2], vec![0., f64::INFINITY]],
+            ] {
                 let size = Space::new(&budget, &modalities).size(&[1., 1.], &x, &strange);
                 assert!(!size.is_finite(), "{budget:?}: {size}");
             }
@@ -397,7 +507,13 @@ mod tests {
         let x = vec![vec![0.; 2]; 2];
         for budget in budgets(2) {
             let space = Space::new(&budget, &modalities);
-            for (g, rise) in [(0., 1.), (f64::NAN, 1.), (f64::INFINITY, 1.), (1., f64::NAN), (1., 0.)] {
+            for (g, rise) in [
+                (0., 1.),
+                (f64::NAN, 1.),
+                (f64::INFINITY, 1.),
+                (1., f64::NAN),
+                (1., 0.),
+            ] {
                 let d = space.toward(&[1., 1.], &x, &vec![vec![g; 2]; 2], rise);
                 assert!(d.iter().flatten().all(|d| *d == 0.), "{budget:?}: {d:?}");
             }

@@ -1,10 +1,11 @@
 //! Adversarial attacks on classifiers with several inputs at once.
 //!
-//! Knows budgets, domains and gradients of any [`Classifier`](crmt_core::Classifier); deliberately knows nothing of
-//! certificates, whose referee it is.
+//! Knows budgets, domains and gradients of any [`Classifier`](crmt_core::Classifier); deliberately
+//! knows nothing of certificates, whose referee it is.
 //!
-//! *The searcher proposes, the framework disposes*: an [`Attack`] returns any point it likes; [`run`] projects it into
-//! the budget and the domains, judges it once, and counts. A new attack is one method, and cannot cheat.
+//! *The searcher proposes, the framework disposes*: an [`Attack`] returns any point it likes;
+//! [`run`] projects it into the budget and the domains, judges it once, and counts. A new attack is
+//! one method, and cannot cheat.
 //!
 //! | attack | sees | what it does | source |
 //! |---|---|---|---|
@@ -18,13 +19,15 @@
 //! | [`Ensemble::standard`] | both | the four of AutoAttack, each on whoever still stands | Croce & Hein 2020 |
 //! | [`released`] | gradients | presets of the released code, to reproduce what it published | |
 //!
-//! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0 allowed; not linf for
-//! [`CarliniWagner`]), and [`Goal::Avoid`]; all but targeted [`Apgd`] and [`Fab`], hence [`Ensemble::standard`], and one preset also [`Goal::Reach`].
-//! `tests/conformance.rs` holds every attack to the same promises, `tests/strength.rs` to answers that are known.
-//! [`self_check`] says when not to trust any. [`nearest`](nearest()) joins them to bound the distance of each sample to its
-//! nearest adversarial from above.
+//! All of them take any number of modalities, [`Budget::Joint`] or [`Budget::Each`] (l2 or linf, 0
+//! allowed; not linf for [`CarliniWagner`]), and [`Goal::Avoid`]; all but targeted [`Apgd`] and
+//! [`Fab`], hence [`Ensemble::standard`], and one preset also [`Goal::Reach`].
+//! `tests/conformance.rs` holds every attack to the same promises, `tests/strength.rs` to answers
+//! that are known. [`self_check`] says when not to trust any. [`nearest`](nearest()) joins them to
+//! bound the distance of each sample to its nearest adversarial from above.
 //!
-//! Without an adversary: [`missing_accuracy`], and [`Corruption`] for what happens to signals by itself.
+//! Without an adversary: [`missing_accuracy`], and [`Corruption`] for what happens to signals by
+//! itself.
 //!
 //! Distances are in declared units: on modality `m`, the distance in the array divided by its
 //! [`scale`](crmt_core::Modality::scale).

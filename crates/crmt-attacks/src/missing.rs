@@ -1,6 +1,6 @@
-//! Accuracy when modalities are missing, for every set of them, without an attacker.
-//! Does not know where baselines come from ([`learn_baselines`](crate::learn_baselines) fits some), nor attacks on what
-//! is left ([`Victim`](crate::Victim)).
+//! Accuracy when modalities are missing, for every set of them, without an attacker. Does not know
+//! where baselines come from ([`learn_baselines`](crate::learn_baselines) fits some), nor attacks
+//! on what is left ([`Victim`](crate::Victim)).
 use crate::{Result, accuracy};
 use candle_core::Tensor;
 use crmt_core::{Batch, Classifier, Missing, PerModality};
@@ -14,8 +14,8 @@ pub struct MissingAccuracy {
     pub accuracy: f64,
 }
 
-/// Replaces every proper, non-empty set of modalities by its `baselines` (one sample each, no batch axis) and measures
-/// accuracy; smallest sets first. Empty for a single modality.
+/// Replaces every proper, non-empty set of modalities by its `baselines` (one sample each, no batch
+/// axis) and measures accuracy; smallest sets first. Empty for a single modality.
 ///
 /// # Errors
 /// As [`correct`](crate::correct), or the classifier's.
@@ -27,7 +27,10 @@ pub fn missing_accuracy(
     let sets = Missing::all(classifier.modalities().len()).into_iter();
     let each = sets.map(|missing| {
         let logits = classifier.logits(&missing.apply(&batch.inputs, baselines)?)?;
-        Ok(MissingAccuracy { accuracy: accuracy(&logits, &batch.labels)?, missing })
+        Ok(MissingAccuracy {
+            accuracy: accuracy(&logits, &batch.labels)?,
+            missing,
+        })
     });
     each.collect()
 }

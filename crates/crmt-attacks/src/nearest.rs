@@ -1,4 +1,5 @@
-//! How far the nearest adversarial of each sample is at most, by everything there is. Does not know how attacks search.
+//! How far the nearest adversarial of each sample is at most, by everything there is. Does not know
+//! how attacks search.
 use crate::{
     Apgd, Attack, Budget, Draws, Fab, Goal, Pgd, Problem, Result,
     hyperplane::{Plane, Space},
@@ -13,9 +14,9 @@ use crmt_core::{Classifier, PerModality};
 /// The nearest adversarials found.
 #[derive(Debug, Clone)]
 pub struct Nearest {
-    /// Per sample, as a multiple of the budget: `|d|_2 / radius` for a joint budget, otherwise the greatest
-    /// `|d_m| / radius_m`, everything in declared units; the distance itself for radii of 1. 0 where the clean input
-    /// meets the goal already, infinite where nothing was found.
+    /// Per sample, as a multiple of the budget: `|d|_2 / radius` for a joint budget, otherwise the
+    /// greatest `|d_m| / radius_m`, everything in declared units; the distance itself for radii
+    /// of 1. 0 where the clean input meets the goal already, infinite where nothing was found.
     pub distance: Vec<f64>,
     /// At that distance, within the domains; the clean input where nothing was found.
     pub adversarial: PerModality<Tensor>,
@@ -27,8 +28,9 @@ pub struct Nearest {
     pub backwards: u64,
 }
 
-/// [`nearest_by`] 8 rounds of the targeted attack that suits the model: [`Apgd::targeted`] towards 9 classes; multi-
-/// targeted [`Pgd`] for two or three classes; [`Pgd::strong`] for [`Goal::Reach`].
+/// [`nearest_by`] 8 rounds of the targeted attack that suits the model: [`Apgd::targeted`] towards
+/// 9 classes; multi- targeted [`Pgd`] for two or three classes; [`Pgd::strong`] for
+/// [`Goal::Reach`].
 ///
 /// # Errors
 /// As [`run`](crate::run).
@@ -42,11 +44,16 @@ pub fn nearest(
     let counter = Counter::default();
     budget.check(classifier.modalities(), inputs[0].dtype(), None)?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
-    found(suited(budget, &problem)?.as_ref(), ROUNDS, &problem, &counter)
+    found(
+        suited(budget, &problem)?.as_ref(),
+        ROUNDS,
+        &problem,
+        &counter,
+    )
 }
 
-/// [`nearest`] as an attack, of which the points that are inside the budget succeed. It tells how far it is
-/// ([`run_watched`](crate::run_watched)).
+/// [`nearest`] as an attack, of which the points that are inside the budget succeed. It tells how
+/// far it is ([`run_watched`](crate::run_watched)).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bisection {
     /// What near means.
@@ -75,8 +82,15 @@ const ROUNDS: usize = 8;
 fn suited(budget: &Budget, problem: &Problem<'_>) -> Result<Box<dyn Attack>> {
     let budget = budget.clone();
     // Of no samples nobody asks for an attack.
-    let one = if problem.samples() > 0 { Some(problem.select(&[0])?) } else { None };
-    let classes = one.map_or(Ok(2), |one| one.logits(one.clean()).and_then(|logits| Ok(logits.dim(1)?)))?;
+    let one = if problem.samples() > 0 {
+        Some(problem.select(&[0])?)
+    } else {
+        None
+    };
+    let classes = one.map_or(Ok(2), |one| {
+        one.logits(one.clean())
+            .and_then(|logits| Ok(logits.dim(1)?))
+    })?;
     Ok(match problem.goal() {
         Goal::Reach(_) => Box::new(Pgd::strong(budget)),
         Goal::Avoid(_) if classes < 4 => Box::new(Pgd::targeting(budget, 40, 0..classes as u32)),
@@ -84,8 +98,8 @@ fn suited(budget: &Budget, problem: &Problem<'_>) -> Result<Box<dyn Attack>> {
     })
 }
 
-/// An upper bound of each sample's distance to the nearest adversarial, measured in the budget of `attack`, whose radii
-/// say how modalities are traded against each other.
+/// An upper bound of each sample's distance to the nearest adversarial, measured in the budget of
+/// `attack`, whose radii say how modalities are traded against each other.
 ///
 /// ```text
 /// 1. [`Fab`] towards the 9 most likely wrong classes (the goal's boundary for Goal::Reach), for distances
@@ -98,11 +112,12 @@ fn suited(budget: &Budget, problem: &Problem<'_>) -> Result<Box<dyn Attack>> {
 ///    forward evaluations)
 /// ```
 ///
-/// Every distance is that of a point that was judged as it is returned. It is an upper bound: a failure of `attack` proves
-/// nothing, and only says where to look. On a linear model it is the exact distance, to a relative 1e-6, if the nearest
-/// class is among the 9.
+/// Every distance is that of a point that was judged as it is returned. It is an upper bound: a
+/// failure of `attack` proves nothing, and only says where to look. On a linear model it is the
+/// exact distance, to a relative 1e-6, if the nearest class is among the 9.
 ///
-/// `rounds`: 0 for FAB alone, where it finds something. Samples whose bounds are within 0.1 % are worked on no more.
+/// `rounds`: 0 for FAB alone, where it finds something. Samples whose bounds are within 0.1 % are
+/// worked on no more.
 ///
 /// # Errors
 /// As [`run`](crate::run).
@@ -115,31 +130,62 @@ pub fn nearest_by(
     draws: &Draws,
 ) -> Result<Nearest> {
     let counter = Counter::default();
-    attack.budget().check(classifier.modalities(), inputs[0].dtype(), None)?;
+    attack
+        .budget()
+        .check(classifier.modalities(), inputs[0].dtype(), None)?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
     found(attack, rounds, &problem, &counter)
 }
 
-fn found(attack: &dyn Attack, rounds: usize, problem: &Problem<'_>, counter: &Counter<'_>) -> Result<Nearest> {
+fn found(
+    attack: &dyn Attack,
+    rounds: usize,
+    problem: &Problem<'_>,
+    counter: &Counter<'_>,
+) -> Result<Nearest> {
     let found = search(attack, rounds, problem)?;
-    let lengths: Vec<Vec<f64>> =
-        found.clean.iter().zip(&found.bounds).map(|(x, b)| found.space.lengths(x, &b.point)).collect();
+    let lengths: Vec<Vec<f64>> = found
+        .clean
+        .iter()
+        .zip(&found.bounds)
+        .map(|(x, b)| found.space.lengths(x, &b.point))
+        .collect();
     Ok(Nearest {
         distance: found.bounds.iter().map(|b| b.above).collect(),
         adversarial: found.adversarial()?,
-        spent: PerModality::from_fn(problem.clean().len(), |m| lengths.iter().map(|l| l[m]).collect()),
+        spent: PerModality::from_fn(problem.clean().len(), |m| {
+            lengths.iter().map(|l| l[m]).collect()
+        }),
         forwards: counter.forwards.get(),
         backwards: counter.backwards.get(),
     })
 }
 
-fn search<'a>(attack: &'a dyn Attack, rounds: usize, problem: &'a Problem<'a>) -> Result<Search<'a>> {
+fn search<'a>(
+    attack: &'a dyn Attack,
+    rounds: usize,
+    problem: &'a Problem<'a>,
+) -> Result<Search<'a>> {
     let samples = problem.samples();
-    let met = if samples == 0 { vec![] } else { problem.met(&problem.logits(problem.clean())?)? };
+    let met = if samples == 0 {
+        vec![]
+    } else {
+        problem.met(&problem.logits(problem.clean())?)?
+    };
     let clean = Rows::new(problem.clean())?.points();
-    let bounds = met.iter().zip(&clean).map(|(met, x)| Bounds::new(*met, x)).collect();
+    let bounds = met
+        .iter()
+        .zip(&clean)
+        .map(|(met, x)| Bounds::new(*met, x))
+        .collect();
     let space = Space::new(attack.budget(), problem.classifier().modalities());
-    let mut search = Search { attack, problem, space, clean, bounds };
+    let mut search = Search {
+        attack,
+        problem,
+        space,
+        clean,
+        bounds,
+    };
     search.seed()?;
     let parts = BRACKETS + rounds + STRAIGHTER.0;
     let done = |part: usize| problem.progress(SEEDED + (1. - SEEDED) * part as f64 / parts as f64);
@@ -155,7 +201,8 @@ fn search<'a>(attack: &'a dyn Attack, rounds: usize, problem: &'a Problem<'a>) -
     Ok(search)
 }
 
-/// Halvings of the way to the clean input: after each attack, which only asks where to look next, and at the end.
+/// Halvings of the way to the clean input: after each attack, which only asks where to look next,
+/// and at the end.
 const HALVINGS: (usize, usize) = (12, 40);
 /// Attacks on samples for which nothing has been found, the last at `4^9` times the budget.
 const BRACKETS: usize = 10;
@@ -183,7 +230,12 @@ struct Bounds {
 
 impl Bounds {
     fn new(met: bool, clean: &Point) -> Self {
-        Self { above: if met { 0. } else { f64::INFINITY }, point: clean.clone(), below: 0., closer: CLOSER }
+        Self {
+            above: if met { 0. } else { f64::INFINITY },
+            point: clean.clone(),
+            below: 0.,
+            closer: CLOSER,
+        }
     }
 
     /// The next size to attack at; `None`: it is close enough.
@@ -192,7 +244,11 @@ impl Bounds {
             return None;
         }
         let halfway = 0.5 * (self.below + self.above);
-        Some(if self.below > 0. { halfway } else { self.above * (1. - self.closer) })
+        Some(if self.below > 0. {
+            halfway
+        } else {
+            self.above * (1. - self.closer)
+        })
     }
 }
 
@@ -207,11 +263,17 @@ struct Search<'a> {
 impl Search<'_> {
     /// What one sample may move at size 1.
     fn radii(&self) -> Vec<f64> {
-        (0..self.clean[0].len()).map(|m| self.attack.budget().radius(m)).collect()
+        (0..self.clean[0].len())
+            .map(|m| self.attack.budget().radius(m))
+            .collect()
     }
 
     fn rows(&self, which: impl Fn(&Bounds) -> bool) -> Vec<u32> {
-        (0..).zip(&self.bounds).filter(|(_, b)| which(b)).map(|(i, _)| i).collect()
+        (0..)
+            .zip(&self.bounds)
+            .filter(|(_, b)| which(b))
+            .map(|(i, _)| i)
+            .collect()
     }
 
     fn seed(&mut self) -> Result<()> {
@@ -243,7 +305,10 @@ impl Search<'_> {
     /// Closer.
     fn close(&mut self) -> Result<()> {
         let rows = self.rows(|b| b.above.is_finite() && b.next().is_some());
-        let radii: Vec<f64> = rows.iter().filter_map(|i| self.bounds[*i as usize].next()).collect();
+        let radii: Vec<f64> = rows
+            .iter()
+            .filter_map(|i| self.bounds[*i as usize].next())
+            .collect();
         self.attempt(&rows, &radii)
     }
 
@@ -265,11 +330,21 @@ impl Search<'_> {
         self.shorten(rows, &found, &met, HALVINGS.0)
     }
 
-    /// Draws the adversarials among these points towards the clean inputs, and keeps those that are nearest. Each is kept
-    /// in the values in which it was judged, and was clearly beyond the boundary: on it, the next judge may see it
-    /// otherwise.
-    fn shorten(&mut self, rows: &[u32], found: &PerModality<Tensor>, met: &[bool], halvings: usize) -> Result<()> {
-        let keep: Vec<u32> = (0..).zip(met).filter(|(_, met)| **met).map(|(i, _)| i).collect();
+    /// Draws the adversarials among these points towards the clean inputs, and keeps those that are
+    /// nearest. Each is kept in the values in which it was judged, and was clearly beyond the
+    /// boundary: on it, the next judge may see it otherwise.
+    fn shorten(
+        &mut self,
+        rows: &[u32],
+        found: &PerModality<Tensor>,
+        met: &[bool],
+        halvings: usize,
+    ) -> Result<()> {
+        let keep: Vec<u32> = (0..)
+            .zip(met)
+            .filter(|(_, met)| **met)
+            .map(|(i, _)| i)
+            .collect();
         if keep.is_empty() {
             return Ok(());
         }
@@ -315,7 +390,10 @@ impl Search<'_> {
         let part = self.problem.select(&rows)?;
         let radii = part.radii(self.attack.budget())?;
         let batch = |search: &Self| {
-            let points: Vec<Point> = rows.iter().map(|i| search.bounds[*i as usize].point.clone()).collect();
+            let points: Vec<Point> = rows
+                .iter()
+                .map(|i| search.bounds[*i as usize].point.clone())
+                .collect();
             stacked(part.clean(), &points)
         };
         self.shorten(&rows, &batch(self)?, &vec![true; rows.len()], HALVINGS.1)?;
@@ -325,15 +403,28 @@ impl Search<'_> {
             let (planes, _) = planes::nearest(&part, &self.space, &radii, &[Boundary::Goal], &x)?;
             let own = self.radii();
             let straight = |((row, plane), beyond): ((&u32, &Plane), &f64)| {
-                let (clean, x) = (&self.clean[*row as usize], &self.bounds[*row as usize].point);
-                let way = self.space.toward(&own, clean, &plane.normal, -plane.at(x, clean));
+                let (clean, x) = (
+                    &self.clean[*row as usize],
+                    &self.bounds[*row as usize].point,
+                );
+                let way = self
+                    .space
+                    .toward(&own, clean, &plane.normal, -plane.at(x, clean));
                 self.space.clamped(&own, moved(clean, &way, 1. + beyond))
             };
-            let points: Vec<Point> = rows.iter().zip(&planes).zip(&beyond).map(straight).collect();
+            let points: Vec<Point> = rows
+                .iter()
+                .zip(&planes)
+                .zip(&beyond)
+                .map(straight)
+                .collect();
             let found = stacked(part.clean(), &points)?;
             let met = part.met(&part.logits(&found)?)?;
             // Where the boundary bends away, farther beyond; where it does not, not as far.
-            beyond.iter_mut().zip(&met).for_each(|(beyond, met)| *beyond *= if *met { 0.01 } else { 4. });
+            beyond
+                .iter_mut()
+                .zip(&met)
+                .for_each(|(beyond, met)| *beyond *= if *met { 0.01 } else { 4. });
             self.shorten(&rows, &found, &met, HALVINGS.1)?;
             told(step);
         }
@@ -342,6 +433,10 @@ impl Search<'_> {
 
     fn adversarial(&self) -> Result<PerModality<Tensor>> {
         let points: Vec<Point> = self.bounds.iter().map(|b| b.point.clone()).collect();
-        if points.is_empty() { Ok(self.problem.clean().clone()) } else { stacked(self.problem.clean(), &points) }
+        if points.is_empty() {
+            Ok(self.problem.clean().clone())
+        } else {
+            stacked(self.problem.clean(), &points)
+        }
     }
 }

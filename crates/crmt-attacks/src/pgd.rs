@@ -44,9 +44,10 @@ pub struct Restart {
     pub loss: Loss,
 }
 
-/// Projected gradient ascent (Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks"), with
-/// `P` the projection into budget and domain, and `step` as [`Problem::step`]: every sample along its normalised gradient
-/// (l2: joint or per modality; linf: signs).
+/// Projected gradient ascent (Madry et al. 2018, "Towards deep learning models resistant to
+/// adversarial attacks"), with `P` the projection into budget and domain, and `step` as
+/// [`Problem::step`]: every sample along its normalised gradient (l2: joint or per modality; linf:
+/// signs).
 ///
 /// ```text
 /// for each restart, on whoever still stands:
@@ -54,8 +55,9 @@ pub struct Restart {
 ///     for k in 0..steps:  x = P(step(x, gradient of the loss, length_k))
 /// ```
 ///
-/// Success is checked at every iterate, and a sample that has succeeded is worked on no more (unless
-/// [`to_the_end`](Self::to_the_end)). A sample that never succeeds ends at the last iterate of the last restart.
+/// Success is checked at every iterate, and a sample that has succeeded is worked on no more
+/// (unless [`to_the_end`](Self::to_the_end)). A sample that never succeeds ends at the last iterate
+/// of the last restart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pgd {
     /// How far to go.
@@ -66,10 +68,12 @@ pub struct Pgd {
     pub schedule: Steps,
     /// Tried in order on whoever still stands; at least one.
     pub restarts: Vec<Restart>,
-    /// Every sample takes every step of every restart: for training, which wants the worst point, not the first.
+    /// Every sample takes every step of every restart: for training, which wants the worst point,
+    /// not the first.
     pub to_the_end: bool,
     /// How much of the direction so far each step keeps (Dong et al. 2018): steps follow
-    /// `v = momentum v + g / |g|_1`, with `g` the gradient, of all modalities together for a joint budget. 0: none.
+    /// `v = momentum v + g / |g|_1`, with `g` the gradient, of all modalities together for a joint
+    /// budget. 0: none.
     pub momentum: f64,
 }
 
@@ -79,40 +83,88 @@ impl Pgd {
         Self::strong(Budget::Joint(eps))
     }
 
-    /// The evaluation attack of the digits protocol: 40 decaying steps; restarts margin from the clean input,
-    /// cross-entropy from a random one and, unless a single modality is attacked, margin from a random one.
+    /// The evaluation attack of the digits protocol: 40 decaying steps; restarts margin from the
+    /// clean input, cross-entropy from a random one and, unless a single modality is attacked,
+    /// margin from a random one.
     pub fn strong(budget: Budget) -> Self {
         let mut restarts = vec![
-            Restart { from: Start::Clean, loss: Loss::Margin },
-            Restart { from: Start::Random, loss: Loss::CrossEntropy },
+            Restart {
+                from: Start::Clean,
+                loss: Loss::Margin,
+            },
+            Restart {
+                from: Start::Random,
+                loss: Loss::CrossEntropy,
+            },
         ];
         let unimodal = match &budget {
             Budget::Joint(_) => false,
             Budget::Each { radii, .. } => radii.iter().filter(|r| **r > 0.).count() == 1,
         };
         if !unimodal {
-            restarts.push(Restart { from: Start::Random, loss: Loss::Margin });
+            restarts.push(Restart {
+                from: Start::Random,
+                loss: Loss::Margin,
+            });
         }
-        Self { budget, steps: 40, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
+        Self {
+            budget,
+            steps: 40,
+            schedule: Steps::Decaying,
+            restarts,
+            to_the_end: false,
+            momentum: 0.,
+        }
     }
 
     /// Adversarial training: cross-entropy from a random start, constant steps, all of them taken.
     pub fn training(budget: Budget, steps: usize, relative_step: f64) -> Self {
-        let restarts = vec![Restart { from: Start::Random, loss: Loss::CrossEntropy }];
-        Self { budget, steps, schedule: Steps::Constant(relative_step), restarts, to_the_end: true, momentum: 0. }
+        let restarts = vec![Restart {
+            from: Start::Random,
+            loss: Loss::CrossEntropy,
+        }];
+        Self {
+            budget,
+            steps,
+            schedule: Steps::Constant(relative_step),
+            restarts,
+            to_the_end: true,
+            momentum: 0.,
+        }
     }
 
     /// A cheap evaluation: one restart from the clean input, decaying steps.
     pub fn quick(budget: Budget, steps: usize, loss: Loss) -> Self {
-        let restarts = vec![Restart { from: Start::Clean, loss }];
-        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
+        let restarts = vec![Restart {
+            from: Start::Clean,
+            loss,
+        }];
+        Self {
+            budget,
+            steps,
+            schedule: Steps::Decaying,
+            restarts,
+            to_the_end: false,
+            momentum: 0.,
+        }
     }
 
-    /// The multi-targeted attack: decaying steps from the clean input towards each of `classes` in turn.
+    /// The multi-targeted attack: decaying steps from the clean input towards each of `classes` in
+    /// turn.
     pub fn targeting(budget: Budget, steps: usize, classes: impl IntoIterator<Item = u32>) -> Self {
-        let restart = |class| Restart { from: Start::Clean, loss: Loss::Class(class) };
+        let restart = |class| Restart {
+            from: Start::Clean,
+            loss: Loss::Class(class),
+        };
         let restarts = classes.into_iter().map(restart).collect();
-        Self { budget, steps, schedule: Steps::Decaying, restarts, to_the_end: false, momentum: 0. }
+        Self {
+            budget,
+            steps,
+            schedule: Steps::Decaying,
+            restarts,
+            to_the_end: false,
+            momentum: 0.,
+        }
     }
 
     /// The same attack with another number of steps.
@@ -137,16 +189,24 @@ impl Pgd {
             Start::Clean => active.problem(problem).clean().clone(),
             Start::Random => {
                 let purpose = format!("attack.{}.{number}", self.name());
-                active.problem(problem).random_start(&self.budget, &purpose, if self.linf() { 1. } else { 0.7 })?
+                active.problem(problem).random_start(
+                    &self.budget,
+                    &purpose,
+                    if self.linf() { 1. } else { 0.7 },
+                )?
             }
         };
-        if let (true, Steps::Constant(relative)) = (self.to_the_end && self.momentum == 0., self.schedule) {
+        if let (true, Steps::Constant(relative)) =
+            (self.to_the_end && self.momentum == 0., self.schedule)
+        {
             // Every step is the same, and nobody looks in between.
             let mut asked = 0;
             let x = crmt_core::repeat(x, self.steps, |x| -> Result<_> {
                 asked += 1;
                 let (gradients, _) = active.problem(problem).gradients(&self.budget, x, loss)?;
-                active.problem(problem).step(&self.budget, x, &gradients, relative)
+                active
+                    .problem(problem)
+                    .step(&self.budget, x, &gradients, relative)
             })?;
             problem.computed(self.steps.saturating_sub(asked) * x[0].dim(0)?);
             best.record(active.rows.into_iter(), x, false);
@@ -154,7 +214,8 @@ impl Pgd {
         }
         let mut velocity: Option<PerModality<Option<Tensor>>> = None;
         for k in 0..self.steps {
-            let (mut gradients, logits) = active.problem(problem).gradients(&self.budget, &x, loss)?;
+            let (mut gradients, logits) =
+                active.problem(problem).gradients(&self.budget, &x, loss)?;
             // The clean input was judged before the search began.
             if !self.to_the_end && (k > 0 || from == Start::Random) {
                 let met = active.problem(problem).met_firmly(&logits)?;
@@ -168,17 +229,25 @@ impl Pgd {
                 }
             }
             if self.momentum > 0. {
-                let unit = active.problem(problem).ball(&self.budget).relative_to_sums(&gradients)?;
+                let unit = active
+                    .problem(problem)
+                    .ball(&self.budget)
+                    .relative_to_sums(&gradients)?;
                 gradients = match velocity.take() {
                     None => unit,
                     Some(v) => v.zip(&unit, "gradients")?.try_map(|(v, g)| -> Result<_> {
-                        Ok(v.as_ref().zip(g.as_ref()).map(|(v, g)| (v * self.momentum)? + g).transpose()?)
+                        Ok(v.as_ref()
+                            .zip(g.as_ref())
+                            .map(|(v, g)| (v * self.momentum)? + g)
+                            .transpose()?)
                     })?,
                 };
                 velocity = Some(gradients.clone());
             }
             let relative = self.schedule.relative(k, self.steps);
-            x = active.problem(problem).step(&self.budget, &x, &gradients, relative)?;
+            x = active
+                .problem(problem)
+                .step(&self.budget, &x, &gradients, relative)?;
         }
         // The last iterate is judged only when it decides who needs another restart.
         let last = number + 1 == self.restarts.len();
@@ -186,13 +255,21 @@ impl Pgd {
             best.record(active.rows.into_iter(), x, false);
             return Ok(());
         }
-        let met = active.problem(problem).met_firmly(&active.problem(problem).logits(&x)?)?;
+        let met = active
+            .problem(problem)
+            .met_firmly(&active.problem(problem).logits(&x)?)?;
         active.retire(problem, best, &met, &x)?;
         Ok(())
     }
 
     fn linf(&self) -> bool {
-        matches!(self.budget, Budget::Each { norm: crate::Norm::Linf, .. })
+        matches!(
+            self.budget,
+            Budget::Each {
+                norm: crate::Norm::Linf,
+                ..
+            }
+        )
     }
 }
 
@@ -207,10 +284,14 @@ impl Attack for Pgd {
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         if self.steps == 0 || self.restarts.is_empty() {
-            return Err(Error::Setting("pgd needs at least one step and one restart"));
+            return Err(Error::Setting(
+                "pgd needs at least one step and one restart",
+            ));
         }
         if !(self.momentum >= 0. && self.momentum.is_finite()) {
-            return Err(Error::Setting("the momentum of pgd is a finite number of at least 0"));
+            return Err(Error::Setting(
+                "the momentum of pgd is a finite number of at least 0",
+            ));
         }
         let mut best = Found::new(problem.samples());
         for number in 0..self.restarts.len() {

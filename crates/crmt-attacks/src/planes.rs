@@ -18,8 +18,9 @@ pub(crate) enum Boundary {
 }
 
 impl Boundary {
-    /// What there is to cross: the goal's boundary for [`Goal::Reach`]; for [`Goal::Avoid`] those to the `most` most
-    /// likely wrong classes of the clean inputs, the most likely first, or to as many as there are. A forward evaluation.
+    /// What there is to cross: the goal's boundary for [`Goal::Reach`]; for [`Goal::Avoid`] those
+    /// to the `most` most likely wrong classes of the clean inputs, the most likely first, or to as
+    /// many as there are. A forward evaluation.
     pub fn all(problem: &Problem<'_>, most: usize) -> Result<Vec<Self>> {
         match problem.goal() {
             Goal::Reach(_) => Ok(vec![Self::Goal]),
@@ -31,27 +32,36 @@ impl Boundary {
     pub fn rivals(problem: &Problem<'_>, most: usize) -> Result<Vec<Self>> {
         let ranked = rivals(problem)?;
         let ranks = ranked.iter().map(Vec::len).min().unwrap_or(0).min(most);
-        Ok((0..ranks).map(|rank| Self::Classes(ranked.iter().map(|r| r[rank]).collect())).collect())
+        Ok((0..ranks)
+            .map(|rank| Self::Classes(ranked.iter().map(|r| r[rank]).collect()))
+            .collect())
     }
 
     /// Of some of the samples.
     pub fn select(&self, rows: &[u32]) -> Self {
         match self {
             Self::Goal => Self::Goal,
-            Self::Classes(classes) => Self::Classes(rows.iter().map(|i| classes[*i as usize]).collect()),
+            Self::Classes(classes) => {
+                Self::Classes(rows.iter().map(|i| classes[*i as usize]).collect())
+            }
         }
     }
 
     /// `[batch]`; at least 0 behind the boundary.
     fn value(&self, logits: &Tensor, goal: &Goal) -> Result<Tensor> {
-        let Self::Classes(classes) = self else { return Loss::Margin.value(logits, goal) };
+        let Self::Classes(classes) = self else {
+            return Loss::Margin.value(logits, goal);
+        };
         let classes = Tensor::new(classes.as_slice(), logits.device())?.unsqueeze(1)?;
-        Ok((logits.gather(&classes, 1)? - logits.gather(&goal.labels().unsqueeze(1)?, 1)?)?.squeeze(1)?)
+        Ok(
+            (logits.gather(&classes, 1)? - logits.gather(&goal.labels().unsqueeze(1)?, 1)?)?
+                .squeeze(1)?,
+        )
     }
 }
 
-/// Per sample the nearest of these boundaries at `x`, as if all were planes, and the logits at `x`. A forward and a
-/// backward evaluation for each boundary. `radii`: `[modality][sample]`.
+/// Per sample the nearest of these boundaries at `x`, as if all were planes, and the logits at `x`.
+/// A forward and a backward evaluation for each boundary. `radii`: `[modality][sample]`.
 pub(crate) fn nearest(
     problem: &Problem<'_>,
     space: &Space<'_>,
@@ -64,10 +74,16 @@ pub(crate) fn nearest(
     for boundary in boundaries {
         let scalar = |logits: &Tensor| Ok(boundary.value(logits, problem.goal())?.sum_all()?);
         let (gradients, here) = problem.gradients_of(space.budget(), x, scalar)?;
-        let values = boundary.value(&here, problem.goal())?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let values = boundary
+            .value(&here, problem.goal())?
+            .to_dtype(DType::F64)?
+            .to_vec1::<f64>()?;
         let normals = Rows::of_gradients(&gradients, values.len())?;
         for (i, value) in values.into_iter().enumerate() {
-            let plane = Plane { normal: normals.of(i), value };
+            let plane = Plane {
+                normal: normals.of(i),
+                value,
+            };
             let own: Vec<f64> = radii.iter().map(|r| r[i]).collect();
             let distance = space.distance(&own, &plane);
             match nearest.get_mut(i) {
@@ -78,6 +94,11 @@ pub(crate) fn nearest(
         }
         logits.get_or_insert(here);
     }
-    let logits = logits.ok_or(Error::Setting("an attack on boundaries needs at least one rival class"))?;
-    Ok((nearest.into_iter().map(|(_, plane)| plane).collect(), logits))
+    let logits = logits.ok_or(Error::Setting(
+        "an attack on boundaries needs at least one rival class",
+    ))?;
+    Ok((
+        nearest.into_iter().map(|(_, plane)| plane).collect(),
+        logits,
+    ))
 }

@@ -1,5 +1,5 @@
-//! Batches on the host in `f64`, sample by sample: for searches in which every sample goes its own way.
-//! Does not know models.
+//! Batches on the host in `f64`, sample by sample: for searches in which every sample goes its own
+//! way. Does not know models.
 use crate::Result;
 use candle_core::{DType, Tensor};
 use crmt_core::PerModality;
@@ -15,8 +15,14 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub fn new(x: &PerModality<Tensor>) -> Result<Self> {
-        let all = x.iter().map(|x| Ok(x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)).collect::<Result<_>>()?;
-        Ok(Self { all, samples: x[0].dim(0)? })
+        let all = x
+            .iter()
+            .map(|x| Ok(x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            all,
+            samples: x[0].dim(0)?,
+        })
     }
 
     /// Nothing for a modality without a gradient.
@@ -25,7 +31,10 @@ impl Rows {
             Some(g) => Ok(g.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?),
             None => Ok(vec![]),
         };
-        Ok(Self { all: gradients.iter().map(row).collect::<Result<_>>()?, samples })
+        Ok(Self {
+            all: gradients.iter().map(row).collect::<Result<_>>()?,
+            samples,
+        })
     }
 
     /// Sample `i`.
@@ -43,7 +52,8 @@ impl Rows {
     }
 }
 
-/// These samples as a batch, with the type and the device of `like`, whose shapes but for their number are theirs.
+/// These samples as a batch, with the type and the device of `like`, whose shapes but for their
+/// number are theirs.
 pub(crate) fn stacked(like: &PerModality<Tensor>, points: &[Point]) -> Result<PerModality<Tensor>> {
     like.try_enumerate(|m, like| {
         let values: Vec<f64> = points.iter().flat_map(|p| &p[m]).copied().collect();
@@ -55,7 +65,8 @@ pub(crate) fn stacked(like: &PerModality<Tensor>, points: &[Point]) -> Result<Pe
 
 /// `(1 - t) a + t b`; `a` itself, bit for bit, where both are the same.
 pub(crate) fn between(a: &Point, b: &Point, t: f64) -> Point {
-    let row = |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a + t * (b - a)).collect();
+    let row =
+        |(a, b): (&Vec<f64>, &Vec<f64>)| a.iter().zip(b).map(|(a, b)| a + t * (b - a)).collect();
     a.iter().zip(b).map(row).collect()
 }
 

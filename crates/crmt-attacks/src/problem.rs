@@ -1,5 +1,5 @@
-//! What a searching attack works with: a classifier, clean inputs, a goal, randomness, and counted evaluations.
-//! Does not know any attack.
+//! What a searching attack works with: a classifier, clean inputs, a goal, randomness, and counted
+//! evaluations. Does not know any attack.
 use crate::{
     Budget, Error, Goal, Loss, Result,
     ball::Ball,
@@ -12,7 +12,8 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use std::cell::Cell;
 
-/// Randomness of a batch: one stream per sample, so that nothing depends on how samples are batched.
+/// Randomness of a batch: one stream per sample, so that nothing depends on how samples are
+/// batched.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draws {
     streams: Streams,
@@ -26,15 +27,21 @@ enum Ids {
 }
 
 impl Draws {
-    /// Sample `i` of the batch is sample `first + i` of a data set read in order. A trainer may fold the step into
-    /// `first`, to draw anew every time.
+    /// Sample `i` of the batch is sample `first + i` of a data set read in order. A trainer may
+    /// fold the step into `first`, to draw anew every time.
     pub fn new(streams: Streams, first: u64) -> Self {
-        Self { streams, ids: Ids::From(first) }
+        Self {
+            streams,
+            ids: Ids::From(first),
+        }
     }
 
     /// `ids[i]` identifies sample `i` of the batch.
     pub fn for_samples(streams: Streams, ids: Vec<u64>) -> Self {
-        Self { streams, ids: Ids::Listed(ids) }
+        Self {
+            streams,
+            ids: Ids::Listed(ids),
+        }
     }
 
     /// The generator of sample `i` of the batch for `purpose`.
@@ -85,7 +92,8 @@ pub struct Problem<'a> {
     goal: Goal,
     labels: Vec<u32>,
     draws: Draws,
-    /// Per modality `[batch, 1]` multiples of the budget, in the inputs' type; all the same for a joint budget.
+    /// Per modality `[batch, 1]` multiples of the budget, in the inputs' type; all the same for a
+    /// joint budget.
     factors: Option<PerModality<Tensor>>,
     counter: &'a Counter<'a>,
 }
@@ -107,26 +115,56 @@ impl<'a> Problem<'a> {
         let counts = [
             ("labels", Some(labels.len())),
             ("random streams", draws.len()),
-            ("radii", factors.and_then(|f| f.iter().map(Vec::len).find(|n| *n != samples))),
-            ("inputs of every modality", clean.iter().map(|x| x.dims()[0]).find(|n| *n != samples)),
+            (
+                "radii",
+                factors.and_then(|f| f.iter().map(Vec::len).find(|n| *n != samples)),
+            ),
+            (
+                "inputs of every modality",
+                clean.iter().map(|x| x.dims()[0]).find(|n| *n != samples),
+            ),
         ];
-        if let Some((what, Some(got))) = counts.into_iter().find(|(_, got)| got.is_some_and(|got| got != samples)) {
-            return Err(Error::Samples { what, expected: samples, got });
+        if let Some((what, Some(got))) = counts
+            .into_iter()
+            .find(|(_, got)| got.is_some_and(|got| got != samples))
+        {
+            return Err(Error::Samples {
+                what,
+                expected: samples,
+                got,
+            });
         }
-        let wrong = |f: &&PerModality<Vec<f64>>| f.iter().flatten().find(|f| !(f.is_finite() && **f >= 0.)).copied();
+        let wrong = |f: &&PerModality<Vec<f64>>| {
+            f.iter()
+                .flatten()
+                .find(|f| !(f.is_finite() && **f >= 0.))
+                .copied()
+        };
         if let Some(radius) = factors.as_ref().and_then(wrong) {
-            return Err(Error::Radius { what: "radius of a sample".into(), radius });
+            return Err(Error::Radius {
+                what: "radius of a sample".into(),
+                radius,
+            });
         }
-        let factors =
-            match factors {
-                None => None,
-                Some(factors) => Some(clean.zip(factors, "radii of the samples")?.try_map(|(x, f)| {
+        let factors = match factors {
+            None => None,
+            Some(factors) => Some(clean.zip(factors, "radii of the samples")?.try_map(
+                |(x, f)| {
                     Tensor::from_slice(f.as_slice(), (samples, 1), x.device())?.to_dtype(x.dtype())
-                })?),
-            };
+                },
+            )?),
+        };
         // Whatever graph the inputs come from, an attack is not part of it.
         let clean = clean.map(Tensor::detach);
-        Ok(Self { classifier, clean, goal: goal.clone(), labels, draws: draws.clone(), factors, counter })
+        Ok(Self {
+            classifier,
+            clean,
+            goal: goal.clone(),
+            labels,
+            draws: draws.clone(),
+            factors,
+            counter,
+        })
     }
 
     /// The inputs before any attack, each `[batch, ...]`.
@@ -164,7 +202,8 @@ impl<'a> Problem<'a> {
 
     /// Gradient of `loss` (larger is closer to the goal), and the logits, at `x`; counted.
     ///
-    /// Only modalities that `budget` lets move have one: the others are constants, and cost nothing.
+    /// Only modalities that `budget` lets move have one: the others are constants, and cost
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::NoGradient`] names a modality that the logits do not depend on.
@@ -174,7 +213,9 @@ impl<'a> Problem<'a> {
         x: &PerModality<Tensor>,
         loss: Loss,
     ) -> Result<(PerModality<Option<Tensor>>, Tensor)> {
-        self.gradients_of(budget, x, |logits| Ok(loss.value(logits, &self.goal)?.sum_all()?))
+        self.gradients_of(budget, x, |logits| {
+            Ok(loss.value(logits, &self.goal)?.sum_all()?)
+        })
     }
 
     /// As [`gradients`](Self::gradients), of any scalar of the logits.
@@ -191,7 +232,10 @@ impl<'a> Problem<'a> {
         let mut failed = None;
         let result = input_gradients(&leaves, |leaves| {
             let mut all: Vec<Tensor> = x.iter().cloned().collect();
-            moving.iter().zip(leaves).for_each(|(m, leaf)| all[*m] = leaf.clone());
+            moving
+                .iter()
+                .zip(leaves)
+                .for_each(|(m, leaf)| all[*m] = leaf.clone());
             let all = PerModality::new(all).expect("one per modality");
             let evaluate = || -> Result<(Tensor, Tensor)> {
                 let logits = self.logits(&all)?;
@@ -216,7 +260,10 @@ impl<'a> Problem<'a> {
         };
         Counter::add(&self.counter.backwards, x[0].dim(0)?);
         let mut all: Vec<Option<Tensor>> = vec![None; x.len()];
-        moving.iter().zip(gradients).for_each(|(m, g)| all[*m] = Some(g));
+        moving
+            .iter()
+            .zip(gradients)
+            .for_each(|(m, g)| all[*m] = Some(g));
         Ok((PerModality::new(all).expect("one per modality"), logits))
     }
 
@@ -229,8 +276,9 @@ impl<'a> Problem<'a> {
         })
     }
 
-    /// As [`met`](Self::met), by more than rounding: whoever judges the same point again, in whatever batch, agrees. For
-    /// searches, which stop at what they find or go as near to the boundary as they can.
+    /// As [`met`](Self::met), by more than rounding: whoever judges the same point again, in
+    /// whatever batch, agrees. For searches, which stop at what they find or go as near to the
+    /// boundary as they can.
     pub fn met_firmly(&self, logits: &Tensor) -> Result<Vec<bool>> {
         match self.goal {
             Goal::Avoid(_) => clearly_lost(logits, &self.labels),
@@ -243,10 +291,11 @@ impl<'a> Problem<'a> {
         self.counter.watch.iter().for_each(|watch| watch(share));
     }
 
-    /// Moves `x` by `relative` radii of `budget` in the steepest direction, then back into budget and domain.
+    /// Moves `x` by `relative` radii of `budget` in the steepest direction, then back into budget
+    /// and domain.
     ///
-    /// Joint l2: one unit direction over all modalities in declared units; per-modality l2: one each; linf: signs. A
-    /// zero gradient moves nothing.
+    /// Joint l2: one unit direction over all modalities in declared units; per-modality l2: one
+    /// each; linf: signs. A zero gradient moves nothing.
     pub fn step(
         &self,
         budget: &Budget,
@@ -272,36 +321,65 @@ impl<'a> Problem<'a> {
     ) -> Result<PerModality<Tensor>> {
         let samples = self.samples();
         if relative.len() != samples {
-            return Err(Error::Samples { what: "lengths of a step", expected: samples, got: relative.len() });
+            return Err(Error::Samples {
+                what: "lengths of a step",
+                expected: samples,
+                got: relative.len(),
+            });
         }
         // A full step in a ball as large as each sample's step.
         let factors = x.try_enumerate(|m, x| {
-            let relative = Tensor::from_slice(relative, (samples, 1), x.device())?.to_dtype(x.dtype())?;
-            self.factors.as_ref().map_or(Ok(relative.clone()), |f| &f[m] * &relative)
+            let relative =
+                Tensor::from_slice(relative, (samples, 1), x.device())?.to_dtype(x.dtype())?;
+            self.factors
+                .as_ref()
+                .map_or(Ok(relative.clone()), |f| &f[m] * &relative)
         })?;
-        let ball = Ball { factors: Some(&factors), ..self.ball(budget) };
+        let ball = Ball {
+            factors: Some(&factors),
+            ..self.ball(budget)
+        };
         self.confine(budget, &ball.step(x, gradients, 1.)?)
     }
 
-    /// What each sample may spend on each modality, in declared units; joint: on all modalities together.
+    /// What each sample may spend on each modality, in declared units; joint: on all modalities
+    /// together.
     pub fn radii(&self, budget: &Budget) -> Result<PerModality<Vec<f64>>> {
         self.clean.try_enumerate(|m, _| {
-            let Some(factors) = &self.factors else { return Ok(vec![budget.radius(m); self.samples()]) };
-            Ok((factors[m].to_dtype(DType::F64)? * budget.radius(m))?.flatten_all()?.to_vec1()?)
+            let Some(factors) = &self.factors else {
+                return Ok(vec![budget.radius(m); self.samples()]);
+            };
+            Ok((factors[m].to_dtype(DType::F64)? * budget.radius(m))?
+                .flatten_all()?
+                .to_vec1()?)
         })
     }
 
-    /// The nearest point of the intersection of the ball of `budget` and the domains, in declared units. Modalities
-    /// without a radius come back as the clean input, bit for bit.
+    /// The nearest point of the intersection of the ball of `budget` and the domains, in declared
+    /// units. Modalities without a radius come back as the clean input, bit for bit.
     pub fn confine(&self, budget: &Budget, x: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
         self.ball(budget).project(&self.clean, x)
     }
 
-    /// A random start: `relative` radii from the clean input in a uniformly random direction (linf: each element
-    /// uniform within `relative` radii), confined. Drawn in `f64` from each sample's own stream of `purpose`.
-    pub fn random_start(&self, budget: &Budget, purpose: &str, relative: f64) -> Result<PerModality<Tensor>> {
-        let linf = matches!(budget, Budget::Each { norm: crate::Norm::Linf, .. });
-        let mut rngs: Vec<_> = (0..self.samples()).map(|i| self.draws.stream(purpose, i)).collect();
+    /// A random start: `relative` radii from the clean input in a uniformly random direction (linf:
+    /// each element uniform within `relative` radii), confined. Drawn in `f64` from each sample's
+    /// own stream of `purpose`.
+    pub fn random_start(
+        &self,
+        budget: &Budget,
+        purpose: &str,
+        relative: f64,
+    ) -> Result<PerModality<Tensor>> {
+        let linf = matches!(
+            budget,
+            Budget::Each {
+                norm: crate::Norm::Linf,
+                ..
+            }
+        );
+        let mut rngs: Vec<_> = (0..self.samples())
+            .map(|i| self.draws.stream(purpose, i))
+            .collect();
         let noise = self.clean.try_enumerate(|m, x| {
             if budget.radius(m) <= 0. {
                 return Ok::<_, Error>(None);
@@ -309,14 +387,21 @@ impl<'a> Problem<'a> {
             let len = x.elem_count() / self.samples().max(1);
             let mut values = Vec::with_capacity(x.elem_count());
             for rng in &mut rngs {
-                values.extend(
-                    (0..len).map(|_| if linf { rng.random_range(-1f64..1.) } else { rng.sample(StandardNormal) }),
-                );
+                values.extend((0..len).map(|_| {
+                    if linf {
+                        rng.random_range(-1f64..1.)
+                    } else {
+                        rng.sample(StandardNormal)
+                    }
+                }));
             }
-            Ok(Some(Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())?))
+            Ok(Some(
+                Tensor::from_vec(values, x.shape(), x.device())?.to_dtype(x.dtype())?,
+            ))
         })?;
         if !linf {
-            // A normal vector points anywhere with equal chance, in declared units; a step normalises it.
+            // A normal vector points anywhere with equal chance, in declared units; a step
+            // normalises it.
             let scaled = noise.try_enumerate(|m, n| {
                 let scale = self.classifier.modalities()[m].scale;
                 n.as_ref().map(|n| n / scale).transpose()
@@ -324,7 +409,9 @@ impl<'a> Problem<'a> {
             return self.step(budget, &self.clean, &scaled, relative);
         }
         let moved = self.clean.try_enumerate(|m, x| {
-            let Some(noise) = &noise[m] else { return Ok::<_, Error>(x.clone()) };
+            let Some(noise) = &noise[m] else {
+                return Ok::<_, Error>(x.clone());
+            };
             let radius = budget.radius(m) * self.classifier.modalities()[m].scale * relative;
             let mut noise = noise.reshape((self.samples(), ()))?;
             if let Some(factors) = &self.factors {
@@ -338,8 +425,11 @@ impl<'a> Problem<'a> {
     /// The same problem, with the budget of sample `i` multiplied by `radii[i]`.
     pub(crate) fn within(mut self, radii: &[f64]) -> Result<Self> {
         let factors = self.clean.try_enumerate(|m, x| {
-            let radii = Tensor::from_slice(radii, (radii.len(), 1), x.device())?.to_dtype(x.dtype())?;
-            self.factors.as_ref().map_or(Ok(radii.clone()), |own| &own[m] * &radii)
+            let radii =
+                Tensor::from_slice(radii, (radii.len(), 1), x.device())?.to_dtype(x.dtype())?;
+            self.factors
+                .as_ref()
+                .map_or(Ok(radii.clone()), |own| &own[m] * &radii)
         })?;
         self.factors = Some(factors);
         Ok(self)
@@ -354,13 +444,21 @@ impl<'a> Problem<'a> {
             goal: self.goal.with(self.goal.labels().index_select(&index, 0)?),
             labels: keep.iter().map(|i| self.labels[*i as usize]).collect(),
             draws: self.draws.select(keep),
-            factors: self.factors.as_ref().map(|f| f.try_map(|f| f.index_select(&index, 0))).transpose()?,
+            factors: self
+                .factors
+                .as_ref()
+                .map(|f| f.try_map(|f| f.index_select(&index, 0)))
+                .transpose()?,
             counter: self.counter,
         })
     }
 
     pub(crate) fn ball<'b>(&'b self, budget: &'b Budget) -> Ball<'b> {
-        Ball { budget, modalities: self.classifier.modalities(), factors: self.factors.as_ref() }
+        Ball {
+            budget,
+            modalities: self.classifier.modalities(),
+            factors: self.factors.as_ref(),
+        }
     }
 
     fn check_logits(&self, logits: &Tensor) -> Result<()> {
@@ -369,7 +467,11 @@ impl<'a> Problem<'a> {
             return Err(Error::Classes(classes));
         }
         if samples != self.samples() {
-            return Err(Error::Samples { what: "logits", expected: self.samples(), got: samples });
+            return Err(Error::Samples {
+                what: "logits",
+                expected: self.samples(),
+                got: samples,
+            });
         }
         check_labels(&self.labels, classes)
     }

@@ -1,8 +1,11 @@
-//! Arithmetic on the samples of a batch seen as rows: what each step of an attack does to whole inputs, in one pass
-//! where candle takes one for every operator; which samples are numbers, and choosing among them. Does not know budgets.
+//! Arithmetic on the samples of a batch seen as rows: what each step of an attack does to whole
+//! inputs, in one pass where candle takes one for every operator; which samples are numbers, and
+//! choosing among them. Does not know budgets.
 //!
 //! Sums are added up in `f64`, in an order that depends on shapes alone.
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 /// `[batch, everything else]`.
@@ -10,13 +13,17 @@ pub(crate) fn rows(x: &Tensor) -> Result<Tensor> {
     x.reshape((x.dim(0)?, ()))
 }
 
-/// Per sample: is every element a finite number? A sum may overflow where no element does, so each is looked at.
+/// Per sample: is every element a finite number? A sum may overflow where no element does, so each
+/// is looked at.
 pub(crate) fn finite(x: &Tensor) -> Result<Vec<bool>> {
     if x.elem_count() == 0 {
         return Ok(vec![true; x.dim(0)?]);
     }
     // 0 times a number is 0, otherwise NaN, which no sum loses.
-    let nothing = (rows(x)? * 0.)?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let nothing = (rows(x)? * 0.)?
+        .sum(D::Minus1)?
+        .to_dtype(DType::F64)?
+        .to_vec1::<f64>()?;
     Ok(nothing.into_iter().map(|sum| sum == 0.).collect())
 }
 
@@ -25,7 +32,10 @@ pub(crate) fn same(a: &Tensor, b: &Tensor) -> Result<Vec<bool>> {
     if a.elem_count() == 0 {
         return Ok(vec![true; a.dim(0)?]);
     }
-    let others = rows(&a.ne(b)?)?.to_dtype(DType::F32)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+    let others = rows(&a.ne(b)?)?
+        .to_dtype(DType::F32)?
+        .sum(D::Minus1)?
+        .to_vec1::<f32>()?;
     Ok(others.into_iter().map(|others| others == 0.).collect())
 }
 
@@ -51,21 +61,37 @@ pub(crate) fn stepped(x: &Tensor, g: &Tensor, rate: &Tensor) -> Result<Tensor> {
         return x + rows(g)?.broadcast_mul(rate)?.reshape(x.shape())?;
     }
     let rate = rate.broadcast_as((x.dim(0)?, 1))?.contiguous()?;
-    x.contiguous()?.apply_op3_no_bwd(&g.contiguous()?, &rate, &Stepped)
+    x.contiguous()?
+        .apply_op3_no_bwd(&g.contiguous()?, &rate, &Stepped)
 }
 
-/// Perturbations grown to `shrink·delta`, of which `room` cuts elements: the sum of squares of the elements of `delta`
-/// that stay free, and of `room` where it cuts; `[batch, 1]` each.
-pub(crate) fn free_and_cut(delta: &Tensor, room: &Tensor, shrink: &Tensor) -> Result<(Tensor, Tensor)> {
+/// Perturbations grown to `shrink·delta`, of which `room` cuts elements: the sum of squares of the
+/// elements of `delta` that stay free, and of `room` where it cuts; `[batch, 1]` each.
+pub(crate) fn free_and_cut(
+    delta: &Tensor,
+    room: &Tensor,
+    shrink: &Tensor,
+) -> Result<(Tensor, Tensor)> {
     if !at_hand(delta) {
         let (delta, room) = (rows(delta)?.sqr()?, rows(room)?.sqr()?);
-        let (cut, none) = (delta.broadcast_mul(&shrink.sqr()?)?.ge(&room)?, delta.zeros_like()?);
+        let (cut, none) = (
+            delta.broadcast_mul(&shrink.sqr()?)?.ge(&room)?,
+            delta.zeros_like()?,
+        );
         let sum = |x: Tensor| x.sum_keepdim(D::Minus1);
-        return Ok((sum(cut.where_cond(&none, &delta)?)?, sum(cut.where_cond(&room, &none)?)?));
+        return Ok((
+            sum(cut.where_cond(&none, &delta)?)?,
+            sum(cut.where_cond(&room, &none)?)?,
+        ));
     }
     let shrink = shrink.broadcast_as((delta.dim(0)?, 1))?.contiguous()?;
-    let both = delta.contiguous()?.apply_op3_no_bwd(&room.contiguous()?, &shrink, &FreeAndCut)?;
-    Ok((both.narrow(1, 0, 1)?.contiguous()?, both.narrow(1, 1, 1)?.contiguous()?))
+    let both = delta
+        .contiguous()?
+        .apply_op3_no_bwd(&room.contiguous()?, &shrink, &FreeAndCut)?;
+    Ok((
+        both.narrow(1, 0, 1)?.contiguous()?,
+        both.narrow(1, 1, 1)?.contiguous()?,
+    ))
 }
 
 /// Whether the loops below can see the elements.
@@ -91,12 +117,18 @@ macro_rules! dispatch {
 }
 
 /// All elements, and how many make a sample.
-fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<(&'a [T], usize)> {
+fn elements<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<(&'a [T], usize)> {
     let Some((from, to)) = layout.contiguous_offsets() else {
         bail!("internal: a non-contiguous operand reached an attack")
     };
     let samples = layout.dims().first().copied().unwrap_or(1).max(1);
-    Ok((&T::cpu_storage_as_slice(storage)?[from..to], ((to - from) / samples).max(1)))
+    Ok((
+        &T::cpu_storage_as_slice(storage)?[from..to],
+        ((to - from) / samples).max(1),
+    ))
 }
 
 /// Sums that are added up side by side, so that the processor does many at once.

@@ -20,7 +20,8 @@ pub trait Attack {
     /// Proposes inputs shaped like [`Problem::clean`]; nobody trusts them.
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>>;
 
-    /// Attacks a batch away from its `labels` `[batch]`, with seed 0: the simplest use. [`run`] takes other goals and seeds.
+    /// Attacks a batch away from its `labels` `[batch]`, with seed 0: the simplest use. [`run`]
+    /// takes other goals and seeds.
     ///
     /// `inputs`: each `[batch, ...]`; a tensor alone for a model of one input.
     ///
@@ -35,7 +36,13 @@ pub trait Attack {
     where
         Self: Sized,
     {
-        run(self, classifier, &inputs.into(), &Goal::Avoid(labels.clone()), &Draws::new(Streams::new(0), 0))
+        run(
+            self,
+            classifier,
+            &inputs.into(),
+            &Goal::Avoid(labels.clone()),
+            &Draws::new(Streams::new(0), 0),
+        )
     }
 }
 
@@ -48,7 +55,8 @@ pub struct Outcome {
     pub success: Vec<bool>,
     /// Per sample, what the model takes it for; none where its logits are not finite.
     pub prediction: Vec<Option<u32>>,
-    /// Per sample, from the clean input, in declared units: joint l2, or the greatest of any modality for linf.
+    /// Per sample, from the clean input, in declared units: joint l2, or the greatest of any
+    /// modality for linf.
     pub distance: Vec<f64>,
     /// The same of each modality, in the budget's norm: how the attack split what it spent.
     pub spent: PerModality<Vec<f64>>,
@@ -63,15 +71,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The fraction of samples for which no adversarial was found: an upper bound of the model's accuracy under the best
-    /// attack within the budget. NaN for no samples.
+    /// The fraction of samples for which no adversarial was found: an upper bound of the model's
+    /// accuracy under the best attack within the budget. NaN for no samples.
     pub fn robust_accuracy(&self) -> f64 {
         let robust = self.success.iter().filter(|success| !**success).count();
         robust as f64 / self.success.len() as f64
     }
 }
 
-/// Runs `attack` on a batch. Samples whose clean input already meets the goal succeed at distance 0, untouched.
+/// Runs `attack` on a batch. Samples whose clean input already meets the goal succeed at distance
+/// 0, untouched.
 ///
 /// `inputs`: each `[batch, ...]`; `draws`: one stream per sample.
 ///
@@ -87,7 +96,8 @@ pub fn run(
     run_all(attack, classifier, inputs, goal, draws, None, None)
 }
 
-/// As [`run`]; `watch` is told the share of the search that is done, by searches long enough to tell it.
+/// As [`run`]; `watch` is told the share of the search that is done, by searches long enough to
+/// tell it.
 ///
 /// # Errors
 /// As [`run`].
@@ -102,7 +112,8 @@ pub fn run_watched(
     run_all(attack, classifier, inputs, goal, draws, None, Some(watch))
 }
 
-/// As [`run`], with the budget of sample `i` multiplied by `radii[i]`: a unit budget becomes each sample's own radius.
+/// As [`run`], with the budget of sample `i` multiplied by `radii[i]`: a unit budget becomes each
+/// sample's own radius.
 ///
 /// # Errors
 /// As [`run`]; also when `radii` does not have a finite number of at least 0 for each sample.
@@ -118,11 +129,12 @@ pub fn run_within(
     run_all(attack, classifier, inputs, goal, draws, Some(&radii), None)
 }
 
-/// As [`run_within`], with a radius of each sample for each modality: `radii[m][i]` multiplies the budget of modality
-/// `m`. For budgets of their own only: [`Budget::Each`].
+/// As [`run_within`], with a radius of each sample for each modality: `radii[m][i]` multiplies the
+/// budget of modality `m`. For budgets of their own only: [`Budget::Each`].
 ///
 /// # Errors
-/// As [`run_within`]; also for [`Budget::Joint`], and when `radii` has not one list for each modality.
+/// As [`run_within`]; also for [`Budget::Joint`], and when `radii` has not one list for each
+/// modality.
 pub fn run_within_each(
     attack: &dyn Attack,
     classifier: &dyn Classifier,
@@ -132,7 +144,9 @@ pub fn run_within_each(
     radii: &PerModality<Vec<f64>>,
 ) -> Result<Outcome> {
     if matches!(attack.budget(), Budget::Joint(_)) {
-        return Err(Error::Setting("a joint budget has one radius for each sample, not one for each modality"));
+        return Err(Error::Setting(
+            "a joint budget has one radius for each sample, not one for each modality",
+        ));
     }
     run_all(attack, classifier, inputs, goal, draws, Some(radii), None)
 }
@@ -149,7 +163,9 @@ pub fn perturb(
     draws: &Draws,
 ) -> Result<PerModality<Tensor>> {
     let counter = Counter::default();
-    attack.budget().check(classifier.modalities(), inputs[0].dtype(), None)?;
+    attack
+        .budget()
+        .check(classifier.modalities(), inputs[0].dtype(), None)?;
     let problem = Problem::new(classifier, inputs, goal, draws, None, &counter)?;
     if !moves(attack.budget(), &problem) {
         return Ok(problem.clean().clone());
@@ -168,19 +184,33 @@ fn run_all(
     radii: Option<&PerModality<Vec<f64>>>,
     watch: Option<&dyn Fn(f64)>,
 ) -> Result<Outcome> {
-    let counter = Counter { watch, ..Counter::default() };
-    attack.budget().check(classifier.modalities(), inputs[0].dtype(), radii)?;
+    let counter = Counter {
+        watch,
+        ..Counter::default()
+    };
+    attack
+        .budget()
+        .check(classifier.modalities(), inputs[0].dtype(), radii)?;
     let problem = Problem::new(classifier, inputs, goal, draws, radii, &counter)?;
     let samples = problem.samples();
-    let (mut success, mut prediction) =
-        if samples == 0 { (vec![], vec![]) } else { judged(&problem, problem.clean())? };
+    let (mut success, mut prediction) = if samples == 0 {
+        (vec![], vec![])
+    } else {
+        judged(&problem, problem.clean())?
+    };
     let mut distance = vec![0.; samples];
     let mut spent = problem.clean().map(|_| vec![0.; samples]);
-    let standing: Vec<u32> = (0..samples as u32).filter(|i| !success[*i as usize]).collect();
+    let standing: Vec<u32> = (0..samples as u32)
+        .filter(|i| !success[*i as usize])
+        .collect();
     let (mut adversarial, mut lost) = (problem.clean().clone(), vec![false; samples]);
     if !standing.is_empty() {
         let all = standing.len() == samples;
-        let part = if all { None } else { Some(problem.select(&standing)?) };
+        let part = if all {
+            None
+        } else {
+            Some(problem.select(&standing)?)
+        };
         let part = part.as_ref().unwrap_or(&problem);
         let found = propose(attack, part)?;
         let (met, taken_for) = judged(part, &found.x)?;
@@ -190,14 +220,31 @@ fn run_all(
         }
         spent = spent.try_enumerate(|m, spent| -> Result<_> {
             let mut spent = spent.clone();
-            standing.iter().zip(&found.spent.each[m]).for_each(|(i, d)| spent[*i as usize] = *d);
+            standing
+                .iter()
+                .zip(&found.spent.each[m])
+                .for_each(|(i, d)| spent[*i as usize] = *d);
             Ok(spent)
         })?;
-        adversarial = if all { found.x } else { scatter(&adversarial, &found.x, &standing)? };
+        adversarial = if all {
+            found.x
+        } else {
+            scatter(&adversarial, &found.x, &standing)?
+        };
     }
     let undefined = lost.iter().filter(|lost| **lost).count();
     let (forwards, backwards) = (counter.forwards.get(), counter.backwards.get());
-    Ok(Outcome { adversarial, success, prediction, distance, spent, undefined, lost, forwards, backwards })
+    Ok(Outcome {
+        adversarial,
+        success,
+        prediction,
+        distance,
+        spent,
+        undefined,
+        lost,
+        forwards,
+        backwards,
+    })
 }
 
 /// Per sample: does it meet the goal, and what is it taken for?
@@ -214,23 +261,36 @@ pub(crate) struct Proposal {
     pub lost: Vec<bool>,
 }
 
-/// What `attack` proposes, within budget and domain. A proposal that is there already stays as it is, bit for bit: what
-/// the search judged is what is judged.
+/// What `attack` proposes, within budget and domain. A proposal that is there already stays as it
+/// is, bit for bit: what the search judged is what is judged.
 pub(crate) fn propose(attack: &dyn Attack, problem: &Problem<'_>) -> Result<Proposal> {
     let (budget, clean) = (attack.budget(), problem.clean());
     if !moves(budget, problem) {
         let spent = problem.ball(budget).spent(clean, clean)?;
-        return Ok(Proposal { x: clean.clone(), spent, lost: vec![false; problem.samples()] });
+        return Ok(Proposal {
+            x: clean.clone(),
+            spent,
+            lost: vec![false; problem.samples()],
+        });
     }
     let (found, mut lost) = searched(attack, problem)?;
     let inside = problem.ball(budget).holds(clean, &found, INSIDE)?;
     let confined = problem.confine(budget, &found)?;
-    let found = found.zip(&confined, "proposal")?.try_enumerate(|m, (x, confined)| -> Result<Tensor> {
-        // What does not move is the clean input, bit for bit.
-        if budget.radius(m) > 0. { Ok(chosen(&inside, x, confined)?) } else { Ok((*confined).clone()) }
-    })?;
+    let found =
+        found
+            .zip(&confined, "proposal")?
+            .try_enumerate(|m, (x, confined)| -> Result<Tensor> {
+                // What does not move is the clean input, bit for bit.
+                if budget.radius(m) > 0. {
+                    Ok(chosen(&inside, x, confined)?)
+                } else {
+                    Ok((*confined).clone())
+                }
+            })?;
     let shrunk = shrunk(budget, problem, found, &inside)?;
-    lost.iter_mut().zip(&shrunk.lost).for_each(|(lost, outside)| *lost |= outside);
+    lost.iter_mut()
+        .zip(&shrunk.lost)
+        .for_each(|(lost, outside)| *lost |= outside);
     Ok(Proposal { lost, ..shrunk })
 }
 
@@ -240,7 +300,10 @@ fn moves(budget: &Budget, problem: &Problem<'_>) -> bool {
 }
 
 /// What `attack` returns, and which samples of it held a NaN or an infinity; these are clean.
-fn searched(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<Tensor>, Vec<bool>)> {
+fn searched(
+    attack: &dyn Attack,
+    problem: &Problem<'_>,
+) -> Result<(PerModality<Tensor>, Vec<bool>)> {
     let clean = problem.clean();
     let found = attack.search(problem)?.map(Tensor::detach);
     let mut lost = vec![false; problem.samples()];
@@ -254,31 +317,52 @@ fn searched(attack: &dyn Attack, problem: &Problem<'_>) -> Result<(PerModality<T
                 got: x.dims().to_vec(),
             });
         }
-        lost.iter_mut().zip(finite(x)?).for_each(|(lost, finite)| *lost |= !finite);
+        lost.iter_mut()
+            .zip(finite(x)?)
+            .for_each(|(lost, finite)| *lost |= !finite);
     }
     if !lost.contains(&true) {
         return Ok((found, lost));
     }
-    let found = found.zip(clean, "clean inputs")?.try_map(|(x, x0)| chosen(&lost, x0, x))?;
+    let found = found
+        .zip(clean, "clean inputs")?
+        .try_map(|(x, x0)| chosen(&lost, x0, x))?;
     Ok((found, lost))
 }
 
-/// How much of its budget a proposal may use: the promise of a relative 1e-6, and room for how it is measured.
+/// How much of its budget a proposal may use: the promise of a relative 1e-6, and room for how it
+/// is measured.
 const INSIDE: f64 = 1. + 5e-7;
 
-/// Into the budget, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk again, and where a budget
-/// is finer than the inputs' own resolution, the clean input is all that remains. So it is where no arithmetic could
-/// bring a point back: it is lost. Samples in `settled` are inside, and stay as they are.
-fn shrunk(budget: &Budget, problem: &Problem<'_>, mut x: PerModality<Tensor>, settled: &[bool]) -> Result<Proposal> {
+/// Into the budget, to a relative 1e-6 measured in `f64`: what rounding left outside is shrunk
+/// again, and where a budget is finer than the inputs' own resolution, the clean input is all that
+/// remains. So it is where no arithmetic could bring a point back: it is lost. Samples in `settled`
+/// are inside, and stay as they are.
+fn shrunk(
+    budget: &Budget,
+    problem: &Problem<'_>,
+    mut x: PerModality<Tensor>,
+    settled: &[bool],
+) -> Result<Proposal> {
     let clean = problem.clean();
     let spent = |x: &PerModality<Tensor>| problem.ball(budget).spent(clean, x);
     let inside = |used: &f64| *used <= INSIDE;
-    let outside = |spent: &Spent| spent.used.iter().map(|used| !inside(used)).collect::<Vec<_>>();
+    let outside = |spent: &Spent| {
+        spent
+            .used
+            .iter()
+            .map(|used| !inside(used))
+            .collect::<Vec<_>>()
+    };
     for attempt in 0..4 {
         let now = spent(&x)?;
         if !outside(&now).contains(&true) {
             let lost = vec![false; now.used.len()];
-            return Ok(Proposal { x, spent: now, lost });
+            return Ok(Proposal {
+                x,
+                spent: now,
+                lost,
+            });
         }
         let keep = now.used.iter().map(|u| match attempt {
             _ if *u <= INSIDE => 1.,
@@ -286,24 +370,45 @@ fn shrunk(budget: &Budget, problem: &Problem<'_>, mut x: PerModality<Tensor>, se
             _ => (1. - 1e-6) / u,
         });
         let keep = Tensor::from_iter(keep, x[0].device())?.reshape(((), 1))?;
-        x = x.zip(clean, "clean inputs")?.try_map(|(x, x0)| -> Result<Tensor> {
-            let keep = keep.to_dtype(x.dtype())?;
-            let delta = (*x - *x0)?.reshape((x.dim(0)?, ()))?.broadcast_mul(&keep)?;
-            let shrunk = (*x0 + delta.reshape(x.shape())?)?;
-            if settled.is_empty() { Ok(shrunk) } else { Ok(chosen(settled, x, &shrunk)?) }
-        })?;
+        x = x
+            .zip(clean, "clean inputs")?
+            .try_map(|(x, x0)| -> Result<Tensor> {
+                let keep = keep.to_dtype(x.dtype())?;
+                let delta = (*x - *x0)?.reshape((x.dim(0)?, ()))?.broadcast_mul(&keep)?;
+                let shrunk = (*x0 + delta.reshape(x.shape())?)?;
+                if settled.is_empty() {
+                    Ok(shrunk)
+                } else {
+                    Ok(chosen(settled, x, &shrunk)?)
+                }
+            })?;
     }
     let lost = outside(&spent(&x)?);
-    x = x.zip(clean, "clean inputs")?.try_map(|(x, x0)| chosen(&lost, x0, x))?;
-    Ok(Proposal { spent: spent(&x)?, x, lost })
+    x = x
+        .zip(clean, "clean inputs")?
+        .try_map(|(x, x0)| chosen(&lost, x0, x))?;
+    Ok(Proposal {
+        spent: spent(&x)?,
+        x,
+        lost,
+    })
 }
 
 /// `all` with `part` in rows `rows`.
-fn scatter(all: &PerModality<Tensor>, part: &PerModality<Tensor>, rows: &[u32]) -> Result<PerModality<Tensor>> {
+fn scatter(
+    all: &PerModality<Tensor>,
+    part: &PerModality<Tensor>,
+    rows: &[u32],
+) -> Result<PerModality<Tensor>> {
     let total = all[0].dim(0)?;
-    // Row i comes from `part` if it is listed there, behind the rows of `all` in their concatenation.
+    // Row i comes from `part` if it is listed there, behind the rows of `all` in their
+    // concatenation.
     let mut source: Vec<u32> = (0..total as u32).collect();
-    rows.iter().enumerate().for_each(|(k, row)| source[*row as usize] = (total + k) as u32);
-    let both = all.zip(part, "part of the batch")?.try_map(|(a, p)| Tensor::cat(&[*a, *p], 0))?;
+    rows.iter()
+        .enumerate()
+        .for_each(|(k, row)| source[*row as usize] = (total + k) as u32);
+    let both = all
+        .zip(part, "part of the batch")?
+        .try_map(|(a, p)| Tensor::cat(&[*a, *p], 0))?;
     select_rows(&both, &source)
 }

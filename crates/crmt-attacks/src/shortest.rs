@@ -1,5 +1,5 @@
-//! The nearest adversarial of each sample, for attacks that look for it. Does not know how they look, nor how moves are
-//! measured.
+//! The nearest adversarial of each sample, for attacks that look for it. Does not know how they
+//! look, nor how moves are measured.
 use crate::{
     Problem, Result,
     points::{Point, stacked},
@@ -25,7 +25,10 @@ pub(crate) struct Shortest {
 impl Shortest {
     /// Nothing yet, for as many samples.
     pub fn new(until: Until, samples: usize) -> Self {
-        Self { until, best: vec![(f64::INFINITY, vec![]); samples] }
+        Self {
+            until,
+            best: vec![(f64::INFINITY, vec![]); samples],
+        }
     }
 
     /// The size of the move to what is kept of this sample; infinite if it is no adversarial.
@@ -40,7 +43,9 @@ impl Shortest {
 
     /// Those that do.
     pub fn standing(&self) -> Vec<u32> {
-        (0..self.best.len() as u32).filter(|row| !self.done(*row)).collect()
+        (0..self.best.len() as u32)
+            .filter(|row| !self.done(*row))
+            .collect()
     }
 
     /// An adversarial, which is kept if none was nearer.
@@ -60,6 +65,10 @@ impl Shortest {
     /// One row for each sample of `problem`, once something is kept of every one.
     pub fn assemble(self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         let points: Vec<Point> = self.best.into_iter().map(|(_, point)| point).collect();
-        if points.is_empty() { Ok(problem.clean().clone()) } else { stacked(problem.clean(), &points) }
+        if points.is_empty() {
+            Ok(problem.clean().clone())
+        } else {
+            stacked(problem.clean(), &points)
+        }
     }
 }

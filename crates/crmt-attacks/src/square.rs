@@ -9,11 +9,13 @@ use candle_core::{DType, Tensor};
 use crmt_core::PerModality;
 use rand::Rng;
 
-/// The square attack (Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack via
-/// random search"): a change of one window is kept when it raises the margin `max_{j != y} h_j - h_y`.
+/// The square attack (Andriushchenko et al. 2020, "Square attack: a query-efficient black-box
+/// adversarial attack via random search"): a change of one window is kept when it raises the margin
+/// `max_{j != y} h_j - h_y`.
 ///
-/// A modality of shape `[c, h, w]` is `c` channels of an image, its windows squares of `p h w` pixels across all
-/// channels; any other shape is one line of its elements, its windows `p len` neighbours. Per sample:
+/// A modality of shape `[c, h, w]` is `c` channels of an image, its windows squares of `p h w`
+/// pixels across all channels; any other shape is one line of its elements, its windows `p len`
+/// neighbours. Per sample:
 ///
 /// ```text
 /// x = start, one query
@@ -22,28 +24,33 @@ use rand::Rng;
 ///     x' = x changed in W, into budget and domain; x = x' if the margin is greater there: one query
 /// ```
 ///
-/// *linf.* Start: every column of every channel at one end of its range, the least or the greatest value within budget
-/// and domain (on a line: every element). Change: each channel of `W` to one end, drawn again while nothing changes.
+/// *linf.* Start: every column of every channel at one end of its range, the least or the greatest
+/// value within budget and domain (on a line: every element). Change: each channel of `W` to one
+/// end, drawn again while nothing changes.
 ///
-/// *l2.* With `u = (x - clean) / scale` and `eta` a window of unit length, a peak beside a trough of heights
-/// `sum_{j=d..=n} 1 / (j+1)^2` at distance `d` of their centres. Start: tiles of a fifth of the side, each `eta` up or
-/// down in each channel, every modality scaled to its radius. Change: a second window `W'` gives its length to `W`,
+/// *l2.* With `u = (x - clean) / scale` and `eta` a window of unit length, a peak beside a trough
+/// of heights `sum_{j=d..=n} 1 / (j+1)^2` at distance `d` of their centres. Start: tiles of a fifth
+/// of the side, each `eta` up or down in each channel, every modality scaled to its radius. Change:
+/// a second window `W'` gives its length to `W`,
 ///
 /// ```text
 /// v_i    = +-eta + u_{W,i} / |u_{W,i}|                                        for each of the c channels i
 /// u_{W'} = 0;  u_{W,i} = v_i / |v_i| sqrt(|u_{W,i}|^2 + |u_{W' \ W,i}|^2 + (radius^2 - |u|^2) / c)
 /// ```
 ///
-/// *Joint budgets* (ours): the start gives each of `M` moving modalities `radius / sqrt(M)`; `|u|` is over all of them,
-/// and `W'` is in a modality of its own, each as likely, so that length flows between modalities. From another
-/// modality, the whole `|u_{W'}|^2` is shared equally by the channels of `W`.
+/// *Joint budgets* (ours): the start gives each of `M` moving modalities `radius / sqrt(M)`; `|u|`
+/// is over all of them, and `W'` is in a modality of its own, each as likely, so that length flows
+/// between modalities. From another modality, the whole `|u_{W'}|^2` is shared equally by the
+/// channels of `W`.
 ///
-/// Windows reach every row and column; those of the released code never reach the last ones, which on small images leaves
-/// a part of the start unchanged, and more images standing (`tests/parity`): [`as_released`](Self::as_released).
+/// Windows reach every row and column; those of the released code never reach the last ones, which
+/// on small images leaves a part of the start unchanged, and more images standing (`tests/parity`):
+/// [`as_released`](Self::as_released).
 ///
-/// It does not: restart; use the cross-entropy (the original does for targeted goals). Success is checked at every
-/// query, and a sample that has succeeded asks no more; any other ends at its best point. Costs at most
-/// [`queries`](Self::queries) forward evaluations of each sample, and no backward ones.
+/// It does not: restart; use the cross-entropy (the original does for targeted goals). Success is
+/// checked at every query, and a sample that has succeeded asks no more; any other ends at its best
+/// point. Costs at most [`queries`](Self::queries) forward evaluations of each sample, and no
+/// backward ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Square {
     /// How far to go.
@@ -52,14 +59,20 @@ pub struct Square {
     pub queries: usize,
     /// Share of the elements in the first windows, above 0 and at most 1; AutoAttack takes 0.8.
     pub p: f64,
-    /// Windows never reach the last row and column, and the tiles of an l2 start leave the rim clean.
+    /// Windows never reach the last row and column, and the tiles of an l2 start leave the rim
+    /// clean.
     pub as_released: bool,
 }
 
 impl Square {
     /// The settings of AutoAttack with this number of queries.
     pub fn new(budget: Budget, queries: usize) -> Self {
-        Self { budget, queries, p: 0.8, as_released: false }
+        Self {
+            budget,
+            queries,
+            p: 0.8,
+            as_released: false,
+        }
     }
 
     /// Share of the elements in the windows of this query.
@@ -70,7 +83,13 @@ impl Square {
     }
 
     fn linf(&self) -> bool {
-        matches!(self.budget, Budget::Each { norm: Norm::Linf, .. })
+        matches!(
+            self.budget,
+            Budget::Each {
+                norm: Norm::Linf,
+                ..
+            }
+        )
     }
 
     /// Everyone at the clean input.
@@ -81,7 +100,9 @@ impl Square {
             if !self.linf() {
                 return Rows::new(problem.clean());
             }
-            let up = problem.clean().try_map(|x| -> Result<_> { Ok(Some((x.ones_like()? * sign)?)) })?;
+            let up = problem
+                .clean()
+                .try_map(|x| -> Result<_> { Ok(Some((x.ones_like()? * sign)?)) })?;
             Rows::new(&problem.step(&self.budget, problem.clean(), &up, 1.)?)
         };
         let (least, greatest) = (end(-1.)?, end(1.)?);
@@ -108,7 +129,9 @@ impl Attack for Square {
 
     fn search(&self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
         if self.queries == 0 || !(self.p > 0. && self.p <= 1.) {
-            return Err(Error::Setting("square needs at least one query, and a p above 0 and at most 1"));
+            return Err(Error::Setting(
+                "square needs at least one query, and a p above 0 and at most 1",
+            ));
         }
         let fields: Vec<Field> = problem
             .classifier()
@@ -116,26 +139,44 @@ impl Attack for Square {
             .iter()
             .enumerate()
             .map(|(m, modality)| {
-                Field::new(&modality.shape, modality.scale, self.budget.radius(m) > 0., self.as_released)
+                Field::new(
+                    &modality.shape,
+                    modality.scale,
+                    self.budget.radius(m) > 0.,
+                    self.as_released,
+                )
             })
             .collect();
         let mut found = Found::new(problem.samples());
         if problem.samples() == 0 || fields.iter().all(|f| !f.moves) {
             return found.assemble(problem);
         }
-        let rules = Rules { fields: &fields, joint: matches!(self.budget, Budget::Joint(_)), linf: self.linf() };
+        let rules = Rules {
+            fields: &fields,
+            joint: matches!(self.budget, Budget::Joint(_)),
+            linf: self.linf(),
+        };
         let mut active = Active::new(problem, &found)?;
         let mut walkers = self.walkers(problem)?;
         for query in 0..self.queries {
             let share = self.share(query);
             let proposals: Vec<Point> = walkers
                 .iter_mut()
-                .map(|w| if query == 0 { w.start(&rules) } else { w.changed(&rules, share) })
+                .map(|w| {
+                    if query == 0 {
+                        w.start(&rules)
+                    } else {
+                        w.changed(&rules, share)
+                    }
+                })
                 .collect();
             let here = active.problem(problem);
             let x = here.confine(&self.budget, &stacked(here.clean(), &proposals)?)?;
             let logits = here.logits(&x)?;
-            let margins = Loss::Margin.value(&logits, here.goal())?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+            let margins = Loss::Margin
+                .value(&logits, here.goal())?
+                .to_dtype(DType::F64)?
+                .to_vec1::<f64>()?;
             let met = here.met_firmly(&logits)?;
             let values = Rows::new(&x)?;
             for (i, (walker, margin)) in walkers.iter_mut().zip(margins).enumerate() {
@@ -167,7 +208,9 @@ struct Rules<'a> {
 
 impl Rules<'_> {
     fn moving(&self) -> Vec<usize> {
-        (0..self.fields.len()).filter(|m| self.fields[*m].moves).collect()
+        (0..self.fields.len())
+            .filter(|m| self.fields[*m].moves)
+            .collect()
     }
 
     fn any(&self, rng: &mut impl Rng) -> usize {
@@ -201,40 +244,81 @@ impl Field {
             [c, h, w] => (c, h, w),
             _ => (1, 1, shape.iter().product()),
         };
-        Self { as_released, channels, height, width, scale, moves: may_move && channels * height * width > 0 }
+        Self {
+            as_released,
+            channels,
+            height,
+            width,
+            scale,
+            moves: may_move && channels * height * width > 0,
+        }
     }
 
-    /// Anywhere, with this share of the elements; for l2 with an odd side of 3 or more, where there is room.
+    /// Anywhere, with this share of the elements; for l2 with an odd side of 3 or more, where there
+    /// is room.
     fn window(&self, share: f64, linf: bool, rng: &mut impl Rng) -> Window {
         let area = share * (self.height * self.width) as f64;
-        let side = if self.height.min(self.width) == 1 { area } else { area.sqrt() };
+        let side = if self.height.min(self.width) == 1 {
+            area
+        } else {
+            area.sqrt()
+        };
         let side = side.round() as usize;
         let side = if linf { side.max(1) } else { side.max(3) | 1 };
         let (height, width) = (side.min(self.height), side.min(self.width));
         // As released, the last place is never taken where there is another.
-        let places = |room: usize| if self.as_released { room.max(1) } else { room + 1 };
+        let places = |room: usize| {
+            if self.as_released {
+                room.max(1)
+            } else {
+                room + 1
+            }
+        };
         let (tops, lefts) = (places(self.height - height), places(self.width - width));
         let (top, left) = (rng.random_range(0..tops), rng.random_range(0..lefts));
-        Window { top, left, height, width }
+        Window {
+            top,
+            left,
+            height,
+            width,
+        }
     }
 
     /// Tiles of a fifth of the shorter side (a line: of its length), those at the end cut off.
     fn tiles(&self) -> Vec<Window> {
         let shorter = self.height.min(self.width);
-        let shorter = if shorter == 1 { self.height.max(self.width) } else { shorter };
+        let shorter = if shorter == 1 {
+            self.height.max(self.width)
+        } else {
+            shorter
+        };
         let side = (shorter / 5).max(1);
-        let first = if self.as_released { shorter.saturating_sub(5 * side) / 2 } else { 0 };
+        let first = if self.as_released {
+            shorter.saturating_sub(5 * side) / 2
+        } else {
+            0
+        };
         // As released: five in the middle, whose surroundings stay clean.
         let starts = |len: usize| {
-            let end = if self.as_released && len > first { (first + len / side * side).min(len) } else { len };
+            let end = if self.as_released && len > first {
+                (first + len / side * side).min(len)
+            } else {
+                len
+            };
             (if len > first { first } else { 0 }..end).step_by(side)
         };
         let rows = starts(self.height);
         let tile = |top: usize, left: usize| {
             let (height, width) = (side.min(self.height - top), side.min(self.width - left));
-            Window { top, left, height, width }
+            Window {
+                top,
+                left,
+                height,
+                width,
+            }
         };
-        rows.flat_map(|top| starts(self.width).map(move |left| tile(top, left))).collect()
+        rows.flat_map(|top| starts(self.width).map(move |left| tile(top, left)))
+            .collect()
     }
 
     /// Indices of the elements of one channel of a window, row by row.
@@ -248,24 +332,42 @@ impl Field {
 /// A peak beside a trough (one above the other, or side by side), of length 1, row by row.
 fn eta(height: usize, width: usize, rng: &mut impl Rng) -> Vec<f64> {
     let above = rng.random::<bool>();
-    let above = if height.min(width) < 2 { height > width } else { above };
-    let (long, short) = if above { (height, width) } else { (width, height) };
+    let above = if height.min(width) < 2 {
+        height > width
+    } else {
+        above
+    };
+    let (long, short) = if above {
+        (height, width)
+    } else {
+        (width, height)
+    };
     let peak = long / 2;
     let mut values: Vec<f64> = (0..height * width)
         .map(|i| {
-            let (r, c) = if above { (i / width, i % width) } else { (i % width, i / width) };
-            if r < peak { hill(peak, short, r, c) } else { -hill(long - peak, short, r - peak, c) }
+            let (r, c) = if above {
+                (i / width, i % width)
+            } else {
+                (i % width, i / width)
+            };
+            if r < peak {
+                hill(peak, short, r, c)
+            } else {
+                -hill(long - peak, short, r - peak, c)
+            }
         })
         .collect();
     scale_to(&mut values, 1.);
     values
 }
 
-/// Height of the hill of `rows * columns` there: `sum_{j=d..=n} 1 / (j+1)^2`, `d` from the centre, `n` half the longer
-/// side.
+/// Height of the hill of `rows * columns` there: `sum_{j=d..=n} 1 / (j+1)^2`, `d` from the centre,
+/// `n` half the longer side.
 fn hill(rows: usize, columns: usize, r: usize, c: usize) -> f64 {
     let distance = r.abs_diff(rows / 2).max(c.abs_diff(columns / 2));
-    (distance..=rows.max(columns) / 2).map(|j| ((j + 1) as f64).powi(-2)).sum()
+    (distance..=rows.max(columns) / 2)
+        .map(|j| ((j + 1) as f64).powi(-2))
+        .sum()
 }
 
 fn length(values: &[f64]) -> f64 {
@@ -286,7 +388,8 @@ struct Walker<R> {
     /// Of each modality, in declared units.
     radii: Vec<f64>,
     clean: Point,
-    /// The least and the greatest value of each element within an linf budget and the domain; unused in l2.
+    /// The least and the greatest value of each element within an linf budget and the domain;
+    /// unused in l2.
     ends: [Point; 2],
     /// Best so far.
     x: Point,
@@ -296,16 +399,27 @@ struct Walker<R> {
 impl<R: Rng> Walker<R> {
     fn start(&mut self, rules: &Rules<'_>) -> Point {
         let moving = rules.moving();
-        let part = if rules.joint { (moving.len() as f64).sqrt().recip() } else { 1. };
+        let part = if rules.joint {
+            (moving.len() as f64).sqrt().recip()
+        } else {
+            1.
+        };
         let mut x = self.clean.clone();
         for m in moving {
             let field = &rules.fields[m];
             if rules.linf {
                 for channel in 0..field.channels {
                     for left in 0..field.width {
-                        let column = Window { top: 0, left, height: field.height, width: 1 };
+                        let column = Window {
+                            top: 0,
+                            left,
+                            height: field.height,
+                            width: 1,
+                        };
                         let end = usize::from(self.rng.random::<bool>());
-                        field.elements(channel, column).for_each(|i| x[m][i] = self.ends[end][m][i]);
+                        field
+                            .elements(channel, column)
+                            .for_each(|i| x[m][i] = self.ends[end][m][i]);
                     }
                 }
                 continue;
@@ -315,17 +429,26 @@ impl<R: Rng> Walker<R> {
                 let eta = eta(tile.height, tile.width, &mut self.rng);
                 for channel in 0..field.channels {
                     let sign = self.sign();
-                    field.elements(channel, tile).zip(&eta).for_each(|(i, e)| u[i] = sign * e);
+                    field
+                        .elements(channel, tile)
+                        .zip(&eta)
+                        .for_each(|(i, e)| u[i] = sign * e);
                 }
             }
             scale_to(&mut u, self.radii[m] * part);
-            x[m].iter_mut().zip(u).for_each(|(x, u)| *x += u * field.scale);
+            x[m].iter_mut()
+                .zip(u)
+                .for_each(|(x, u)| *x += u * field.scale);
         }
         x
     }
 
     fn changed(&mut self, rules: &Rules<'_>, share: f64) -> Point {
-        if rules.linf { self.changed_linf(rules, share) } else { self.changed_l2(rules, share) }
+        if rules.linf {
+            self.changed_linf(rules, share)
+        } else {
+            self.changed_l2(rules, share)
+        }
     }
 
     fn changed_linf(&mut self, rules: &Rules<'_>, share: f64) -> Point {
@@ -338,7 +461,9 @@ impl<R: Rng> Walker<R> {
             let window = field.window(share, true, &mut self.rng);
             for channel in 0..field.channels {
                 let end = usize::from(self.rng.random::<bool>());
-                field.elements(channel, window).for_each(|i| x[m][i] = self.ends[end][m][i]);
+                field
+                    .elements(channel, window)
+                    .for_each(|i| x[m][i] = self.ends[end][m][i]);
             }
             if x[m] != self.x[m] {
                 break;
@@ -349,40 +474,76 @@ impl<R: Rng> Walker<R> {
 
     fn changed_l2(&mut self, rules: &Rules<'_>, share: f64) -> Point {
         let m = rules.any(&mut self.rng);
-        let giver = if rules.joint { rules.any(&mut self.rng) } else { m };
+        let giver = if rules.joint {
+            rules.any(&mut self.rng)
+        } else {
+            m
+        };
         let (field, giving) = (&rules.fields[m], &rules.fields[giver]);
         let window = field.window(share, false, &mut self.rng);
         let given = giving.window(share, false, &mut self.rng);
         // Everything in declared units.
         let mut u: Point = (0..self.x.len())
-            .map(|k| self.x[k].iter().zip(&self.clean[k]).map(|(x, x0)| (x - x0) / rules.fields[k].scale).collect())
+            .map(|k| {
+                self.x[k]
+                    .iter()
+                    .zip(&self.clean[k])
+                    .map(|(x, x0)| (x - x0) / rules.fields[k].scale)
+                    .collect()
+            })
             .collect();
-        let spent: f64 = if rules.joint { u.iter().map(|u| length(u).powi(2)).sum() } else { length(&u[m]).powi(2) };
+        let spent: f64 = if rules.joint {
+            u.iter().map(|u| length(u).powi(2)).sum()
+        } else {
+            length(&u[m]).powi(2)
+        };
         let unused = (self.radii[m].powi(2) - spent).max(0.);
 
         let mut take = |k: usize, channel: usize, w: Window| -> Vec<f64> {
-            rules.fields[k].elements(channel, w).map(|i| std::mem::take(&mut u[k][i])).collect()
+            rules.fields[k]
+                .elements(channel, w)
+                .map(|i| std::mem::take(&mut u[k][i]))
+                .collect()
         };
         let old: Vec<Vec<f64>> = (0..field.channels).map(|c| take(m, c, window)).collect();
-        let freed: Vec<f64> = (0..giving.channels).map(|c| length(&take(giver, c, given)).powi(2)).collect();
+        let freed: Vec<f64> = (0..giving.channels)
+            .map(|c| length(&take(giver, c, given)).powi(2))
+            .collect();
         let eta = eta(window.height, window.width, &mut self.rng);
         for (channel, old) in old.into_iter().enumerate() {
             let before = length(&old);
             let sign = self.sign();
-            let mut v: Vec<f64> =
-                eta.iter().zip(&old).map(|(e, o)| sign * e + o / before.max(f64::MIN_POSITIVE)).collect();
+            let mut v: Vec<f64> = eta
+                .iter()
+                .zip(&old)
+                .map(|(e, o)| sign * e + o / before.max(f64::MIN_POSITIVE))
+                .collect();
             // Opposites cancel: only their rounding is left, which says nothing.
             if length(&v) < 1e-6 {
                 v = eta.iter().map(|e| sign * e).collect();
             }
-            let freed = if giver == m { freed[channel] } else { freed.iter().sum::<f64>() / field.channels as f64 };
-            scale_to(&mut v, (before.powi(2) + freed + unused / field.channels as f64).sqrt());
-            field.elements(channel, window).zip(v).for_each(|(i, v)| u[m][i] = v);
+            let freed = if giver == m {
+                freed[channel]
+            } else {
+                freed.iter().sum::<f64>() / field.channels as f64
+            };
+            scale_to(
+                &mut v,
+                (before.powi(2) + freed + unused / field.channels as f64).sqrt(),
+            );
+            field
+                .elements(channel, window)
+                .zip(v)
+                .for_each(|(i, v)| u[m][i] = v);
         }
         let mut x = self.x.clone();
         for k in [m, giver] {
             let scale = rules.fields[k].scale;
-            x[k] = self.clean[k].iter().zip(&u[k]).map(|(x0, u)| x0 + u * scale).collect();
+            x[k] = self.clean[k]
+                .iter()
+                .zip(&u[k])
+                .map(|(x0, u)| x0 + u * scale)
+                .collect();
         }
         x
     }
@@ -428,17 +589,35 @@ mod tests {
             Field::new(&[4], 1., false, false),
         ];
         for joint in [true, false] {
-            let rules = Rules { fields: &fields, joint, linf: false };
+            let rules = Rules {
+                fields: &fields,
+                joint,
+                linf: false,
+            };
             let clean: Point = vec![vec![0.; 60], vec![0.; 9], vec![0.; 4]];
             let radii = if joint { vec![3.; 3] } else { vec![3., 1., 0.] };
             let rng = Streams::new(2).stream("walk", 0);
             let ends = [clean.clone(), clean.clone()];
-            let mut w = Walker { rng, radii, x: clean.clone(), clean, ends, margin: 0. };
+            let mut w = Walker {
+                rng,
+                radii,
+                x: clean.clone(),
+                clean,
+                ends,
+                margin: 0.,
+            };
             w.x = w.start(&rules);
             for _ in 0..50 {
-                let size: Vec<f64> = w.x.iter().zip(&fields).map(|(x, f)| length(x) / f.scale).collect();
-                let full =
-                    if joint { size[0].hypot(size[1]) - 3. } else { (size[0] - 3.).abs() + (size[1] - 1.).abs() };
+                let size: Vec<f64> =
+                    w.x.iter()
+                        .zip(&fields)
+                        .map(|(x, f)| length(x) / f.scale)
+                        .collect();
+                let full = if joint {
+                    size[0].hypot(size[1]) - 3.
+                } else {
+                    (size[0] - 3.).abs() + (size[1] - 1.).abs()
+                };
                 assert!(full.abs() < 1e-9 && size[2] == 0., "{size:?}");
                 w.x = w.changed(&rules, 0.3);
             }

@@ -14,7 +14,9 @@ impl<'a> Active<'a> {
     /// Those for whom nothing has been found.
     pub fn new(whole: &Problem<'a>, found: &Found) -> Result<Self> {
         let rows = found.standing();
-        let problem = (rows.len() < whole.samples()).then(|| whole.select(&rows)).transpose()?;
+        let problem = (rows.len() < whole.samples())
+            .then(|| whole.select(&rows))
+            .transpose()?;
         Ok(Self { problem, rows })
     }
 
@@ -22,8 +24,8 @@ impl<'a> Active<'a> {
         self.problem.as_ref().unwrap_or(whole)
     }
 
-    /// Records `x` for the samples that `met` their goal, and works on them no more. Returns which of the rows so far
-    /// remain; `None`: all of them.
+    /// Records `x` for the samples that `met` their goal, and works on them no more. Returns which
+    /// of the rows so far remain; `None`: all of them.
     pub fn retire(
         &mut self,
         whole: &Problem<'a>,
@@ -31,13 +33,22 @@ impl<'a> Active<'a> {
         met: &[bool],
         x: &PerModality<Tensor>,
     ) -> Result<Option<Vec<u32>>> {
-        let rows_where =
-            |want: bool| -> Vec<u32> { (0..).zip(met).filter(|(_, m)| **m == want).map(|r| r.0).collect() };
+        let rows_where = |want: bool| -> Vec<u32> {
+            (0..)
+                .zip(met)
+                .filter(|(_, m)| **m == want)
+                .map(|r| r.0)
+                .collect()
+        };
         let (done, keep) = (rows_where(true), rows_where(false));
         if done.is_empty() {
             return Ok(None);
         }
-        found.record(done.iter().map(|i| self.rows[*i as usize]), select_rows(x, &done)?, true);
+        found.record(
+            done.iter().map(|i| self.rows[*i as usize]),
+            select_rows(x, &done)?,
+            true,
+        );
         if !keep.is_empty() {
             self.problem = Some(self.problem(whole).select(&keep)?);
         }
@@ -58,15 +69,27 @@ pub(crate) struct Found {
 impl Found {
     /// Nothing yet, for as many samples.
     pub fn new(samples: usize) -> Self {
-        Self { place: vec![0; samples], done: vec![false; samples], pieces: vec![], stored: 0 }
+        Self {
+            place: vec![0; samples],
+            done: vec![false; samples],
+            pieces: vec![],
+            stored: 0,
+        }
     }
 
     pub fn standing(&self) -> Vec<u32> {
-        (0..self.done.len() as u32).filter(|i| !self.done[*i as usize]).collect()
+        (0..self.done.len() as u32)
+            .filter(|i| !self.done[*i as usize])
+            .collect()
     }
 
     /// `points`: one row for each of `rows`; `done`: their goal is met.
-    pub fn record(&mut self, rows: impl Iterator<Item = u32>, points: PerModality<Tensor>, done: bool) {
+    pub fn record(
+        &mut self,
+        rows: impl Iterator<Item = u32>,
+        points: PerModality<Tensor>,
+        done: bool,
+    ) {
         for row in rows {
             self.place[row as usize] = self.stored;
             self.done[row as usize] = done;
@@ -77,7 +100,9 @@ impl Found {
 
     /// One row for each sample of `problem`, once every one has been recorded.
     pub fn assemble(self, problem: &Problem<'_>) -> Result<PerModality<Tensor>> {
-        let Some(first) = self.pieces.first() else { return Ok(problem.clean().clone()) };
+        let Some(first) = self.pieces.first() else {
+            return Ok(problem.clean().clone());
+        };
         let in_order = self.place.iter().copied().eq(0..self.stored);
         if self.pieces.len() == 1 && in_order {
             return Ok(first.clone());

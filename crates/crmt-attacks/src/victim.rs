@@ -1,10 +1,10 @@
-//! A classifier as the adversary of one threat meets it: some modalities gone for good, distances in other units, no
-//! valid range. Does not know attacks.
+//! A classifier as the adversary of one threat meets it: some modalities gone for good, distances
+//! in other units, no valid range. Does not know attacks.
 use candle_core::Tensor;
 use crmt_core::{Classifier, Domain, Error, Missing, Modality, PerModality, Result};
 
-/// A classifier of the modalities that are left; the others stay at their baselines. Any attack runs on it, so a
-/// modality that is missing and a perturbation of the rest are one line:
+/// A classifier of the modalities that are left; the others stay at their baselines. Any attack
+/// runs on it, so a modality that is missing and a perturbation of the rest are one line:
 ///
 /// ```
 /// # use candle_core::{Device, Tensor};
@@ -36,11 +36,12 @@ pub struct Victim<'a> {
 }
 
 impl<'a> Victim<'a> {
-    /// `missing` modalities stay at `baselines` (one sample each, no batch axis); `None`: all are there.
+    /// `missing` modalities stay at `baselines` (one sample each, no batch axis); `None`: all are
+    /// there.
     ///
     /// # Errors
-    /// [`Error::ModalityCount`] when the set or the baselines are of another number of modalities than the model, and
-    /// [`Error::Shape`] names a baseline that is no sample of its modality.
+    /// [`Error::ModalityCount`] when the set or the baselines are of another number of modalities
+    /// than the model, and [`Error::Shape`] names a baseline that is no sample of its modality.
     pub fn new(
         model: &'a dyn Classifier,
         missing: Option<Missing>,
@@ -50,18 +51,33 @@ impl<'a> Victim<'a> {
         for (modality, baseline) in all.zip(baselines, "baselines")?.iter() {
             modality.check(&baseline.unsqueeze(0)?)?;
         }
-        if let Some(got) = missing.as_ref().map(Missing::modalities).filter(|got| *got != all.len()) {
-            return Err(Error::ModalityCount { what: "missing set", expected: all.len(), got });
+        if let Some(got) = missing
+            .as_ref()
+            .map(Missing::modalities)
+            .filter(|got| *got != all.len())
+        {
+            return Err(Error::ModalityCount {
+                what: "missing set",
+                expected: all.len(),
+                got,
+            });
         }
         let missing = missing.map(|gone| (gone, baselines));
         let left = left(missing.as_ref().map(|(gone, _)| gone), all);
-        Ok(Self { model, missing, left })
+        Ok(Self {
+            model,
+            missing,
+            left,
+        })
     }
 
-    /// The same without valid ranges: a stronger adversary than any real one, whom a certificate for the whole space
-    /// must withstand.
+    /// The same without valid ranges: a stronger adversary than any real one, whom a certificate
+    /// for the whole space must withstand.
     pub fn unconfined(mut self) -> Self {
-        self.left = self.left.map(|m| Modality { domain: Domain::Unbounded, ..m.clone() });
+        self.left = self.left.map(|m| Modality {
+            domain: Domain::Unbounded,
+            ..m.clone()
+        });
         self
     }
 
@@ -71,37 +87,54 @@ impl<'a> Victim<'a> {
     /// [`Error::ModalityCount`] unless there is one weight for each.
     pub fn weighted(mut self, weights: &PerModality<f64>) -> Result<Self> {
         let weighted = self.left.zip(weights, "weights")?;
-        self.left = weighted.map(|(m, w)| Modality { scale: m.scale / **w, ..(*m).clone() });
+        self.left = weighted.map(|(m, w)| Modality {
+            scale: m.scale / **w,
+            ..(*m).clone()
+        });
         Ok(self)
     }
 
-    /// What is left of `all`, in which each modality of the model has one entry; panics when there are too few.
+    /// What is left of `all`, in which each modality of the model has one entry; panics when there
+    /// are too few.
     pub fn part<T: Clone>(&self, all: &PerModality<T>) -> PerModality<T> {
         left(self.missing.as_ref().map(|(gone, _)| gone), all)
     }
 
-    /// The inputs of every modality as the model sees them: what is `left`, and the baselines of what is missing, each
-    /// `[batch, ...]`.
+    /// The inputs of every modality as the model sees them: what is `left`, and the baselines of
+    /// what is missing, each `[batch, ...]`.
     ///
     /// # Errors
     /// [`Error::ModalityCount`] unless there is one input for each modality that is left.
     pub fn complete(&self, left: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
-        let Some((gone, baselines)) = &self.missing else { return Ok(left.clone()) };
+        let Some((gone, baselines)) = &self.missing else {
+            return Ok(left.clone());
+        };
         self.left.zip(left, "inputs")?;
         let (rows, dtype, mut left) = (left[0].dim(0)?, left[0].dtype(), left.iter());
         baselines.try_enumerate(|m, baseline| -> Result<Tensor> {
             if !gone.contains(m) {
-                return Ok(left.next().expect("one for each modality that is left").clone());
+                return Ok(left
+                    .next()
+                    .expect("one for each modality that is left")
+                    .clone());
             }
             let shape = [&[rows], baseline.dims()].concat();
-            Ok(baseline.to_dtype(dtype)?.unsqueeze(0)?.broadcast_as(shape)?.contiguous()?)
+            Ok(baseline
+                .to_dtype(dtype)?
+                .unsqueeze(0)?
+                .broadcast_as(shape)?
+                .contiguous()?)
         })
     }
 }
 
 fn left<T: Clone>(missing: Option<&Missing>, all: &PerModality<T>) -> PerModality<T> {
     let here = |m: usize| !missing.is_some_and(|gone| gone.contains(m));
-    let kept = all.iter().enumerate().filter(|(m, _)| here(*m)).map(|(_, x)| x.clone());
+    let kept = all
+        .iter()
+        .enumerate()
+        .filter(|(m, _)| here(*m))
+        .map(|(_, x)| x.clone());
     PerModality::new(kept.collect()).expect("a missing set leaves a modality")
 }
 
@@ -134,7 +167,10 @@ mod tests {
 
     fn sum() -> Sum {
         let interval = Domain::Interval { lo: 0.0, hi: 1.0 };
-        let modality = |m| Modality { scale: 2.0, ..Modality::new(["a", "b", "c"][m], &[2], interval.clone()) };
+        let modality = |m| Modality {
+            scale: 2.0,
+            ..Modality::new(["a", "b", "c"][m], &[2], interval.clone())
+        };
         Sum(PerModality::from_fn(3, modality))
     }
 
@@ -142,39 +178,80 @@ mod tests {
     fn what_is_missing_is_at_its_baseline() -> Result<()> {
         let model = sum();
         // Of another type than the inputs: what the model sees is the inputs' own.
-        let baselines = PerModality::from_fn(3, |m| Tensor::new(&[m as f32, 7.], &Device::Cpu).unwrap());
+        let baselines =
+            PerModality::from_fn(3, |m| Tensor::new(&[m as f32, 7.], &Device::Cpu).unwrap());
         let missing = Missing::each(3).remove(1);
         let victim = Victim::new(&model, Some(missing), &baselines)?;
-        let x = PerModality::from_fn(3, |m| Tensor::new(&[[m as f64 + 1., 1.], [0., 0.]], &Device::Cpu).unwrap());
+        let x = PerModality::from_fn(3, |m| {
+            Tensor::new(&[[m as f64 + 1., 1.], [0., 0.]], &Device::Cpu).unwrap()
+        });
         let left = victim.part(&x);
-        assert_eq!(victim.modalities().iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-        assert_eq!(victim.logits(&left)?.to_vec2::<f64>()?, [[1. + 10. + 300., 1. + 70. + 100.], [10., 70.]]);
-        let victim = victim.weighted(&PerModality::from([4.0, 1.0]))?.unconfined();
+        assert_eq!(
+            victim
+                .modalities()
+                .iter()
+                .map(|m| m.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a", "c"]
+        );
+        assert_eq!(
+            victim.logits(&left)?.to_vec2::<f64>()?,
+            [[1. + 10. + 300., 1. + 70. + 100.], [10., 70.]]
+        );
+        let victim = victim
+            .weighted(&PerModality::from([4.0, 1.0]))?
+            .unconfined();
         assert_eq!(victim.modalities().map(|m| m.scale).as_slice(), [0.5, 2.0]);
-        assert!(victim.modalities().iter().all(|m| matches!(m.domain, Domain::Unbounded)));
+        assert!(
+            victim
+                .modalities()
+                .iter()
+                .all(|m| matches!(m.domain, Domain::Unbounded))
+        );
         // Two gone: one is left; none gone: the model itself.
         let alone = Victim::new(&model, Some(Missing::all(3).remove(5)), &baselines)?;
-        assert_eq!(alone.logits(&alone.part(&x))?.to_vec2::<f64>()?, [[211., 771.], [210., 770.]]);
+        assert_eq!(
+            alone.logits(&alone.part(&x))?.to_vec2::<f64>()?,
+            [[211., 771.], [210., 770.]]
+        );
         let whole = Victim::new(&model, None, &baselines)?;
-        assert_eq!(whole.logits(&x)?.to_vec2::<f64>()?, model.logits(&x)?.to_vec2::<f64>()?);
+        assert_eq!(
+            whole.logits(&x)?.to_vec2::<f64>()?,
+            model.logits(&x)?.to_vec2::<f64>()?
+        );
         Ok(())
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let model = sum();
-        let baselines =
-            |n, size: usize| PerModality::from_fn(n, |_| Tensor::new(vec![0f64; size], &Device::Cpu).unwrap());
+        let baselines = |n, size: usize| {
+            PerModality::from_fn(n, |_| Tensor::new(vec![0f64; size], &Device::Cpu).unwrap())
+        };
         let (fitting, few, long) = (baselines(3, 2), baselines(2, 2), baselines(3, 4));
         let refused = |missing, baselines: &PerModality<Tensor>| {
-            Victim::new(&model, missing, baselines).err().map(|e| e.to_string()).unwrap_or_default()
+            Victim::new(&model, missing, baselines)
+                .err()
+                .map(|e| e.to_string())
+                .unwrap_or_default()
         };
         assert!(refused(None, &few).contains("baselines"));
-        assert!(refused(None, &long).contains("`a`"), "{}", refused(None, &long));
+        assert!(
+            refused(None, &long).contains("`a`"),
+            "{}",
+            refused(None, &long)
+        );
         assert!(refused(Some(Missing::each(2).remove(0)), &fitting).contains("missing set"));
         let victim = Victim::new(&model, Some(Missing::each(3).remove(0)), &fitting).unwrap();
-        assert!(victim.logits(&few.map(|_| fitting[0].unsqueeze(0).unwrap())).is_ok());
-        assert!(victim.logits(&fitting).is_err(), "three inputs for the two that are left");
+        assert!(
+            victim
+                .logits(&few.map(|_| fitting[0].unsqueeze(0).unwrap()))
+                .is_ok()
+        );
+        assert!(
+            victim.logits(&fitting).is_err(),
+            "three inputs for the two that are left"
+        );
         assert!(victim.weighted(&PerModality::from([1.])).is_err());
     }
 }

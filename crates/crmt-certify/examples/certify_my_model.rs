@@ -20,9 +20,18 @@ impl MyEncoder {
     /// The same chain, as the auditor must be told: a certificate is as true as this description.
     fn layers(&self, name: &str) -> Vec<Layer> {
         vec![
-            Layer::Linear { name: format!("{name}.a"), weight: self.a.clone() },
-            Layer::Fixed { name: "relu".into(), lipschitz: 1. },
-            Layer::Linear { name: format!("{name}.b"), weight: self.b.clone() },
+            Layer::Linear {
+                name: format!("{name}.a"),
+                weight: self.a.clone(),
+            },
+            Layer::Fixed {
+                name: "relu".into(),
+                lipschitz: 1.,
+            },
+            Layer::Linear {
+                name: format!("{name}.b"),
+                weight: self.b.clone(),
+            },
         ]
     }
 }
@@ -32,20 +41,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut rng = Streams::new(7).stream("weights and inputs", 0);
     let mut random = |rows: usize, cols: usize| {
         // In f64: a certificate is a statement about real arithmetic.
-        let values: Vec<f64> = (0..rows * cols).map(|_| rng.random_range(-1. ..1.)).collect();
+        let values: Vec<f64> = (0..rows * cols)
+            .map(|_| rng.random_range(-1. ..1.))
+            .collect();
         Tensor::from_vec(values, (rows, cols), &Device::Cpu)
     };
     let encoders = PerModality::from([
-        MyEncoder { a: random(16, 8)?, b: random(5, 16)? },
-        MyEncoder { a: random(16, 6)?, b: random(5, 16)? },
+        MyEncoder {
+            a: random(16, 8)?,
+            b: random(5, 16)?,
+        },
+        MyEncoder {
+            a: random(16, 6)?,
+            b: random(5, 16)?,
+        },
     ]);
     let rows = PerModality::from([random(CLASSES, 5)?, random(CLASSES, 5)?]);
     let ones = Tensor::ones(CLASSES, DType::F64, &Device::Cpu)?;
     let inputs = PerModality::from([random(5, 8)?, random(5, 6)?]);
 
-    let audits = encoders.try_enumerate(|m, encoder| audit(&encoder.layers(["camera", "radar"][m])))?;
+    let audits =
+        encoders.try_enumerate(|m, encoder| audit(&encoder.layers(["camera", "radar"][m])))?;
     audits.iter().for_each(|audit| println!("{audit}\n"));
-    let constants = MarginConstants::absorbed(&rows, &PerModality::from([ones.clone(), ones]), &audits)?;
+    let constants =
+        MarginConstants::absorbed(&rows, &PerModality::from([ones.clone(), ones]), &audits)?;
 
     let part = |m: usize| encoders[m].encode(&inputs[m])?.matmul(&rows[m].t()?);
     let logits = (part(0)? + part(1)?)?;
@@ -53,8 +72,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch = MarginCertifier::new(constants).certify(&logits, &predictions)?;
     for certificate in batch.radii().certificates().iter().flatten() {
         let [camera, radar] = [certificate.unimodal()[0], certificate.unimodal()[1]];
-        print!("class {} stays within {:.4} of both inputs together", certificate.class(), certificate.joint());
-        println!("; camera alone {camera:.4}, radar alone {radar:.4} ({:?})", certificate.evidence());
+        print!(
+            "class {} stays within {:.4} of both inputs together",
+            certificate.class(),
+            certificate.joint()
+        );
+        println!(
+            "; camera alone {camera:.4}, radar alone {radar:.4} ({:?})",
+            certificate.evidence()
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! The audit: an upper bound of an encoder's l2 Lipschitz constant, layer by layer, from its declared chain; and how far
-//! the program that computes the chain is from real arithmetic.
-//! Does not know how the encoder computes; a certificate is as true as the declaration.
+//! The audit: an upper bound of an encoder's l2 Lipschitz constant, layer by layer, from its
+//! declared chain; and how far the program that computes the chain is from real arithmetic. Does
+//! not know how the encoder computes; a certificate is as true as the declaration.
 //!
 //! | layer | bound |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | flatten, shift | 1 |
 //! | unbounded | refused, by name |
 //!
-//! Layers whose sizes can't follow one another are refused, too: one was forgotten, or is declared for another axis.
+//! Layers whose sizes can't follow one another are refused, too: one was forgotten, or is declared
+//! for another axis.
 use crate::{
     AuditError, Program, SoundBound,
     conv::conv_bound,
@@ -30,8 +31,8 @@ use candle_core::Tensor;
 use crmt_core::Layer;
 use std::fmt;
 
-/// Multiplications beyond which row sums are left out (256 channels of 3 x 3 need fewer): seconds, and the grid's bound
-/// holds without.
+/// Multiplications beyond which row sums are left out (256 channels of 3 x 3 need fewer): seconds,
+/// and the grid's bound holds without.
 const ROW_SUMS_COST: usize = 5_000_000_000;
 
 /// How a layer's bound was obtained.
@@ -120,8 +121,9 @@ impl Audit {
         self.bound
     }
 
-    /// Vouches that the last linear layer's weights are stored `[out, in]`, as [`Layer::Linear`] asks. Of a square matrix
-    /// nothing else can tell; without this word, constants are the greater of both readings.
+    /// Vouches that the last linear layer's weights are stored `[out, in]`, as [`Layer::Linear`]
+    /// asks. Of a square matrix nothing else can tell; without this word, constants are the greater
+    /// of both readings.
     pub fn out_in(mut self) -> Self {
         self.last.iter_mut().for_each(|last| last.vouched = true);
         self
@@ -144,7 +146,13 @@ impl Audit {
 impl fmt::Display for Audit {
     /// A table, one layer a line, and the product.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.rows.iter().map(|r| r.name.chars().count()).max().unwrap_or(0).max(7);
+        let width = self
+            .rows
+            .iter()
+            .map(|r| r.name.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(7);
         for AuditRow { name, bound, how } in &self.rows {
             writeln!(f, "{name:width$}  {bound:<12.6}  {how}")?;
         }
@@ -155,8 +163,9 @@ impl fmt::Display for Audit {
 /// Bounds the composition of `layers`, in order of application.
 ///
 /// # Errors
-/// [`AuditError`] names the layer that has no bound, is not finite, has no valid shape, or can't follow the one before it.
-/// A chain without layers is refused: an encoder that computes nothing declares [`Layer::Exact`] with the constant 1.
+/// [`AuditError`] names the layer that has no bound, is not finite, has no valid shape, or can't
+/// follow the one before it. A chain without layers is refused: an encoder that computes nothing
+/// declares [`Layer::Exact`] with the constant 1.
 pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
     if layers.is_empty() {
         return Err(AuditError::Empty);
@@ -167,10 +176,16 @@ pub fn audit(layers: &[Layer]) -> Result<Audit, AuditError> {
 /// [`audit`] of layers whose input is laid out like this; none are the identity.
 fn chain(layers: &[Layer], from: Layout) -> Result<Audit, AuditError> {
     // Biases take part in rounding only.
-    let moving: Vec<usize> = (0..layers.len()).filter(|i| !matches!(layers[*i], Layer::Shift { .. })).collect();
+    let moving: Vec<usize> = (0..layers.len())
+        .filter(|i| !matches!(layers[*i], Layer::Shift { .. }))
+        .collect();
     let bare: Vec<Layer> = moving.iter().map(|i| layers[*i].clone()).collect();
-    let mut audit =
-        Audit { rows: vec![], bound: SoundBound::new(1.).expect("finite"), last: None, drifts: [Some(Drift::NONE); 2] };
+    let mut audit = Audit {
+        rows: vec![],
+        bound: SoundBound::new(1.).expect("finite"),
+        last: None,
+        drifts: [Some(Drift::NONE); 2],
+    };
     let (mut product, mut layout) = (Product::ONE, from);
     let (mut at, mut begin) = (0, 0);
     while at < bare.len() {
@@ -181,7 +196,11 @@ fn chain(layers: &[Layer], from: Layout) -> Result<Audit, AuditError> {
             layout = layout.after(layer)?;
         }
         at += used;
-        let end = if at < bare.len() { moving[at] } else { layers.len() };
+        let end = if at < bare.len() {
+            moving[at]
+        } else {
+            layers.len()
+        };
         for (drifted, program) in audit.drifts.iter_mut().zip([Program::F64, Program::F32]) {
             let next = drift(&layers[begin..end], program)?.map(|next| next.with_lipschitz(bound));
             *drifted = drifted.zip(next).map(|(before, next)| before.then(next));
@@ -190,7 +209,11 @@ fn chain(layers: &[Layer], from: Layout) -> Result<Audit, AuditError> {
         match &layer {
             Layer::Linear { name, weight } => {
                 let weight = exact(name, weight)?;
-                audit.last = Some(LastLinear { weight, prefix: product.value(), vouched: false });
+                audit.last = Some(LastLinear {
+                    weight,
+                    prefix: product.value(),
+                    vouched: false,
+                });
             }
             // After a linear layer features are `[batch, d]`, which flattening leaves as they are.
             layer if is_flatten(layer) => {}
@@ -213,12 +236,26 @@ fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditErro
         Layer::Linear { name, weight } => {
             shape(name, weight, 2, "a weight [out, in] with elements")?;
             let (gram, orthonormal) = both_bounds(&exact(name, weight)?).map_err(tensor(name))?;
-            let how = if orthonormal < gram { Method::NearOrthonormal } else { Method::Gram };
+            let how = if orthonormal < gram {
+                Method::NearOrthonormal
+            } else {
+                Method::Gram
+            };
             let rank = weight.dims().iter().copied().min().unwrap_or(0);
             Ok((name.clone(), folded(gram.min(orthonormal), rank), how))
         }
-        Layer::Conv2d { name, kernel, stride, .. } => {
-            shape(name, kernel, 4, "a kernel [out, in, height, width] with elements")?;
+        Layer::Conv2d {
+            name,
+            kernel,
+            stride,
+            ..
+        } => {
+            shape(
+                name,
+                kernel,
+                4,
+                "a kernel [out, in, height, width] with elements",
+            )?;
             if *stride == 0 {
                 return Err(AuditError::Shape {
                     layer: name.clone(),
@@ -227,46 +264,105 @@ fn one(layer: &Layer, layout: Layout) -> Result<(String, f64, Method), AuditErro
                 });
             }
             let channels = kernel.dims()[0].min(kernel.dims()[1] * stride * stride);
-            // A finer grid is tighter (0.1 % instead of 0.5 % per axis for 3 taps) and costs little when channels are few.
+            // A finer grid is tighter (0.1 % instead of 0.5 % per axis for 3 taps) and costs little
+            // when channels are few.
             let points = if channels <= 64 { 64 } else { 32 };
             let exact = exact(name, kernel)?;
             let grid = conv_bound(&exact, *stride, points).map_err(tensor(name))?;
             let affordable = cost(kernel.dims(), *stride) <= ROW_SUMS_COST;
-            let rows = if affordable { row_sum_bound(&exact, *stride).map_err(tensor(name))? } else { f64::INFINITY };
-            let how = if rows < grid { Method::RowSums } else { Method::Grid { points } };
-            Ok((name.clone(), folded(grid.min(rows), kernel.elem_count() / kernel.dims()[0].max(1)), how))
+            let rows = if affordable {
+                row_sum_bound(&exact, *stride).map_err(tensor(name))?
+            } else {
+                f64::INFINITY
+            };
+            let how = if rows < grid {
+                Method::RowSums
+            } else {
+                Method::Grid { points }
+            };
+            Ok((
+                name.clone(),
+                folded(
+                    grid.min(rows),
+                    kernel.elem_count() / kernel.dims()[0].max(1),
+                ),
+                how,
+            ))
         }
         Layer::Diagonal { name, scale } => {
-            let values = exact(name, scale)?.flatten_all().and_then(|s| s.to_vec1::<f64>()).map_err(tensor(name))?;
-            Ok((name.clone(), greatest(values.iter().map(|v| v.abs())), Method::LargestEntry))
+            let values = exact(name, scale)?
+                .flatten_all()
+                .and_then(|s| s.to_vec1::<f64>())
+                .map_err(tensor(name))?;
+            Ok((
+                name.clone(),
+                greatest(values.iter().map(|v| v.abs())),
+                Method::LargestEntry,
+            ))
         }
         Layer::Flatten => Ok(("flatten".into(), 1., Method::Theorem)),
         Layer::Fixed { name, lipschitz } | Layer::Exact { name, lipschitz } => {
             if *lipschitz < 0. {
                 let got = lipschitz.to_string();
-                return Err(AuditError::Shape { layer: name.clone(), expected: "a constant of at least 0", got });
+                return Err(AuditError::Shape {
+                    layer: name.clone(),
+                    expected: "a constant of at least 0",
+                    got,
+                });
             }
-            Ok((name.clone(), finite(name, "its constant", *lipschitz)?, Method::Theorem))
+            Ok((
+                name.clone(),
+                finite(name, "its constant", *lipschitz)?,
+                Method::Theorem,
+            ))
         }
         Layer::Bounded { layer, lipschitz } => {
             let (name, found, how) = one(layer, layout)?;
-            let fixed = Layer::Fixed { name: name.clone(), lipschitz: *lipschitz };
+            let fixed = Layer::Fixed {
+                name: name.clone(),
+                lipschitz: *lipschitz,
+            };
             let (_, theorem, by_theorem) = one(&fixed, layout)?;
-            Ok(if found < theorem { (name, found, how) } else { (name, theorem, by_theorem) })
+            Ok(if found < theorem {
+                (name, found, how)
+            } else {
+                (name, theorem, by_theorem)
+            })
         }
         Layer::Rounded { layer, .. } => one(layer, layout),
         Layer::Residual { name, branch } => {
-            let sum = (name.clone(), plus_up(1., chain(branch, layout)?.bound.value()), Method::Residual);
-            let Some(whole) = with_identity(branch, layout)? else { return Ok(sum) };
+            let sum = (
+                name.clone(),
+                plus_up(1., chain(branch, layout)?.bound.value()),
+                Method::Residual,
+            );
+            let Some(whole) = with_identity(branch, layout)? else {
+                return Ok(sum);
+            };
             let (_, bound, _) = one(&whole, layout)?;
-            Ok(if bound < sum.1 { (name.clone(), bound, Method::LinearResidual) } else { sum })
+            Ok(if bound < sum.1 {
+                (name.clone(), bound, Method::LinearResidual)
+            } else {
+                sum
+            })
         }
-        Layer::Sum { name, branches: [f, g] } => {
-            let sum = plus_up(chain(f, layout)?.bound.value(), chain(g, layout)?.bound.value());
+        Layer::Sum {
+            name,
+            branches: [f, g],
+        } => {
+            let sum = plus_up(
+                chain(f, layout)?.bound.value(),
+                chain(g, layout)?.bound.value(),
+            );
             Ok((name.clone(), sum, Method::Sum))
         }
-        Layer::Unbounded { name, why } => Err(AuditError::Unbounded { layer: name.clone(), why: why.clone() }),
-        other => Err(AuditError::Unknown { layer: format!("{other:?}") }),
+        Layer::Unbounded { name, why } => Err(AuditError::Unbounded {
+            layer: name.clone(),
+            why: why.clone(),
+        }),
+        other => Err(AuditError::Unknown {
+            layer: format!("{other:?}"),
+        }),
     }
 }
 
@@ -274,15 +370,27 @@ fn shape(layer: &str, t: &Tensor, rank: usize, expected: &'static str) -> Result
     if t.rank() == rank && t.elem_count() > 0 {
         return Ok(());
     }
-    Err(AuditError::Shape { layer: layer.into(), expected, got: format!("{:?}", t.dims()) })
+    Err(AuditError::Shape {
+        layer: layer.into(),
+        expected,
+        got: format!("{:?}", t.dims()),
+    })
 }
 
 fn finite(layer: &str, what: &'static str, value: f64) -> Result<f64, AuditError> {
-    if value.is_finite() { Ok(value) } else { Err(AuditError::NotFinite { layer: layer.into(), what, value }) }
+    if value.is_finite() {
+        Ok(value)
+    } else {
+        Err(AuditError::NotFinite {
+            layer: layer.into(),
+            what,
+            value,
+        })
+    }
 }
 
-/// A bound of weights that may have been folded or added to, each entry rounded twice: off by `2 u |W|_F`, which is
-/// `2 u sqrt(rank) |W|_2` at most.
+/// A bound of weights that may have been folded or added to, each entry rounded twice: off by
+/// `2 u |W|_F`, which is `2 u sqrt(rank) |W|_2` at most.
 fn folded(bound: f64, rank: usize) -> f64 {
     bound * (1. + (4. + (rank as f64).sqrt()) * f64::EPSILON)
 }

@@ -1,21 +1,28 @@
-//! Confidence bounds of a probability from counted successes (Clopper and Pearson 1934), and the normal quantile.
-//! Does not know what was counted.
+//! Confidence bounds of a probability from counted successes (Clopper and Pearson 1934), and the
+//! normal quantile. Does not know what was counted.
 //!
-//! statrs' incomplete beta function stops after 140 terms, which is too few for 10,000 draws; binomial tails are summed
-//! here instead, from their greatest term on: all terms are positive, so nothing cancels.
+//! statrs' incomplete beta function stops after 140 terms, which is too few for 10,000 draws;
+//! binomial tails are summed here instead, from their greatest term on: all terms are positive, so
+//! nothing cancels.
 use statrs::distribution::{ContinuousCDF, Normal};
 
-/// The lower Clopper-Pearson bound: the `p` with `P[Binomial(n, p) >= k] = alpha`, rounded down; with probability at
-/// least `1 - alpha` it lies below the true success probability. 0 if `k = 0`, `alpha^(1/n)` if `k = n`.
+/// The lower Clopper-Pearson bound: the `p` with `P[Binomial(n, p) >= k] = alpha`, rounded down;
+/// with probability at least `1 - alpha` it lies below the true success probability. 0 if `k = 0`,
+/// `alpha^(1/n)` if `k = n`.
 ///
 /// `alpha` is clamped to `[0, 1]`; more successes than draws count as `n`.
 pub fn lower_bound(successes: u64, draws: u64, alpha: f64) -> f64 {
     let (k, n) = (successes.min(draws), draws);
-    let alpha = if alpha.is_nan() { 0. } else { alpha.clamp(0., 1.) };
+    let alpha = if alpha.is_nan() {
+        0.
+    } else {
+        alpha.clamp(0., 1.)
+    };
     if k == 0 || alpha == 0. {
         return 0.;
     }
-    // The upper tail grows with p. At p = k/n it is about a half, and the sum below is for p <= k/n.
+    // The upper tail grows with p. At p = k/n it is about a half, and the sum below is for p <=
+    // k/n.
     let (mut low, mut high) = (0., k as f64 / n as f64);
     if upper_tail(k, n, high) < alpha {
         // alpha above a half is of no use to anyone, but must not give an invalid bound.
@@ -26,7 +33,11 @@ pub fn lower_bound(successes: u64, draws: u64, alpha: f64) -> f64 {
         if middle <= low || middle >= high {
             break;
         }
-        if upper_tail(k, n, middle) <= alpha { low = middle } else { high = middle }
+        if upper_tail(k, n, middle) <= alpha {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     round_down(low)
 }
@@ -46,8 +57,9 @@ pub fn normal_quantile(p: f64) -> f64 {
     }
 }
 
-/// Room for rounding: the tail's relative error of about 1e-13 moves the bound by as much of a standard deviation, which
-/// is below `min(p, 1 - p)` for two draws or more, and the bisection ends within a few ulps.
+/// Room for rounding: the tail's relative error of about 1e-13 moves the bound by as much of a
+/// standard deviation, which is below `min(p, 1 - p)` for two draws or more, and the bisection ends
+/// within a few ulps.
 fn round_down(p: f64) -> f64 {
     (p - 1e-12 * p.min(1. - p) - 4. * f64::EPSILON * p).max(0.)
 }
@@ -70,7 +82,8 @@ fn upper_tail(k: u64, n: u64, p: f64) -> f64 {
     sum * ln_mass(k, n, p).exp()
 }
 
-/// `ln P[Binomial(n, p) = k]` in Loader's saddle-point form (2000): no difference of large logarithms.
+/// `ln P[Binomial(n, p) = k]` in Loader's saddle-point form (2000): no difference of large
+/// logarithms.
 fn ln_mass(k: u64, n: u64, p: f64) -> f64 {
     let q = 1. - p;
     if k == n {
@@ -123,7 +136,10 @@ mod tests {
     fn tails_agree_with_plain_sums_of_exact_coefficients() {
         for n in [1u64, 2, 7, 30, 50] {
             for k in 1..=n {
-                for p in [0.01, 0.3, 0.77].into_iter().filter(|p| *p <= k as f64 / n as f64) {
+                for p in [0.01, 0.3, 0.77]
+                    .into_iter()
+                    .filter(|p| *p <= k as f64 / n as f64)
+                {
                     let mut choose = 1f64; // C(n, n), then downwards
                     let mut want = 0.;
                     for i in (k..=n).rev() {
@@ -131,8 +147,12 @@ mod tests {
                         choose = choose * i as f64 / (n - i + 1) as f64;
                     }
                     let got = upper_tail(k, n, p);
-                    // 1e-13: coefficients of up to fifty roundings on one side, a logarithm of size 1e2 on the other.
-                    assert!((got / want - 1.).abs() < 1e-13, "n {n} k {k} p {p}: {got} for {want}");
+                    // 1e-13: coefficients of up to fifty roundings on one side, a logarithm of size
+                    // 1e2 on the other.
+                    assert!(
+                        (got / want - 1.).abs() < 1e-13,
+                        "n {n} k {k} p {p}: {got} for {want}"
+                    );
                 }
             }
         }

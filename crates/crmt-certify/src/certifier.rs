@@ -1,8 +1,8 @@
 //! The short way to certificates: constants once, then batch after batch.
 //! Does not know how constants are bounded.
 use crate::{
-    CertifyError, Contributions, Evaluated, Grade, Limit, MarginConstants, MissingRegion, Radii, Region, Threat,
-    limits, missing_regions, radii, regions,
+    CertifyError, Contributions, Evaluated, Grade, Limit, MarginConstants, MissingRegion, Radii,
+    Region, Threat, limits, missing_regions, radii, regions,
 };
 use std::sync::Arc;
 
@@ -14,11 +14,10 @@ use std::sync::Arc;
 /// use crmt_core::{Layer, PerModality};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// // One input, two classes: h(x) = W x.
-/// let w = Tensor::new(&[[3.0_f64, 0.0], [0.0, 4.0]], &Device::Cpu)?;
-/// let ones = Tensor::ones(2, DType::F64, &Device::Cpu)?;
-/// let encoder = audit(&[Layer::Linear { name: "w".into(), weight: w.clone() }])?.out_in();
-/// let identity = Tensor::eye(2, DType::F64, &Device::Cpu)?;
-/// let constants = MarginConstants::absorbed(&identity.into(), &ones.into(), &PerModality::from([encoder]))?;
+/// let w = Tensor::new(&[[3.0_f64, 0.0], [0.0, 4.0]], &Device::Cpu)?; let ones = Tensor::ones(2,
+/// DType::F64, &Device::Cpu)?; let encoder = audit(&[Layer::Linear { name: "w".into(), weight:
+/// w.clone() }])?.out_in(); let identity = Tensor::eye(2, DType::F64, &Device::Cpu)?; let constants
+/// = MarginConstants::absorbed(&identity.into(), &ones.into(), &PerModality::from([encoder]))?;
 ///
 /// let x = Tensor::new(&[[1.0_f64, 0.0]], &Device::Cpu)?;
 /// let batch = MarginCertifier::new(constants).certify(&x.matmul(&w.t()?)?, &[0])?;
@@ -36,7 +35,9 @@ pub struct MarginCertifier<E: Grade> {
 impl<E: Grade> MarginCertifier<E> {
     /// For the model that these constants are of.
     pub fn new(constants: MarginConstants<E>) -> Self {
-        Self { constants: Arc::new(constants) }
+        Self {
+            constants: Arc::new(constants),
+        }
     }
 
     /// What the certifier rests on.
@@ -44,8 +45,8 @@ impl<E: Grade> MarginCertifier<E> {
         &self.constants
     }
 
-    /// `evaluated`: logits `[batch, classes]` in `f64`, or an [`Evaluation`](crate::Evaluation) where constants are about a program;
-    /// `labels`: the classes that are to stay, one per sample.
+    /// `evaluated`: logits `[batch, classes]` in `f64`, or an [`Evaluation`](crate::Evaluation)
+    /// where constants are about a program; `labels`: the classes that are to stay, one per sample.
     ///
     /// # Errors
     /// [`CertifyError`] when classes or samples do not line up with the constants.
@@ -56,7 +57,12 @@ impl<E: Grade> MarginCertifier<E> {
     ) -> Result<CertifiedBatch<E, L>, CertifyError> {
         let radii = radii(&self.constants, evaluated, labels)?;
         let (constants, evaluated) = (Arc::clone(&self.constants), evaluated.clone());
-        Ok(CertifiedBatch { constants, evaluated, labels: labels.to_vec(), radii })
+        Ok(CertifiedBatch {
+            constants,
+            evaluated,
+            labels: labels.to_vec(),
+            radii,
+        })
     }
 }
 
@@ -95,7 +101,15 @@ impl<E: Grade, L: Evaluated> CertifiedBatch<E, L> {
     ///
     /// # Errors
     /// When `contributions` are of another batch or model.
-    pub fn missing(&self, contributions: &Contributions) -> Result<Vec<MissingRegion<E>>, CertifyError> {
-        missing_regions(&self.constants, &self.evaluated, &self.labels, contributions)
+    pub fn missing(
+        &self,
+        contributions: &Contributions,
+    ) -> Result<Vec<MissingRegion<E>>, CertifyError> {
+        missing_regions(
+            &self.constants,
+            &self.evaluated,
+            &self.labels,
+            contributions,
+        )
     }
 }

@@ -1,14 +1,16 @@
 //! The certificate of a smoothed classifier: an ellipsoid around the input (theorem T14).
 //! Does not know how votes are drawn.
 use crate::{
-    CertifyError, Evidence, WeightsHash, binomial::normal_quantile, same_weights::check, threat::check_budgets,
+    CertifyError, Evidence, WeightsHash, binomial::normal_quantile, same_weights::check,
+    threat::check_budgets,
 };
 use crmt_core::PerModality;
 
-/// `R = (Phi^-1(p_lower) - Phi^-1(p_upper)) / 2`, rounded down by 1e-12; 0 unless `p_lower > p_upper`.
+/// `R = (Phi^-1(p_lower) - Phi^-1(p_upper)) / 2`, rounded down by 1e-12; 0 unless
+/// `p_lower > p_upper`.
 ///
-/// `p_lower`: a lower bound of the probability of the winning class; `p_upper`: an upper bound of every other's. With
-/// `p_upper = 1 - p_lower` this is `Phi^-1(p_lower)`.
+/// `p_lower`: a lower bound of the probability of the winning class; `p_upper`: an upper bound of
+/// every other's. With `p_upper = 1 - p_lower` this is `Phi^-1(p_lower)`.
 pub fn smoothed_radius(p_lower: f64, p_upper: f64) -> f64 {
     // Also false for NaN.
     if !(p_lower > p_upper && p_lower <= 1. && p_upper >= 0.) {
@@ -18,11 +20,12 @@ pub fn smoothed_radius(p_lower: f64, p_upper: f64) -> f64 {
     (0.5 * (normal_quantile(p_lower) - normal_quantile(p_upper)) - 1e-12).max(0.)
 }
 
-/// With confidence `1 - alpha`: the smoothed classifier predicts [`class`](Self::class) for every perturbation with
-/// `sum_m |d(m)|^2 / sigma_m^2 < R^2`.
+/// With confidence `1 - alpha`: the smoothed classifier predicts [`class`](Self::class) for every
+/// perturbation with `sum_m |d(m)|^2 / sigma_m^2 < R^2`.
 ///
-/// A statement about real arithmetic and about the *smoothed* classifier `argmax_c P[f(x + noise) = c]`, not about `f`.
-/// Distances are in declared units ([`crmt_core::Modality::scale`]).
+/// A statement about real arithmetic and about the *smoothed* classifier
+/// `argmax_c P[f(x + noise) = c]`, not about `f`. Distances are in declared units
+/// ([`crmt_core::Modality::scale`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SmoothCertificate {
     pub(crate) class: u32,
@@ -45,7 +48,8 @@ impl SmoothCertificate {
         self.radius
     }
 
-    /// The lower bound of the probability of [`class`](Self::class), and the upper bound of any other's.
+    /// The lower bound of the probability of [`class`](Self::class), and the upper bound of any
+    /// other's.
     pub fn probabilities(&self) -> (f64, f64) {
         (self.p_lower, self.p_upper)
     }
@@ -55,8 +59,8 @@ impl SmoothCertificate {
         &self.sigmas
     }
 
-    /// Whether the class stands against every perturbation with `|d(m)| <= eps_m`, all modalities at once:
-    /// `sum_m eps_m^2 / sigma_m^2 < R^2`. Where `sigma_m = 0`, only `eps_m = 0` does.
+    /// Whether the class stands against every perturbation with `|d(m)| <= eps_m`, all modalities
+    /// at once: `sum_m eps_m^2 / sigma_m^2 < R^2`. Where `sigma_m = 0`, only `eps_m = 0` does.
     ///
     /// # Errors
     /// [`CertifyError`] unless there is one finite budget of at least 0 per modality.
@@ -75,17 +79,23 @@ impl SmoothCertificate {
         self.unimodal().into_iter().fold(f64::INFINITY, f64::min)
     }
 
-    /// `R min_m w_m sigma_m`: holds for every perturbation with `sqrt(sum_m w_m^2 |d(m)|^2)` below it.
+    /// `R min_m w_m sigma_m`: holds for every perturbation with `sqrt(sum_m w_m^2 |d(m)|^2)` below
+    /// it.
     ///
     /// # Errors
     /// [`CertifyError`] unless there is one finite weight of at least 0 per modality.
     pub fn weighted(&self, weights: &PerModality<f64>) -> Result<f64, CertifyError> {
         check_budgets(weights, self.sigmas.len())?;
-        let each = self.unimodal().into_iter().zip(weights).map(|(p, w)| (w * p).next_down().max(0.));
+        let each = self
+            .unimodal()
+            .into_iter()
+            .zip(weights)
+            .map(|(p, w)| (w * p).next_down().max(0.));
         Ok(each.fold(f64::INFINITY, f64::min))
     }
 
-    /// `R / sqrt(sum_m theta_m^2 / sigma_m^2)`: how far one may go along the ray `theta` of budgets.
+    /// `R / sqrt(sum_m theta_m^2 / sigma_m^2)`: how far one may go along the ray `theta` of
+    /// budgets.
     ///
     /// # Errors
     /// [`CertifyError`] unless there is one finite component of at least 0 per modality.
@@ -109,7 +119,10 @@ impl SmoothCertificate {
 
     /// `sqrt(sum_m eps_m^2 / sigma_m^2)`, rounded up.
     fn length(&self, eps: &PerModality<f64>) -> f64 {
-        let each = eps.iter().zip(&self.sigmas).map(|(e, s)| if *e == 0. { 0. } else { e / s });
+        let each = eps
+            .iter()
+            .zip(&self.sigmas)
+            .map(|(e, s)| if *e == 0. { 0. } else { e / s });
         each.map(|q| q * q).sum::<f64>().sqrt() * (1. + (eps.len() as f64 + 4.) * f64::EPSILON)
     }
 }

@@ -53,7 +53,9 @@ pub enum AuditError {
         before: usize,
     },
     /// A kind of layer this auditor does not know.
-    #[error("layer {layer}: this auditor knows no bound for its kind; describe it with the kinds it knows")]
+    #[error(
+        "layer {layer}: this auditor knows no bound for its kind; describe it with the kinds it knows"
+    )]
     Unknown {
         /// The layer, as declared.
         layer: String,
@@ -109,10 +111,14 @@ pub enum CertifyError {
         given: WeightsHash,
     },
     /// A certificate that does not say which weights it is for.
-    #[error("the certificate does not say which weights it is for; name them with `for_weights` before certifying")]
+    #[error(
+        "the certificate does not say which weights it is for; name them with `for_weights` before certifying"
+    )]
     UnknownWeights,
     /// Votes are missing, or more than agreed: a bound on them would not hold.
-    #[error("sample {id}: {got} votes of {expected}; a bound holds for the agreed number only, run to the end first")]
+    #[error(
+        "sample {id}: {got} votes of {expected}; a bound holds for the agreed number only, run to the end first"
+    )]
     Votes {
         /// The caller's number of the sample.
         id: u64,
@@ -188,7 +194,15 @@ impl From<candle_core::Error> for CertifyError {
 }
 
 impl CertifyError {
-    pub(crate) fn shape(what: impl Into<String>, expected: impl ToString, got: impl ToString) -> Self {
-        Self::Shape { what: what.into(), expected: expected.to_string(), got: got.to_string() }
+    pub(crate) fn shape(
+        what: impl Into<String>,
+        expected: impl ToString,
+        got: impl ToString,
+    ) -> Self {
+        Self::Shape {
+            what: what.into(),
+            expected: expected.to_string(),
+            got: got.to_string(),
+        }
     }
 }

@@ -26,12 +26,14 @@ impl GradientNorms {
         self.samples
     }
 
-    /// The same as constants of the scores, for [`MarginConstants::sum`](crate::MarginConstants::sum).
+    /// The same as constants of the scores, for
+    /// [`MarginConstants::sum`](crate::MarginConstants::sum).
     ///
     /// # Errors
     /// [`CertifyError::Bound`] when a gradient was not finite.
     pub fn bounds(&self) -> Result<PerModality<Vec<EstimatedBound>>, CertifyError> {
-        self.greatest.try_map(|t| t.iter().map(|t| EstimatedBound::estimated(*t)).collect())
+        self.greatest
+            .try_map(|t| t.iter().map(|t| EstimatedBound::estimated(*t)).collect())
     }
 
     /// Takes the samples of another batch into account.
@@ -42,18 +44,28 @@ impl GradientNorms {
         let pairs = self.greatest.zip(&other.greatest, "gradient norms")?;
         let greatest = pairs.try_enumerate(|m, (a, b)| {
             if a.len() != b.len() {
-                return Err(CertifyError::shape(format!("modality {m}: gradient norms"), a.len(), b.len()));
+                return Err(CertifyError::shape(
+                    format!("modality {m}: gradient norms"),
+                    a.len(),
+                    b.len(),
+                ));
             }
-            Ok(a.iter().zip(b.iter()).map(|(a, b)| f64::max(*a, *b)).collect())
+            Ok(a.iter()
+                .zip(b.iter())
+                .map(|(a, b)| f64::max(*a, *b))
+                .collect())
         })?;
-        Ok(Self { greatest, samples: self.samples + other.samples })
+        Ok(Self {
+            greatest,
+            samples: self.samples + other.samples,
+        })
     }
 }
 
 /// Norms `|d s_k(m) / d x(m)|_2` of the unweighted scores at `inputs`, greatest over the samples.
 ///
-/// One forward and `classes` backward passes in all: scores of modality `m` depend on `x(m)` only, and samples do
-/// not depend on each other, so one pass serves every modality and sample.
+/// One forward and `classes` backward passes in all: scores of modality `m` depend on `x(m)` only,
+/// and samples do not depend on each other, so one pass serves every modality and sample.
 ///
 /// # Errors
 /// [`crmt_core::Error::NoGradient`] when a score does not depend on its modality.
@@ -69,7 +81,10 @@ pub fn gradient_norms(
             norms.push(greatest_row(g)?);
         }
     }
-    Ok(GradientNorms { greatest: PerModality::new(greatest).expect("one per modality"), samples })
+    Ok(GradientNorms {
+        greatest: PerModality::new(greatest).expect("one per modality"),
+        samples,
+    })
 }
 
 /// For each class, the gradient of `sum_i sum_m terms(m)[i, k]` with respect to every input.
@@ -78,7 +93,8 @@ pub(crate) fn score_gradients(
     inputs: &PerModality<Tensor>,
     terms: impl FnOnce(&AdditiveScores) -> crmt_core::Result<PerModality<Tensor>>,
 ) -> Result<Vec<PerModality<Tensor>>, CertifyError> {
-    let leaves = inputs.try_map(|x| Var::from_tensor(&x.detach()).map(|v| v.as_tensor().clone()))?;
+    let leaves =
+        inputs.try_map(|x| Var::from_tensor(&x.detach()).map(|v| v.as_tensor().clone()))?;
     let terms = terms(&model.scores(&leaves)?)?;
     let classes = terms[0].dim(1)?;
     let gradients = (0..classes).map(|k| {
@@ -88,14 +104,24 @@ pub(crate) fn score_gradients(
             .reduce(|a, b| a? + b?)
             .expect("one per modality")?
             .backward()?;
-        Ok(leaves.try_enumerate(|modality, x| gradients.remove(x).ok_or(Error::NoGradient { modality }))?)
+        Ok(leaves.try_enumerate(|modality, x| {
+            gradients.remove(x).ok_or(Error::NoGradient { modality })
+        })?)
     });
     gradients.collect()
 }
 
 /// The greatest l2 norm of a row of `[batch, ...]`; 0 for no rows.
 pub(crate) fn greatest_row(g: &Tensor) -> Result<f64, CertifyError> {
-    let norms = g.to_dtype(DType::F64)?.flatten_from(1)?.sqr()?.sum(D::Minus1)?.sqrt()?.to_vec1::<f64>()?;
+    let norms = g
+        .to_dtype(DType::F64)?
+        .flatten_from(1)?
+        .sqr()?
+        .sum(D::Minus1)?
+        .sqrt()?
+        .to_vec1::<f64>()?;
     // `f64::max` would lose a NaN.
-    Ok(norms.into_iter().fold(0., |a, b| if b.is_nan() || b > a { b } else { a }))
+    Ok(norms
+        .into_iter()
+        .fold(0., |a, b| if b.is_nan() || b > a { b } else { a }))
 }

@@ -1,5 +1,5 @@
-//! Why one may believe a number, carried by the type system so that an estimate can never pass for a proof.
-//! Does not know how any number is obtained.
+//! Why one may believe a number, carried by the type system so that an estimate can never pass for
+//! a proof. Does not know how any number is obtained.
 use crate::CertifyError;
 use std::marker::PhantomData;
 
@@ -51,10 +51,12 @@ pub struct LipschitzBound<E: Grade> {
     grade: PhantomData<E>,
 }
 
-/// A proved upper bound of a Lipschitz constant: from [`audit`](crate::audit()) or [`SoundBound::vouched`].
+/// A proved upper bound of a Lipschitz constant: from [`audit`](crate::audit()) or
+/// [`SoundBound::vouched`].
 pub type SoundBound = LipschitzBound<Proved>;
 
-/// A guess at a Lipschitz constant (power iteration, gradient norms at samples): usually a *lower* bound.
+/// A guess at a Lipschitz constant (power iteration, gradient norms at samples): usually a *lower*
+/// bound.
 pub type EstimatedBound = LipschitzBound<Estimated>;
 
 impl SoundBound {
@@ -80,9 +82,15 @@ impl EstimatedBound {
 impl<E: Grade> LipschitzBound<E> {
     pub(crate) fn new(value: f64) -> Result<Self, CertifyError> {
         if value.is_finite() && value >= 0. {
-            return Ok(Self { value, grade: PhantomData });
+            return Ok(Self {
+                value,
+                grade: PhantomData,
+            });
         }
-        Err(CertifyError::Bound { what: "Lipschitz constant".into(), value })
+        Err(CertifyError::Bound {
+            what: "Lipschitz constant".into(),
+            value,
+        })
     }
 
     /// The constant.

@@ -1,9 +1,10 @@
-//! Verified upper bounds of spectral norms by Gram iteration (theorem T13), for real and complex matrices.
-//! Does not know which layer a matrix belongs to.
+//! Verified upper bounds of spectral norms by Gram iteration (theorem T13), for real and complex
+//! matrices. Does not know which layer a matrix belongs to.
 //!
 //! `G_0 = F / f_0`, `f_0 = |F|_F`; `G_{i+1} = G_i* G_i / f_{i+1}`, `f_{i+1} = |G_i* G_i|_F`. Then
-//! `|F|_2 <= f_0 prod_i f_i^(2^-i)`, loose by at most `rank^(2^-(t+1))` after `t` steps, and the computed
-//! matrices obey the same recursion with an explicit rounding term, evaluated here instead of assumed small.
+//! `|F|_2 <= f_0 prod_i f_i^(2^-i)`, loose by at most `rank^(2^-(t+1))` after `t` steps, and the
+//! computed matrices obey the same recursion with an explicit rounding term, evaluated here instead
+//! of assumed small.
 use crate::numbers::{gamma, greatest, split};
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -12,8 +13,8 @@ pub(crate) const STEPS: usize = 10;
 
 /// An upper bound of the spectral norm of `matrix` `[rows, cols]`, computed in `f64`.
 ///
-/// The lesser of two theorems: Gram iteration (T13), and `sqrt(1 + |W W^T - I|_F)` (T12b), which is sharp to the
-/// last digits for matrices with nearly orthonormal rows or columns.
+/// The lesser of two theorems: Gram iteration (T13), and `sqrt(1 + |W W^T - I|_F)` (T12b), which is
+/// sharp to the last digits for matrices with nearly orthonormal rows or columns.
 ///
 /// # Errors
 /// The tensor library's, e.g. when `matrix` does not have two axes.
@@ -27,7 +28,11 @@ pub(crate) fn both_bounds(matrix: &Tensor) -> Result<(f64, f64)> {
     let (rows, cols) = matrix.dims2()?;
     let (matrix, size) = scaled(matrix)?;
     // Fewer columns than rows, so that Gram matrices are as small as they can be.
-    let matrix = if cols > rows { matrix.t()?.contiguous()? } else { matrix };
+    let matrix = if cols > rows {
+        matrix.t()?.contiguous()?
+    } else {
+        matrix
+    };
     let (long, short) = matrix.dims2()?;
     let mut best = Peak::default();
     best.absorb(&matrix.unsqueeze(0)?, None)?;
@@ -40,7 +45,14 @@ pub(crate) fn both_bounds(matrix: &Tensor) -> Result<(f64, f64)> {
     let rounding = gamma(long + 2) * (frobenius + short as f64);
     let orthonormal = ((1. + defect * (1. + gamma(short * short)) + rounding).sqrt()).next_up();
     // What under- or overflows is no bound.
-    Ok((upper, if orthonormal.is_nan() { f64::INFINITY } else { orthonormal }))
+    Ok((
+        upper,
+        if orthonormal.is_nan() {
+            f64::INFINITY
+        } else {
+            orthonormal
+        },
+    ))
 }
 
 /// A power of two.
@@ -51,14 +63,22 @@ impl Size {
     /// A bound of what was scaled down by this, scaled up again: never 0 unless the bound is.
     pub fn times(self, bound: f64) -> f64 {
         let product = bound * self.0;
-        if bound > 0. && product < f64::MIN_POSITIVE { product.next_up() } else { product }
+        if bound > 0. && product < f64::MIN_POSITIVE {
+            product.next_up()
+        } else {
+            product
+        }
     }
 }
 
-/// On the host in `f64`, divided by a power of two that puts the greatest element into `1..2`: squares neither vanish nor
-/// overflow, and every digit stays. What becomes too small for a number is smaller than the greatest 2^-1022 times.
+/// On the host in `f64`, divided by a power of two that puts the greatest element into `1..2`:
+/// squares neither vanish nor overflow, and every digit stays. What becomes too small for a number
+/// is smaller than the greatest 2^-1022 times.
 pub(crate) fn scaled(t: &Tensor) -> Result<(Tensor, Size)> {
-    let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.contiguous()?;
+    let t = t
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .contiguous()?;
     let most = greatest(t.flatten_all()?.to_vec1::<f64>()?.into_iter().map(f64::abs));
     if most == 0. || !most.is_finite() {
         return Ok((t, Size(1.)));
@@ -70,8 +90,8 @@ pub(crate) fn scaled(t: &Tensor) -> Result<(Tensor, Size)> {
     Ok((down, Size(2f64.powi(exponent))))
 }
 
-/// The greatest spectral norm over many matrices, from above, and a lower bound that lets matrices which cannot
-/// be the greatest be dropped early.
+/// The greatest spectral norm over many matrices, from above, and a lower bound that lets matrices
+/// which cannot be the greatest be dropped early.
 #[derive(Debug, Default)]
 pub(crate) struct Peak {
     /// No matrix seen so far has a greater norm.
@@ -101,7 +121,10 @@ impl Peak {
             normalise(&mut re, &mut im, &mut norms)?;
             // Overflow must not pass for a bound.
             let sound = |b: f64| if b.is_nan() { f64::INFINITY } else { b };
-            let upper: Vec<f64> = norms.iter().map(|f| sound(bound(f, error(rows), error(cols)))).collect();
+            let upper: Vec<f64> = norms
+                .iter()
+                .map(|f| sound(bound(f, error(rows), error(cols))))
+                .collect();
             let slack = rank.powf(-(0.5f64.powi(step as i32 + 1))) * (1. - 1e-9);
             let found = greatest(upper.iter().copied());
             self.lower = self.lower.max(found * slack);
@@ -109,7 +132,9 @@ impl Peak {
                 self.upper = self.upper.max(found);
                 break;
             }
-            let keep: Vec<u32> = (0..upper.len() as u32).filter(|i| upper[*i as usize] >= self.lower).collect();
+            let keep: Vec<u32> = (0..upper.len() as u32)
+                .filter(|i| upper[*i as usize] >= self.lower)
+                .collect();
             if keep.is_empty() {
                 // Every norm here lies below one already seen, whose upper bound is even greater.
                 break;
@@ -138,9 +163,14 @@ fn normalise(re: &mut Tensor, im: &mut Option<Tensor>, norms: &mut Vec<Vec<f64>>
         history.push(f);
     }
     // A zero matrix stays zero: its norms are zeros, and so is its bound but for rounding.
-    let divisor = frobenius.clamp(f64::MIN_POSITIVE, f64::INFINITY)?.reshape((points, 1, 1))?;
+    let divisor = frobenius
+        .clamp(f64::MIN_POSITIVE, f64::INFINITY)?
+        .reshape((points, 1, 1))?;
     *re = re.broadcast_div(&divisor)?;
-    *im = im.as_ref().map(|im| im.broadcast_div(&divisor)).transpose()?;
+    *im = im
+        .as_ref()
+        .map(|im| im.broadcast_div(&divisor))
+        .transpose()?;
     Ok(())
 }
 
@@ -151,7 +181,11 @@ fn bound(norms: &[f64], first_error: f64, error: f64) -> f64 {
         return 0.;
     }
     let s = rest.iter().enumerate().rev().fold(1. + error, |s, (i, f)| {
-        let e = if i == 0 { first_error.max(error) } else { error };
+        let e = if i == 0 {
+            first_error.max(error)
+        } else {
+            error
+        };
         (f * s + e).sqrt()
     });
     // The Frobenius norm f_0 and this recursion are themselves rounded.

@@ -1,5 +1,5 @@
-//! What is known of the array between two layers, so that layers which can't follow one another are refused.
-//! Does not know bounds.
+//! What is known of the array between two layers, so that layers which can't follow one another are
+//! refused. Does not know bounds.
 use crate::AuditError;
 use crmt_core::Layer;
 
@@ -65,7 +65,9 @@ impl Layout {
                         Self::Image(channels) if channels != inp => {
                             return Err(refused(name, inp, "channels", channels));
                         }
-                        Self::Vector(n) | Self::Flat(n) => return Err(refused(name, inp, "channels of an image", n)),
+                        Self::Vector(n) | Self::Flat(n) => {
+                            return Err(refused(name, inp, "channels of an image", n));
+                        }
                         _ => {}
                     }
                     Self::Image(out)
@@ -75,7 +77,9 @@ impl Layout {
             Layer::Diagonal { name, scale } => {
                 let n = scale.elem_count();
                 match self {
-                    Self::Image(channels) if channels != n => return Err(refused(name, n, "channels", channels)),
+                    Self::Image(channels) if channels != n => {
+                        return Err(refused(name, n, "channels", channels));
+                    }
                     Self::Vector(len) if len != n => return Err(refused(name, n, "features", len)),
                     Self::Flat(len) if !n.is_multiple_of(len) => {
                         return Err(refused(name, n, "features, a multiple of", len));
@@ -89,10 +93,17 @@ impl Layout {
                 vector => vector,
             },
             Layer::Shift { .. } => self,
-            Layer::Fixed { name, .. } | Layer::Exact { name, .. } if ELEMENTWISE.contains(&name.as_str()) => self,
+            Layer::Fixed { name, .. } | Layer::Exact { name, .. }
+                if ELEMENTWISE.contains(&name.as_str()) =>
+            {
+                self
+            }
             Layer::Bounded { layer, .. } | Layer::Rounded { layer, .. } => self.after(layer)?,
             Layer::Residual { name, branch } => self.both(name, branch, &[])?,
-            Layer::Sum { name, branches: [f, g] } => self.both(name, f, g)?,
+            Layer::Sum {
+                name,
+                branches: [f, g],
+            } => self.both(name, f, g)?,
             _ => Self::Unknown,
         })
     }
@@ -100,7 +111,9 @@ impl Layout {
     fn through_linear(self, name: &str, out: usize, inp: usize) -> Result<Self, AuditError> {
         match self {
             Self::Vector(n) if n != inp => Err(refused(name, inp, "features", n)),
-            Self::Flat(n) if !inp.is_multiple_of(n) => Err(refused(name, inp, "features, a multiple of", n)),
+            Self::Flat(n) if !inp.is_multiple_of(n) => {
+                Err(refused(name, inp, "features, a multiple of", n))
+            }
             Self::LastAxis(n) if n != inp => Err(refused(name, inp, "features", n)),
             Self::Vector(_) | Self::Flat(_) => Ok(Self::Vector(out)),
             Self::LastAxis(_) | Self::Image(_) | Self::Unknown => Ok(Self::LastAxis(out)),
@@ -109,7 +122,11 @@ impl Layout {
 
     /// What two branches leave, which are added; an empty one is the identity.
     fn both(self, name: &str, f: &[Layer], g: &[Layer]) -> Result<Self, AuditError> {
-        let end = |layers: &[Layer]| layers.iter().try_fold(self, |layout, layer| layout.after(layer));
+        let end = |layers: &[Layer]| {
+            layers
+                .iter()
+                .try_fold(self, |layout, layer| layout.after(layer))
+        };
         let (f, g) = (end(f)?, end(g)?);
         let sizes = match (f, g) {
             (Self::Image(a), Self::Image(b))
@@ -118,14 +135,21 @@ impl Layout {
             _ => None,
         };
         match sizes {
-            Some((a, b)) if a != b => Err(refused(name, a, "channels or features in both branches", b)),
+            Some((a, b)) if a != b => {
+                Err(refused(name, a, "channels or features in both branches", b))
+            }
             _ => Ok(if f == Self::Unknown { g } else { f }),
         }
     }
 }
 
 fn refused(layer: &str, takes: usize, what: &'static str, before: usize) -> AuditError {
-    AuditError::Follows { layer: layer.into(), takes, what, before }
+    AuditError::Follows {
+        layer: layer.into(),
+        takes,
+        what,
+        before,
+    }
 }
 
 /// Whether it makes a vector of an image, and does nothing else.

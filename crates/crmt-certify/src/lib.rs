@@ -1,14 +1,17 @@
 //! Robustness certificates for additive multi-modal classifiers
-//! `h_k(x) = sum_m a_k(m) s_k(m)(x(m)) + b_k`: how far may the inputs move before the prediction can change?
+//! `h_k(x) = sum_m a_k(m) s_k(m)(x(m)) + b_k`: how far may the inputs move before the prediction
+//! can change?
 //!
-//! Knows margins and Lipschitz constants; deliberately knows nothing of attacks, which are its referee.
+//! Knows margins and Lipschitz constants; deliberately knows nothing of attacks, which are its
+//! referee.
 //!
 //! The way to a certificate, and the only one:
 //!
 //! 1. [`audit`] bounds the Lipschitz constant of each encoder from the layers it declares (or
 //!    [`SoundBound::vouched`] takes a constant that the caller proves);
 //! 2. [`MarginConstants`] turns these into one constant per modality and pair of classes;
-//! 3. [`radii`] divides margins by constants: joint and per-modality radii, and which modality is vulnerable;
+//! 3. [`radii`] divides margins by constants: joint and per-modality radii, and which modality is
+//!    vulnerable;
 //! 4. [`Radii::certificates`] exists for proved constants only, and each is for the weights that
 //!    [`MarginConstants::for_weights`] named.
 //!
@@ -38,9 +41,10 @@
 //! }
 //! ```
 //!
-//! "Proved" means: a theorem, with constants rounded up and radii rounded down. What about is a [`Program`]: the network in
-//! real arithmetic ([`Program::Real`], where nothing else is said), or the program that computes its logits, whose rounding
-//! [`MarginConstants::executed`] takes from every margin. Logits are in `f64`; others are refused.
+//! "Proved" means: a theorem, with constants rounded up and radii rounded down. What about is a
+//! [`Program`]: the network in real arithmetic ([`Program::Real`], where nothing else is said), or
+//! the program that computes its logits, whose rounding [`MarginConstants::executed`] takes from
+//! every margin. Logits are in `f64`; others are refused.
 #![doc = include_str!("../README.md")]
 mod audit;
 pub mod binomial;
@@ -84,7 +88,9 @@ pub use ellipsoid::{SmoothCertificate, smoothed_radius};
 pub use error::{AuditError, CertifyError};
 pub use estimate::{GradientNorms, gradient_norms};
 pub use evaluation::{Evaluated, Evaluation};
-pub use evidence::{Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound};
+pub use evidence::{
+    Estimated, EstimatedBound, Evidence, Grade, LipschitzBound, Proved, SoundBound,
+};
 pub use gram::matrix_bound;
 pub use margins::{Limit, ratio};
 pub use missing::{Contributions, MissingRegion, missing_regions};

@@ -1,5 +1,5 @@
-//! The rules of the released code, behind switches, to reproduce what it published.
-//! Nothing here is ever proved: [`LipschitzRule`] gives estimates, [`rival_ratio`] training tensors.
+//! The rules of the released code, behind switches, to reproduce what it published. Nothing here is
+//! ever proved: [`LipschitzRule`] gives estimates, [`rival_ratio`] training tensors.
 use crate::{
     CertifyError, GradientNorms,
     estimate::{greatest_row, score_gradients},
@@ -14,9 +14,9 @@ pub enum LipschitzRule {
     /// The greatest gradient norm of each unweighted score: what the paper describes.
     #[default]
     MaxGradient,
-    /// The released routine: gradients of the *weighted* scores, so that the weights count twice in a bound; the
-    /// first modality's gradient accumulates over the classes `0..=k`; every other modality's constants are 0, because
-    /// its gradient is cleared before it is read.
+    /// The released routine: gradients of the *weighted* scores, so that the weights count twice in
+    /// a bound; the first modality's gradient accumulates over the classes `0..=k`; every other
+    /// modality's constants are 0, because its gradient is cleared before it is read.
     AsReleased,
 }
 
@@ -26,7 +26,8 @@ pub enum RivalRule {
     /// The least ratio over all rivals: the bound.
     #[default]
     Minimum,
-    /// The rival with the greatest logit (the released rule): an upper bound of the minimum, so no bound at all.
+    /// The rival with the greatest logit (the released rule): an upper bound of the minimum, so no
+    /// bound at all.
     RunnerUp,
 }
 
@@ -54,7 +55,9 @@ impl LipschitzRule {
             accumulated = Some(sum);
         }
         let zeros = vec![0.; first.len()];
-        let greatest = PerModality::from_fn(inputs.len(), |m| if m == 0 { first.clone() } else { zeros.clone() });
+        let greatest = PerModality::from_fn(inputs.len(), |m| {
+            if m == 0 { first.clone() } else { zeros.clone() }
+        });
         Ok(GradientNorms::new(greatest, inputs[0].dim(0)?))
     }
 }
@@ -62,11 +65,18 @@ impl LipschitzRule {
 /// The ratio of each sample that `rule` picks, signed, `[batch]`, differentiable.
 ///
 /// Arguments as for [`objective::signed_ratios`].
-pub fn rival_ratio(logits: &Tensor, labels: &Tensor, tables: &PerModality<Tensor>, rule: RivalRule) -> Result<Tensor> {
+pub fn rival_ratio(
+    logits: &Tensor,
+    labels: &Tensor,
+    tables: &PerModality<Tensor>,
+    rule: RivalRule,
+) -> Result<Tensor> {
     let ratios = objective::signed_ratios(logits, labels, tables)?;
     match rule {
         RivalRule::Minimum => objective::min_ratio(&ratios),
-        RivalRule::RunnerUp => Ok(ratios.gather(&runner_up(logits, labels)?.unsqueeze(1)?, 1)?.squeeze(1)?),
+        RivalRule::RunnerUp => Ok(ratios
+            .gather(&runner_up(logits, labels)?.unsqueeze(1)?, 1)?
+            .squeeze(1)?),
     }
 }
 
@@ -74,6 +84,10 @@ pub fn rival_ratio(logits: &Tensor, labels: &Tensor, tables: &PerModality<Tensor
 pub fn runner_up(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let classes = logits.dim(D::Minus1)?;
     let own = Tensor::eye(classes, logits.dtype(), logits.device())?.index_select(labels, 0)?;
-    let low = Tensor::full(f64::from(f32::MIN) / 2., logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
-    Ok(own.gt(0f64)?.where_cond(&low, &logits.detach())?.argmax(D::Minus1)?)
+    let low = Tensor::full(f64::from(f32::MIN) / 2., logits.shape(), logits.device())?
+        .to_dtype(logits.dtype())?;
+    Ok(own
+        .gt(0f64)?
+        .where_cond(&low, &logits.detach())?
+        .argmax(D::Minus1)?)
 }

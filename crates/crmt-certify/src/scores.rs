@@ -3,9 +3,11 @@
 use crate::{Grade, LipschitzBound};
 use crmt_core::PerModality;
 
-/// Constants `T_k(m)` of the scores of each modality and class, for [`MarginConstants::sum`](crate::MarginConstants::sum).
+/// Constants `T_k(m)` of the scores of each modality and class, for
+/// [`MarginConstants::sum`](crate::MarginConstants::sum).
 ///
-/// Weights that are counted twice, or not at all, make a bound that is none: so this says which they are.
+/// Weights that are counted twice, or not at all, make a bound that is none: so this says which
+/// they are.
 #[derive(Debug, Clone)]
 pub struct ScoreBounds<E: Grade>(pub(crate) Scores<E>);
 

@@ -1,12 +1,14 @@
-//! Randomized smoothing of any classifier, with one noise level per modality (theorem T14; Cohen, Rosenfeld and
-//! Kolter 2019 in coordinates `x(m) / sigma_m`). Does not know how the classifier works.
+//! Randomized smoothing of any classifier, with one noise level per modality (theorem T14; Cohen,
+//! Rosenfeld and Kolter 2019 in coordinates `x(m) / sigma_m`). Does not know how the classifier
+//! works.
 //!
-//! The smoothed classifier is `g(x) = argmax_c P[f(x + eta) = c]` with `eta(m) ~ N(0, sigma_m^2 I)`. If its class has
-//! probability at least `p_A`, then `g` is constant where `sum_m |d(m)|^2 / sigma_m^2 < R^2`, `R = Phi^-1(p_A)`.
+//! The smoothed classifier is `g(x) = argmax_c P[f(x + eta) = c]` with
+//! `eta(m) ~ N(0, sigma_m^2 I)`. If its class has probability at least `p_A`, then `g` is constant
+//! where `sum_m |d(m)|^2 / sigma_m^2 < R^2`, `R = Phi^-1(p_A)`.
 //!
-//! Of `n_0` draws the most voted class is taken; its probability is bounded on `n` *fresh* draws (Clopper-Pearson,
-//! failure probability `alpha`, for each sample and certificate); if the bound does not exceed 1/2, the
-//! certificate abstains.
+//! Of `n_0` draws the most voted class is taken; its probability is bounded on `n` *fresh* draws
+//! (Clopper-Pearson, failure probability `alpha`, for each sample and certificate); if the bound
+//! does not exceed 1/2, the certificate abstains.
 use crate::{
     CertifyError, SmoothCertificate, Votes, WeightsHash,
     binomial::{lower_bound, upper_bound},
@@ -28,22 +30,41 @@ pub struct Smoothing {
 }
 
 impl Smoothing {
-    /// `n_0 = 100`, `n = 10,000`, `alpha = 0.001`, as is usual. `sigmas`: standard deviation of the noise per modality,
-    /// in declared units ([`crmt_core::Modality::scale`]); 0 leaves a modality as it is, and certifies nothing of it.
+    /// `n_0 = 100`, `n = 10,000`, `alpha = 0.001`, as is usual. `sigmas`: standard deviation of the
+    /// noise per modality, in declared units ([`crmt_core::Modality::scale`]); 0 leaves a modality
+    /// as it is, and certifies nothing of it.
     ///
     /// # Errors
     /// [`CertifyError::Bound`] unless each is finite and at least 0.
     pub fn new(sigmas: PerModality<f64>) -> Result<Self, CertifyError> {
-        if let Some((m, value)) = sigmas.iter().enumerate().find(|(_, s)| !(s.is_finite() && **s >= 0.)) {
-            return Err(CertifyError::Bound { what: format!("modality {m}: sigma"), value: *value });
+        if let Some((m, value)) = sigmas
+            .iter()
+            .enumerate()
+            .find(|(_, s)| !(s.is_finite() && **s >= 0.))
+        {
+            return Err(CertifyError::Bound {
+                what: format!("modality {m}: sigma"),
+                value: *value,
+            });
         }
-        Ok(Self { sigmas, selection: 100, draws: 10_000, alpha: 1e-3, weights: None })
+        Ok(Self {
+            sigmas,
+            selection: 100,
+            draws: 10_000,
+            alpha: 1e-3,
+            weights: None,
+        })
     }
 
-    /// `n_0` draws to choose the class, `n` fresh ones to bound its probability. With all `n` votes for one class
-    /// `R = Phi^-1(alpha^(1/n))`: for alpha 0.001, 2.46 at a thousand, 3.20 at ten, 3.81 at a hundred thousand.
+    /// `n_0` draws to choose the class, `n` fresh ones to bound its probability. With all `n` votes
+    /// for one class `R = Phi^-1(alpha^(1/n))`: for alpha 0.001, 2.46 at a thousand, 3.20 at
+    /// ten, 3.81 at a hundred thousand.
     pub fn draws(self, selection: u64, estimation: u64) -> Self {
-        Self { selection, draws: estimation, ..self }
+        Self {
+            selection,
+            draws: estimation,
+            ..self
+        }
     }
 
     /// Failure probability of each certificate.
@@ -52,46 +73,77 @@ impl Smoothing {
     /// [`CertifyError::Bound`] unless `0 < alpha < 1`.
     pub fn alpha(self, alpha: f64) -> Result<Self, CertifyError> {
         if !(alpha > 0. && alpha < 1.) {
-            return Err(CertifyError::Bound { what: "alpha, below 1 and above 0".into(), value: alpha });
+            return Err(CertifyError::Bound {
+                what: "alpha, below 1 and above 0".into(),
+                value: alpha,
+            });
         }
         Ok(Self { alpha, ..self })
     }
 
-    /// One of `certificates` different smoothed models at one input, all of which shall hold at once: `alpha` is divided
-    /// among them (union bound). `M + 1` for one with every modality and one without each.
+    /// One of `certificates` different smoothed models at one input, all of which shall hold at
+    /// once: `alpha` is divided among them (union bound). `M + 1` for one with every modality and
+    /// one without each.
     pub fn one_of(self, certificates: usize) -> Self {
-        Self { alpha: self.alpha / certificates.max(1) as f64, ..self }
+        Self {
+            alpha: self.alpha / certificates.max(1) as f64,
+            ..self
+        }
     }
 
     /// Names the weights whose votes are counted; every certificate carries the name.
     pub fn for_weights(self, weights: WeightsHash) -> Self {
-        Self { weights: Some(weights), ..self }
+        Self {
+            weights: Some(weights),
+            ..self
+        }
     }
 
-    /// Votes that were drawn as agreed here, with this noise and these weights, and written down since.
+    /// Votes that were drawn as agreed here, with this noise and these weights, and written down
+    /// since.
     pub fn counted(&self, id: u64, selection: Vec<u64>, estimation: Vec<u64>) -> Votes {
-        Votes { id, selection, estimation, drawn: Some(self.drawn()) }
+        Votes {
+            id,
+            selection,
+            estimation,
+            drawn: Some(self.drawn()),
+        }
     }
 
     fn drawn(&self) -> Drawn {
-        Drawn { weights: self.weights.clone(), sigmas: self.sigmas.clone() }
+        Drawn {
+            weights: self.weights.clone(),
+            sigmas: self.sigmas.clone(),
+        }
     }
 
     /// Refuses votes of other weights or noise, and votes that do not say.
     fn check(&self, votes: &Votes) -> Result<(), CertifyError> {
-        let (asked, none) = (self.drawn(), votes.selection.is_empty() && votes.estimation.is_empty());
+        let (asked, none) = (
+            self.drawn(),
+            votes.selection.is_empty() && votes.estimation.is_empty(),
+        );
         if none || votes.drawn.as_ref() == Some(&asked) {
             return Ok(());
         }
-        let drawn = votes.drawn.as_ref().map_or("in a way that nobody told".into(), ToString::to_string);
-        Err(CertifyError::Drawn { id: votes.id, drawn, asked: asked.to_string() })
+        let drawn = votes
+            .drawn
+            .as_ref()
+            .map_or("in a way that nobody told".into(), ToString::to_string);
+        Err(CertifyError::Drawn {
+            id: votes.id,
+            drawn,
+            asked: asked.to_string(),
+        })
     }
 
-    /// Draws and counts until every sample in `votes` has its draws. Counts that are there already are kept, so that a
-    /// stopped run goes on where it was; the result depends on neither `chunk` nor stops.
+    /// Draws and counts until every sample in `votes` has its draws. Counts that are there already
+    /// are kept, so that a stopped run goes on where it was; the result depends on neither `chunk`
+    /// nor stops.
     ///
-    /// `inputs`: each `[samples, ...]`, one row for each entry of `votes`; `chunk`: noisy copies that are evaluated at
-    /// once. `progress(votes, done, total)` is called after each chunk, in draws; it may stop the run.
+    /// `inputs`: each `[samples, ...]`, one row for each entry of `votes`; `chunk`: noisy copies
+    /// that are evaluated at once. `progress(votes, done, total)` is called after each chunk, in
+    /// draws; it may stop the run.
     ///
     /// # Errors
     /// [`CertifyError`] when inputs, votes and model do not line up, or a logit is NaN or infinite.
@@ -110,10 +162,17 @@ impl Smoothing {
         }
         for (m, x) in inputs.iter().enumerate() {
             if x.dim(0)? != votes.len() {
-                return Err(CertifyError::shape(format!("modality {m}: samples"), votes.len(), x.dim(0)?));
+                return Err(CertifyError::shape(
+                    format!("modality {m}: samples"),
+                    votes.len(),
+                    x.dim(0)?,
+                ));
             }
         }
-        let phases = [(Phase::Selection, self.selection), (Phase::Estimation, self.draws)];
+        let phases = [
+            (Phase::Selection, self.selection),
+            (Phase::Estimation, self.draws),
+        ];
         let mut done = 0;
         for vote in votes.iter_mut() {
             self.check(vote)?;
@@ -121,7 +180,11 @@ impl Smoothing {
             for (phase, expected) in phases {
                 let got = phase.votes(vote).iter().sum();
                 if got > expected {
-                    return Err(CertifyError::Votes { id: vote.id, expected, got });
+                    return Err(CertifyError::Votes {
+                        id: vote.id,
+                        expected,
+                        got,
+                    });
                 }
                 done += got;
             }
@@ -129,7 +192,10 @@ impl Smoothing {
         let total = votes.len() as u64 * (self.selection + self.draws);
         for (phase, expected) in phases {
             // A sample's next draw is the number of votes it has.
-            let counted: Vec<u64> = votes.iter_mut().map(|v| phase.votes(v).iter().sum()).collect();
+            let counted: Vec<u64> = votes
+                .iter_mut()
+                .map(|v| phase.votes(v).iter().sum())
+                .collect();
             let mut left = counted
                 .into_iter()
                 .enumerate()
@@ -138,9 +204,14 @@ impl Smoothing {
             while left.peek().is_some() {
                 let draws: Vec<Draw> = left.by_ref().take(chunk.max(1)).collect();
                 let ids = |row: usize| votes[row].id;
-                let (classes, k) = predict(model, inputs, &self.sigmas, streams, phase, &draws, ids)?;
+                let (classes, k) =
+                    predict(model, inputs, &self.sigmas, streams, phase, &draws, ids)?;
                 if classes.len() != draws.len() {
-                    return Err(CertifyError::shape("rows of the logits", draws.len(), classes.len()));
+                    return Err(CertifyError::shape(
+                        "rows of the logits",
+                        draws.len(),
+                        classes.len(),
+                    ));
                 }
                 for (draw, class) in draws.iter().zip(classes) {
                     let counts = phase.votes(&mut votes[draw.row]);
@@ -163,35 +234,57 @@ impl Smoothing {
     /// The certificate of one sample from its votes, with `p_B = 1 - p_A`; `None`: abstains.
     ///
     /// # Errors
-    /// [`CertifyError::Votes`] unless all draws were counted: a bound at a count chosen on the way would not hold.
+    /// [`CertifyError::Votes`] unless all draws were counted: a bound at a count chosen on the way
+    /// would not hold.
     pub fn certificate(&self, votes: &Votes) -> Result<Option<SmoothCertificate>, CertifyError> {
-        let Some((class, counted)) = self.complete(votes)? else { return Ok(None) };
+        let Some((class, counted)) = self.complete(votes)? else {
+            return Ok(None);
+        };
         let p_lower = lower_bound(counted, self.draws, self.alpha);
         Ok(self.with(class, p_lower, 1. - p_lower))
     }
 
-    /// The same with every rival's probability bounded as well, so that a winner below one half may be certified:
-    /// `alpha / 2` for the winner, the other half divided among the rivals. Never the better one for a clear winner.
+    /// The same with every rival's probability bounded as well, so that a winner below one half may
+    /// be certified: `alpha / 2` for the winner, the other half divided among the rivals. Never the
+    /// better one for a clear winner.
     ///
     /// # Errors
     /// As [`certificate`](Self::certificate).
-    pub fn certificate_two_sided(&self, votes: &Votes) -> Result<Option<SmoothCertificate>, CertifyError> {
-        let Some((class, counted)) = self.complete(votes)? else { return Ok(None) };
+    pub fn certificate_two_sided(
+        &self,
+        votes: &Votes,
+    ) -> Result<Option<SmoothCertificate>, CertifyError> {
+        let Some((class, counted)) = self.complete(votes)? else {
+            return Ok(None);
+        };
         let p_lower = lower_bound(counted, self.draws, self.alpha / 2.);
         let rivals = votes.estimation.len().saturating_sub(1).max(1);
         let each = self.alpha / 2. / rivals as f64;
-        let counts = votes.estimation.iter().enumerate().filter(|(k, _)| *k != class as usize);
-        let p_upper = counts.map(|(_, n)| upper_bound(*n, self.draws, each)).fold(0., f64::max);
+        let counts = votes
+            .estimation
+            .iter()
+            .enumerate()
+            .filter(|(k, _)| *k != class as usize);
+        let p_upper = counts
+            .map(|(_, n)| upper_bound(*n, self.draws, each))
+            .fold(0., f64::max);
         Ok(self.with(class, p_lower, p_upper.min(1. - p_lower)))
     }
 
     /// The selected class and its fresh votes; `None` when nothing was to be drawn.
     fn complete(&self, votes: &Votes) -> Result<Option<(u32, u64)>, CertifyError> {
         self.check(votes)?;
-        for (counts, expected) in [(&votes.selection, self.selection), (&votes.estimation, self.draws)] {
+        for (counts, expected) in [
+            (&votes.selection, self.selection),
+            (&votes.estimation, self.draws),
+        ] {
             let got = counts.iter().sum();
             if got != expected {
-                return Err(CertifyError::Votes { id: votes.id, expected, got });
+                return Err(CertifyError::Votes {
+                    id: votes.id,
+                    expected,
+                    got,
+                });
             }
         }
         let class = votes.selected();

@@ -1,5 +1,5 @@
-//! Threats: shapes of the set of budgets `(eps_1, ..., eps_M)` that an adversary may spend, growing with a radius.
-//! Does not know margins.
+//! Threats: shapes of the set of budgets `(eps_1, ..., eps_M)` that an adversary may spend, growing
+//! with a radius. Does not know margins.
 use crate::{
     CertifyError,
     numbers::{greatest, norm_up},
@@ -9,7 +9,8 @@ use crmt_core::PerModality;
 /// A family of sets of budgets, one for each radius `r`. A class is safe from it below
 /// `r = min_j mu_j / N(L_j)`, with `N` the dual norm (Hölder's inequality, attained; theorem T2).
 ///
-/// Weights `w_m` are 1 over the natural size of a perturbation of modality `m`; all positive and finite.
+/// Weights `w_m` are 1 over the natural size of a perturbation of modality `m`; all positive and
+/// finite.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Threat {
     /// `sqrt(sum_m (w_m eps_m)^2) < r`; `N(L) = sqrt(sum_m (L_m / w_m)^2)`.
@@ -35,7 +36,13 @@ impl Threat {
         // Each term rounds at most three times (quotient, square, root), the sum once per modality.
         let up = |n: usize, x: f64| x * (1. + (n as f64 + 4.) * f64::EPSILON);
         // A positive constant stays one, however small.
-        let positive = |exact_zero: bool, x: f64| if x == 0. && !exact_zero { f64::from_bits(1) } else { x };
+        let positive = |exact_zero: bool, x: f64| {
+            if x == 0. && !exact_zero {
+                f64::from_bits(1)
+            } else {
+                x
+            }
+        };
         let each = |w: &PerModality<f64>| {
             let quotient = |(m, w): (usize, &f64)| positive(l(m) == 0., l(m) / w);
             w.iter().enumerate().map(quotient).collect::<Vec<_>>()
@@ -56,10 +63,18 @@ impl Threat {
     pub(crate) fn check(&self, modalities: usize) -> Result<(), CertifyError> {
         let positive = |w: f64| w.is_finite() && w > 0.;
         match self {
-            Self::L2(w) | Self::L1(w) | Self::Linf(w) => per_modality("weight of the threat", w, modalities, positive),
-            Self::Ray(t) => per_modality("component of the ray", t, modalities, |t| t.is_finite() && t >= 0.),
+            Self::L2(w) | Self::L1(w) | Self::Linf(w) => {
+                per_modality("weight of the threat", w, modalities, positive)
+            }
+            Self::Ray(t) => per_modality("component of the ray", t, modalities, |t| {
+                t.is_finite() && t >= 0.
+            }),
             Self::Only(m) if *m < modalities => Ok(()),
-            Self::Only(m) => Err(CertifyError::shape("attacked modality", format!("below {modalities}"), m)),
+            Self::Only(m) => Err(CertifyError::shape(
+                "attacked modality",
+                format!("below {modalities}"),
+                m,
+            )),
         }
     }
 }
@@ -76,10 +91,17 @@ fn per_modality(
     valid: impl Fn(f64) -> bool,
 ) -> Result<(), CertifyError> {
     if values.len() != modalities {
-        return Err(CertifyError::shape(format!("{what}, one per modality"), modalities, values.len()));
+        return Err(CertifyError::shape(
+            format!("{what}, one per modality"),
+            modalities,
+            values.len(),
+        ));
     }
     match values.iter().enumerate().find(|(_, v)| !valid(**v)) {
-        Some((m, v)) => Err(CertifyError::Bound { what: format!("modality {m}: {what}"), value: *v }),
+        Some((m, v)) => Err(CertifyError::Bound {
+            what: format!("modality {m}: {what}"),
+            value: *v,
+        }),
         None => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! Votes of a classifier under noise: what is drawn, counted and resumed. Does not know what the counts prove.
+//! Votes of a classifier under noise: what is drawn, counted and resumed. Does not know what the
+//! counts prove.
 use crate::{CertifyError, WeightsHash};
 use candle_core::{D, DType, Device, Tensor};
 use crmt_core::{Classifier, PerModality, Streams};
@@ -6,8 +7,8 @@ use rand::Rng;
 use rand_distr::StandardNormal;
 use std::fmt;
 
-/// The votes for one sample. Plain numbers: write them anywhere, read them back ([`Smoothing::counted`](crate::Smoothing::counted)),
-/// and go on.
+/// The votes for one sample. Plain numbers: write them anywhere, read them back
+/// ([`Smoothing::counted`](crate::Smoothing::counted)), and go on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Votes {
     /// The caller's number of the sample, which its noise depends on; unique within a data set.
@@ -32,7 +33,10 @@ impl Eq for Drawn {}
 impl fmt::Display for Drawn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sigmas: Vec<String> = self.sigmas.iter().map(f64::to_string).collect();
-        let weights = self.weights.as_ref().map_or("unnamed weights", WeightsHash::as_str);
+        let weights = self
+            .weights
+            .as_ref()
+            .map_or("unnamed weights", WeightsHash::as_str);
         write!(f, "with sigma {} of {weights}", sigmas.join(", "))
     }
 }
@@ -40,13 +44,19 @@ impl fmt::Display for Drawn {
 impl Votes {
     /// No draw yet.
     pub fn new(id: u64) -> Self {
-        Self { id, ..Self::default() }
+        Self {
+            id,
+            ..Self::default()
+        }
     }
 
     /// The class with the most selection votes, the first of equals; `None` before the first draw.
     pub fn selected(&self) -> Option<u32> {
         let most = self.selection.iter().max()?;
-        self.selection.iter().position(|v| v == most).map(|k| k as u32)
+        self.selection
+            .iter()
+            .position(|v| v == most)
+            .map(|k| k as u32)
     }
 }
 
@@ -105,8 +115,15 @@ pub(crate) fn predict(
     let logits = model.logits(&noisy)?.detach();
     let (_, classes) = logits.dims2()?;
     // 0 times a number is 0, otherwise NaN, which no sum loses.
-    let nothing = (&logits * 0.)?.sum(D::Minus1)?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    if let Some((_, draw)) = nothing.iter().zip(draws).find(|(nothing, _)| **nothing != 0.) {
+    let nothing = (&logits * 0.)?
+        .sum(D::Minus1)?
+        .to_dtype(DType::F64)?
+        .to_vec1::<f64>()?;
+    if let Some((_, draw)) = nothing
+        .iter()
+        .zip(draws)
+        .find(|(nothing, _)| **nothing != 0.)
+    {
         return Err(CertifyError::NaN { id: ids(draw.row) });
     }
     Ok((logits.argmax(D::Minus1)?.to_vec1::<u32>()?, classes))

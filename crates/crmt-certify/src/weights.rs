@@ -1,8 +1,10 @@
-//! Which weights a certificate speaks of. Does not know how a hash is made: the caller hashes its own model.
+//! Which weights a certificate speaks of. Does not know how a hash is made: the caller hashes its
+//! own model.
 use std::fmt;
 
-/// The hash of the weights (and architecture) that constants, logits or votes were computed with, as the caller
-/// writes it, e.g. 64 hexadecimal digits of SHA-256. Two are the same when their texts are.
+/// The hash of the weights (and architecture) that constants, logits or votes were computed with,
+/// as the caller writes it, e.g. 64 hexadecimal digits of SHA-256. Two are the same when their
+/// texts are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WeightsHash(String);
 

@@ -1,4 +1,5 @@
-//! What must hold of radii for any model: symmetries, orders, and the agreement of reports with training tensors.
+//! What must hold of radii for any model: symmetries, orders, and the agreement of reports with
+//! training tensors.
 use candle_core::{Device, Tensor};
 use crmt_certify::*;
 use crmt_core::{AdditiveClassifier, AdditiveScores, Classifier, Domain, Modality, PerModality};
@@ -26,7 +27,12 @@ fn heads() -> impl Strategy<Value = Heads> {
             prop::collection::vec(0.1f64..4., m),
             vec(k),
         )
-            .prop_map(|(rows, weights, lips, logits)| Heads { rows, weights, lips, logits })
+            .prop_map(|(rows, weights, lips, logits)| Heads {
+                rows,
+                weights,
+                lips,
+                logits,
+            })
     })
 }
 
@@ -36,14 +42,26 @@ fn per<T>(v: Vec<T>) -> PerModality<T> {
 
 impl Heads {
     fn tensors(&self) -> (PerModality<Tensor>, PerModality<Tensor>) {
-        let rows = self.rows.iter().map(|w| Tensor::new(w.clone(), &Device::Cpu).unwrap()).collect();
-        let weights = self.weights.iter().map(|a| Tensor::new(a.as_slice(), &Device::Cpu).unwrap()).collect();
+        let rows = self
+            .rows
+            .iter()
+            .map(|w| Tensor::new(w.clone(), &Device::Cpu).unwrap())
+            .collect();
+        let weights = self
+            .weights
+            .iter()
+            .map(|a| Tensor::new(a.as_slice(), &Device::Cpu).unwrap())
+            .collect();
         (per(rows), per(weights))
     }
 
     fn pairwise(&self) -> MarginConstants<Proved> {
         let (rows, weights) = self.tensors();
-        let lips = per(self.lips.iter().map(|l| SoundBound::vouched(*l).unwrap()).collect());
+        let lips = per(self
+            .lips
+            .iter()
+            .map(|l| SoundBound::vouched(*l).unwrap())
+            .collect());
         MarginConstants::pairwise(&rows, &weights, &lips).unwrap()
     }
 
@@ -58,12 +76,20 @@ impl Heads {
     }
 
     fn label(&self) -> usize {
-        (0..self.logits.len()).max_by(|i, j| self.logits[*i].total_cmp(&self.logits[*j])).unwrap()
+        (0..self.logits.len())
+            .max_by(|i, j| self.logits[*i].total_cmp(&self.logits[*j]))
+            .unwrap()
     }
 
     fn radii_with(&self, constants: &MarginConstants<Proved>) -> SampleRadii {
-        let h = Tensor::new(self.logits.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-        radii(constants, &h, &[self.label() as u32]).unwrap().samples()[0].clone()
+        let h = Tensor::new(self.logits.as_slice(), &Device::Cpu)
+            .unwrap()
+            .unsqueeze(0)
+            .unwrap();
+        radii(constants, &h, &[self.label() as u32])
+            .unwrap()
+            .samples()[0]
+            .clone()
     }
 
     fn radii(&self) -> SampleRadii {
@@ -118,8 +144,8 @@ proptest! {
         prop_assert!(r.shares.iter().zip(&s.shares).all(|(a, b)| close(*a, *b)));
     }
 
-    /// `min_m P(m) / sqrt(M) <= r <= min_m P(m)`; the pairwise bound is never worse than the sum, nor their minimum than
-    /// either.
+    /// `min_m P(m) / sqrt(M) <= r <= min_m P(m)`; the pairwise bound is never worse than the sum,
+    /// nor their minimum than either.
     #[test]
     fn radii_are_ordered(h in heads()) {
         let r = h.radii();
@@ -151,7 +177,8 @@ proptest! {
         let labels = Tensor::new(&[h.label() as u32], &Device::Cpu).unwrap();
         let ratios = objective::signed_ratios(&logits, &labels, &tables).unwrap();
         let least = objective::min_ratio(&ratios).unwrap().to_vec1::<f64>().unwrap()[0];
-        // The Gram form of the training table cancels: 1e-6 relative for rows that are not nearly equal.
+        // The Gram form of the training table cancels: 1e-6 relative for rows that are not nearly
+        // equal.
         let r = h.radii();
         prop_assume!(r.joint < 1e3);
         prop_assert!((least - r.joint).abs() <= 1e-6 * r.joint.max(1e-3), "{} for {}", least, r.joint);
@@ -176,9 +203,15 @@ impl Classifier for Tanh {
 
 impl AdditiveClassifier for Tanh {
     fn scores(&self, x: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
-        let unimodal = x.zip(&self.a, "layers")?.try_map(|(x, a)| Ok::<_, crmt_core::Error>(x.matmul(a)?.tanh()?))?;
+        let unimodal = x
+            .zip(&self.a, "layers")?
+            .try_map(|(x, a)| Ok::<_, crmt_core::Error>(x.matmul(a)?.tanh()?))?;
         let bias = self.weights[0].zeros_like()?;
-        Ok(AdditiveScores { unimodal, weights: self.weights.clone(), bias })
+        Ok(AdditiveScores {
+            unimodal,
+            weights: self.weights.clone(),
+            bias,
+        })
     }
 }
 
@@ -186,18 +219,30 @@ impl AdditiveClassifier for Tanh {
 fn gradient_norms_are_those_of_the_formula_and_merge() {
     let dev = &Device::Cpu;
     let model = Tanh {
-        modalities: PerModality::from(["a", "b"].map(|n| Modality::new(n, &[2], Domain::Unbounded))),
-        a: PerModality::from(
-            [[[1f64, 0., 2.], [0., 3., 1.]], [[0.5, 1., 0.], [1., -1., 0.25]]].map(|a| Tensor::new(&a, dev).unwrap()),
+        modalities: PerModality::from(
+            ["a", "b"].map(|n| Modality::new(n, &[2], Domain::Unbounded)),
         ),
-        weights: PerModality::from([[2f64, -1., 0.5], [1., 1., 3.]].map(|a| Tensor::new(&a, dev).unwrap())),
+        a: PerModality::from(
+            [
+                [[1f64, 0., 2.], [0., 3., 1.]],
+                [[0.5, 1., 0.], [1., -1., 0.25]],
+            ]
+            .map(|a| Tensor::new(&a, dev).unwrap()),
+        ),
+        weights: PerModality::from(
+            [[2f64, -1., 0.5], [1., 1., 3.]].map(|a| Tensor::new(&a, dev).unwrap()),
+        ),
     };
     let x = PerModality::from(
-        [[[0.3f64, -0.2], [1., 0.1]], [[0.7, 0.4], [-0.5, 0.2]]].map(|x| Tensor::new(&x, dev).unwrap()),
+        [[[0.3f64, -0.2], [1., 0.1]], [[0.7, 0.4], [-0.5, 0.2]]]
+            .map(|x| Tensor::new(&x, dev).unwrap()),
     );
     let norms = gradient_norms(&model, &x).unwrap();
     for m in 0..2 {
-        let (a, x) = (model.a[m].to_vec2::<f64>().unwrap(), x[m].to_vec2::<f64>().unwrap());
+        let (a, x) = (
+            model.a[m].to_vec2::<f64>().unwrap(),
+            x[m].to_vec2::<f64>().unwrap(),
+        );
         for (k, got) in norms.greatest()[m].iter().enumerate() {
             let norm = |x: &Vec<f64>| {
                 let z: f64 = (0..2).map(|i| x[i] * a[i][k]).sum();
@@ -207,27 +252,53 @@ fn gradient_norms_are_those_of_the_formula_and_merge() {
             assert!(close(*got, want), "modality {m}, class {k}");
         }
     }
-    let half = |i: usize| gradient_norms(&model, &x.try_map(|x| x.narrow(0, i, 1)).unwrap()).unwrap();
+    let half =
+        |i: usize| gradient_norms(&model, &x.try_map(|x| x.narrow(0, i, 1)).unwrap()).unwrap();
     let merged = half(0).merge(&half(1)).unwrap();
     assert_eq!((merged.greatest(), merged.samples()), (norms.greatest(), 2));
-    assert_eq!(norms.bounds().unwrap()[1][2].value(), norms.greatest()[1][2]);
+    assert_eq!(
+        norms.bounds().unwrap()[1][2].value(),
+        norms.greatest()[1][2]
+    );
 }
 
 #[test]
 fn mistakes_are_named() {
     let unit = SoundBound::vouched(1.).unwrap();
     let a = |v: &[f64]| Tensor::new(v, &Device::Cpu).unwrap();
-    let sum = |a: Vec<Tensor>, t: Vec<Vec<SoundBound>>| MarginConstants::sum(&per(a), &ScoreBounds::unweighted(per(t)));
-    let e = sum(vec![a(&[1., 1.]), a(&[1., 1., 1.])], vec![vec![unit; 2], vec![unit; 2]]).unwrap_err();
+    let sum = |a: Vec<Tensor>, t: Vec<Vec<SoundBound>>| {
+        MarginConstants::sum(&per(a), &ScoreBounds::unweighted(per(t)))
+    };
+    let e = sum(
+        vec![a(&[1., 1.]), a(&[1., 1., 1.])],
+        vec![vec![unit; 2], vec![unit; 2]],
+    )
+    .unwrap_err();
     assert!(e.to_string().contains("modality 1"), "{e}");
-    assert!(sum(vec![a(&[1., 1.])], vec![vec![unit; 3]]).unwrap_err().to_string().contains("got 3"));
+    assert!(
+        sum(vec![a(&[1., 1.])], vec![vec![unit; 3]])
+            .unwrap_err()
+            .to_string()
+            .contains("got 3")
+    );
     assert!(sum(vec![a(&[1., f64::NAN])], vec![vec![unit; 2]]).is_err());
     let c = sum(vec![a(&[1., 1.])], vec![vec![unit; 2]]).unwrap();
     let h = Tensor::new(&[[1f64, 0.]], &Device::Cpu).unwrap();
-    assert!(matches!(radii(&c, &h, &[2]).unwrap_err(), CertifyError::Class { class: 2, classes: 2, .. }));
+    assert!(matches!(
+        radii(&c, &h, &[2]).unwrap_err(),
+        CertifyError::Class {
+            class: 2,
+            classes: 2,
+            ..
+        }
+    ));
     assert!(
-        radii(&c, &h, &[0, 1]).is_err() && radii(&c, &Tensor::new(&[[1f64]], &Device::Cpu).unwrap(), &[0]).is_err()
+        radii(&c, &h, &[0, 1]).is_err()
+            && radii(&c, &Tensor::new(&[[1f64]], &Device::Cpu).unwrap(), &[0]).is_err()
     );
-    assert!(c.in_units(&PerModality::from([0.])).is_err() && c.in_units(&PerModality::from([1., 1.])).is_err());
+    assert!(
+        c.in_units(&PerModality::from([0.])).is_err()
+            && c.in_units(&PerModality::from([1., 1.])).is_err()
+    );
     assert!(ray(&c, &h, &[0], &PerModality::from([-1.])).is_err());
 }

@@ -22,7 +22,11 @@ impl Batch {
         for (modality, x) in inputs.iter().enumerate() {
             let got = x.dim(0)?;
             if got != expected {
-                return Err(Error::Rows { modality, expected, got });
+                return Err(Error::Rows {
+                    modality,
+                    expected,
+                    got,
+                });
             }
         }
         Ok(Self { inputs, labels })
@@ -49,11 +53,17 @@ impl Batch {
     /// The same on another device.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         let inputs = self.inputs.try_map(|x| x.to_device(device))?;
-        Ok(Self { inputs, labels: self.labels.to_device(device)? })
+        Ok(Self {
+            inputs,
+            labels: self.labels.to_device(device)?,
+        })
     }
 
     /// Inputs in another floating-point type; labels stay.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        Ok(Self { inputs: self.inputs.try_map(|x| x.to_dtype(dtype))?, labels: self.labels.clone() })
+        Ok(Self {
+            inputs: self.inputs.try_map(|x| x.to_dtype(dtype))?,
+            labels: self.labels.clone(),
+        })
     }
 }

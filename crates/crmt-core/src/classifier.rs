@@ -38,7 +38,9 @@ pub struct AdditiveScores {
 impl AdditiveScores {
     /// The weighted terms `a(m) * s(m)`, each `[batch, classes]`.
     pub fn contributions(&self) -> Result<PerModality<Tensor>> {
-        self.unimodal.zip(&self.weights, "integration weights")?.try_map(|(s, a)| Ok(s.broadcast_mul(a)?))
+        self.unimodal
+            .zip(&self.weights, "integration weights")?
+            .try_map(|(s, a)| Ok(s.broadcast_mul(a)?))
     }
 
     /// The sum `h = sum_m a(m) * s(m) + b`, `[batch, classes]`.

@@ -4,7 +4,8 @@ use crate::{Classifier, Modality, PerModality, Result};
 use candle_core::Tensor;
 use std::fmt;
 
-/// A [`Classifier`] from its modalities and a function of its inputs, `[batch, ...]` each, to logits `[batch, classes]`.
+/// A [`Classifier`] from its modalities and a function of its inputs, `[batch, ...]` each, to
+/// logits `[batch, classes]`.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -26,13 +27,18 @@ pub struct FnClassifier<F> {
 impl<F: Fn(&PerModality<Tensor>) -> Result<Tensor>> FnClassifier<F> {
     /// `modalities`: what `logits` takes, in order; one [`Modality`] if it takes one input.
     pub fn new(modalities: impl Into<PerModality<Modality>>, logits: F) -> Self {
-        Self { modalities: modalities.into(), logits }
+        Self {
+            modalities: modalities.into(),
+            logits,
+        }
     }
 }
 
 impl<F> fmt::Debug for FnClassifier<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FnClassifier").field("modalities", &self.modalities).finish_non_exhaustive()
+        f.debug_struct("FnClassifier")
+            .field("modalities", &self.modalities)
+            .finish_non_exhaustive()
     }
 }
 

@@ -65,16 +65,17 @@ pub enum Layer {
         /// `[channels]`.
         scale: Tensor,
     },
-    /// Anything with a known global constant. What it rounds is not declared, so that no certificate can be about the
-    /// program that computes it: see [`Exact`](Self::Exact) and [`Rounded`](Self::Rounded).
+    /// Anything with a known global constant. What it rounds is not declared, so that no
+    /// certificate can be about the program that computes it: see [`Exact`](Self::Exact) and
+    /// [`Rounded`](Self::Rounded).
     Fixed {
         /// What it is, e.g. `tanh`.
         name: String,
         /// The constant, by theorem.
         lipschitz: f64,
     },
-    /// Moves, selects or negates values, rounds none, and maps zeros to zeros: ReLU and max-min (constant 1), max-pool,
-    /// zero-pad, permutations.
+    /// Moves, selects or negates values, rounds none, and maps zeros to zeros: ReLU and max-min
+    /// (constant 1), max-pool, zero-pad, permutations.
     Exact {
         /// What it is, e.g. `relu`.
         name: String,
@@ -87,11 +88,12 @@ pub enum Layer {
     Shift {
         /// Where the bias lives.
         name: String,
-        /// At least its l2 norm over the whole output (a convolution's bias counts at every position); infinite: unknown.
+        /// At least its l2 norm over the whole output (a convolution's bias counts at every
+        /// position); infinite: unknown.
         norm: f64,
     },
-    /// A layer whose computation is known to be off by at most `u (relative |x| + absolute)`, in l2 norm, where `u` is the
-    /// unit roundoff of the numbers it computes with (2^-53 for `f64`).
+    /// A layer whose computation is known to be off by at most `u (relative |x| + absolute)`, in l2
+    /// norm, where `u` is the unit roundoff of the numbers it computes with (2^-53 for `f64`).
     Rounded {
         /// What it computes in real arithmetic.
         layer: Box<Layer>,
@@ -102,7 +104,8 @@ pub enum Layer {
         /// At least the length of the layer's output at the input 0.
         at_zero: f64,
     },
-    /// A layer with a constant known by theorem: the lesser of it and what an audit finds is its bound.
+    /// A layer with a constant known by theorem: the lesser of it and what an audit finds is its
+    /// bound.
     Bounded {
         /// What it computes.
         layer: Box<Layer>,

@@ -35,7 +35,9 @@ pub enum Error {
         got: usize,
     },
     /// A value that should influence the output does not.
-    #[error("modality {modality} has no gradient: the classifier does not depend on it differentiably")]
+    #[error(
+        "modality {modality} has no gradient: the classifier does not depend on it differentiably"
+    )]
     NoGradient {
         /// Index of the modality.
         modality: usize,

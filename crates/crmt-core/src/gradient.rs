@@ -14,10 +14,12 @@ pub fn input_gradients<T>(
     f: impl FnOnce(&PerModality<Tensor>) -> Result<(Tensor, T)>,
 ) -> Result<(PerModality<Tensor>, T)> {
     // `Var::from_tensor` copies, so the caller's storage is never shared with the graph.
-    let leaves = inputs.try_map(|x| Var::from_tensor(&x.detach()).map(|v| v.as_tensor().clone()))?;
+    let leaves =
+        inputs.try_map(|x| Var::from_tensor(&x.detach()).map(|v| v.as_tensor().clone()))?;
     let (scalar, extra) = f(&leaves)?;
     let mut gradients = scalar.backward()?;
-    let gradients = leaves.try_enumerate(|modality, x| gradients.remove(x).ok_or(Error::NoGradient { modality }))?;
+    let gradients = leaves
+        .try_enumerate(|modality, x| gradients.remove(x).ok_or(Error::NoGradient { modality }))?;
     Ok((gradients, extra))
 }
 
@@ -28,7 +30,10 @@ mod tests {
 
     #[test]
     fn gradient_of_a_product_is_the_other_factor() -> Result<()> {
-        let x = PerModality::from([Tensor::new(&[2f64, 3.], &Device::Cpu)?, Tensor::new(&[5f64, 7.], &Device::Cpu)?]);
+        let x = PerModality::from([
+            Tensor::new(&[2f64, 3.], &Device::Cpu)?,
+            Tensor::new(&[5f64, 7.], &Device::Cpu)?,
+        ]);
         let (g, value) = input_gradients(&x, |x| {
             let s = (&x[0] * &x[1])?.sum_all()?;
             let value = s.to_scalar::<f64>()?;

@@ -19,7 +19,12 @@ pub struct Modality {
 impl Modality {
     /// A modality whose perturbations are measured in the array's own units.
     pub fn new(name: impl Into<String>, shape: &[usize], domain: Domain) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), domain, scale: 1.0 }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            domain,
+            scale: 1.0,
+        }
     }
 
     /// Checks that `x` is `[batch, shape...]`.
@@ -66,7 +71,10 @@ impl Domain {
         match self {
             Self::Unbounded => true,
             Self::Interval { lo, hi } => (*lo..=*hi).contains(&value),
-            Self::Channels { lo, hi } => lo.iter().zip(hi).all(|(lo, hi)| (*lo..=*hi).contains(&value)),
+            Self::Channels { lo, hi } => lo
+                .iter()
+                .zip(hi)
+                .all(|(lo, hi)| (*lo..=*hi).contains(&value)),
         }
     }
 }
@@ -109,8 +117,15 @@ impl<T> PerModality<T> {
     }
 
     /// Applies `f` to each modality, stopping at the first error.
-    pub fn try_map<'a, U, E>(&'a self, f: impl FnMut(&'a T) -> Result<U, E>) -> Result<PerModality<U>, E> {
-        self.0.iter().map(f).collect::<Result<_, E>>().map(PerModality)
+    pub fn try_map<'a, U, E>(
+        &'a self,
+        f: impl FnMut(&'a T) -> Result<U, E>,
+    ) -> Result<PerModality<U>, E> {
+        self.0
+            .iter()
+            .map(f)
+            .collect::<Result<_, E>>()
+            .map(PerModality)
     }
 
     /// Applies `f` to each modality and its index, stopping at the first error.
@@ -118,13 +133,26 @@ impl<T> PerModality<T> {
         &'a self,
         mut f: impl FnMut(usize, &'a T) -> Result<U, E>,
     ) -> Result<PerModality<U>, E> {
-        self.0.iter().enumerate().map(|(m, t)| f(m, t)).collect::<Result<_, E>>().map(PerModality)
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(m, t)| f(m, t))
+            .collect::<Result<_, E>>()
+            .map(PerModality)
     }
 
     /// Pairs two collections of one model; `what` names the other one in the error.
-    pub fn zip<'a, U>(&'a self, other: &'a PerModality<U>, what: &'static str) -> Result<PerModality<(&'a T, &'a U)>> {
+    pub fn zip<'a, U>(
+        &'a self,
+        other: &'a PerModality<U>,
+        what: &'static str,
+    ) -> Result<PerModality<(&'a T, &'a U)>> {
         if self.len() != other.len() {
-            return Err(Error::ModalityCount { what, expected: self.len(), got: other.len() });
+            return Err(Error::ModalityCount {
+                what,
+                expected: self.len(),
+                got: other.len(),
+            });
         }
         Ok(PerModality(self.0.iter().zip(&other.0).collect()))
     }

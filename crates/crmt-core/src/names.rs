@@ -1,5 +1,5 @@
-//! Words that results, settings and threats use beside the names of modalities, so that no modality may be called so.
-//! Does not know what is done with them.
+//! Words that results, settings and threats use beside the names of modalities, so that no modality
+//! may be called so. Does not know what is done with them.
 
 /// The threat of one budget over all modalities.
 pub const JOINT: &str = "joint";

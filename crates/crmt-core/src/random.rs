@@ -29,7 +29,9 @@ impl Streams {
 
 /// The 64-bit FNV-1a hash: stable across platforms and releases, unlike `std`'s hasher.
 fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
@@ -41,7 +43,12 @@ mod tests {
     fn streams_are_stable_and_independent() {
         let draw = |seed, purpose, index| Streams::new(seed).stream(purpose, index).next_u64();
         assert_eq!(draw(0, "shuffle", 0), draw(0, "shuffle", 0));
-        let all = [draw(0, "shuffle", 0), draw(1, "shuffle", 0), draw(0, "init", 0), draw(0, "shuffle", 1)];
+        let all = [
+            draw(0, "shuffle", 0),
+            draw(1, "shuffle", 0),
+            draw(0, "init", 0),
+            draw(0, "shuffle", 1),
+        ];
         for (i, a) in all.iter().enumerate() {
             assert!(all[i + 1..].iter().all(|b| a != b));
         }

@@ -6,12 +6,13 @@ use candle_core::Tensor;
 
 /// A computation that runs again and again, on other values of tensors of the same shapes.
 ///
-/// On a CUDA device its second run is recorded as a CUDA graph, which the device replays for every later one: hundreds of
-/// short kernels then cost the host one call. Where tensors of another shape come, or a recording fails, it runs as it would
-/// elsewhere. The results are the same either way.
+/// On a CUDA device its second run is recorded as a CUDA graph, which the device replays for every
+/// later one: hundreds of short kernels then cost the host one call. Where tensors of another shape
+/// come, or a recording fails, it runs as it would elsewhere. The results are the same either way.
 ///
-/// What is recorded is bound to the tensors that were there: whatever the computation takes besides its inputs (parameters,
-/// running statistics) must live as long as this, stay in place, and change only there. A recording has memory of its own.
+/// What is recorded is bound to the tensors that were there: whatever the computation takes besides
+/// its inputs (parameters, running statistics) must live as long as this, stay in place, and change
+/// only there. A recording has memory of its own.
 #[derive(Default)]
 pub struct Replay {
     #[cfg(feature = "cuda")]
@@ -29,9 +30,10 @@ impl Replay {
 
     /// `compute(inputs)`.
     ///
-    /// `compute` must do the same work every time, whatever the numbers, read none of them, and take nothing that differs from
-    /// run to run from elsewhere; it is not called where its recording is replayed. What it returned is only valid until
-    /// the next run, which may overwrite it.
+    /// `compute` must do the same work every time, whatever the numbers, read none of them, and
+    /// take nothing that differs from run to run from elsewhere; it is not called where its
+    /// recording is replayed. What it returned is only valid until the next run, which may
+    /// overwrite it.
     ///
     /// # Errors
     /// `compute`'s own.
@@ -42,14 +44,16 @@ impl Replay {
     ) -> Result<Vec<Tensor>, E> {
         let mut compute = compute;
         #[cfg(feature = "cuda")]
-        if let Some(candle_core::Device::Cuda(device)) = inputs.first().map(|x| x.device().clone()) {
+        if let Some(candle_core::Device::Cuda(device)) = inputs.first().map(|x| x.device().clone())
+        {
             return self.state.run(&device, inputs, &mut compute);
         }
         compute(inputs)
     }
 }
 
-/// `x ← step(x)`, `steps` times, as [`Replay`] does it: a step gives tensors of the shapes and types that it takes.
+/// `x ← step(x)`, `steps` times, as [`Replay`] does it: a step gives tensors of the shapes and
+/// types that it takes.
 ///
 /// # Errors
 /// The step's own.
@@ -65,7 +69,9 @@ pub fn repeat<E: From<Error>>(
     }
     let mut replay = Replay::default();
     let mut step = |x: Vec<Tensor>| Ok(step(&modalities(x))?.into_iter().collect());
-    (0..steps).try_fold(x.into_iter().collect(), |x, _| replay.run(x, &mut step)).map(modalities)
+    (0..steps)
+        .try_fold(x.into_iter().collect(), |x, _| replay.run(x, &mut step))
+        .map(modalities)
 }
 
 fn modalities(x: Vec<Tensor>) -> PerModality<Tensor> {
@@ -115,22 +121,33 @@ mod cuda {
             match self {
                 Self::Refused => compute(inputs),
                 Self::Fresh => {
-                    // What the recording adds must have run once, too: a recording can't load its code, find algorithms or
-                    // bring constants from the host.
+                    // What the recording adds must have run once, too: a recording can't load its
+                    // code, find algorithms or bring constants from the host.
                     let _constants = device.enable_cuda_graph_htod_cache();
                     let inputs = contiguous(&inputs)?;
                     let outputs = contiguous(&compute(inputs.clone())?)?;
-                    let places = |all: &[Tensor]| all.iter().map(Tensor::copy).collect::<candle_core::Result<Vec<_>>>();
-                    let places = || Ok::<_, candle_core::Error>((places(&inputs)?, places(&outputs)?));
-                    *self = match places().and_then(|places| write(&places.1, &outputs).map(|()| places)) {
+                    let places = |all: &[Tensor]| {
+                        all.iter()
+                            .map(Tensor::copy)
+                            .collect::<candle_core::Result<Vec<_>>>()
+                    };
+                    let places =
+                        || Ok::<_, candle_core::Error>((places(&inputs)?, places(&outputs)?));
+                    *self = match places()
+                        .and_then(|places| write(&places.1, &outputs).map(|()| places))
+                    {
                         Ok((inputs, outputs)) => Self::Warm { inputs, outputs },
                         Err(_no_memory) => Self::Refused,
                     };
                     Ok(outputs)
                 }
-                Self::Warm { inputs: places, outputs } if alike(places, &inputs) => {
+                Self::Warm {
+                    inputs: places,
+                    outputs,
+                } if alike(places, &inputs) => {
                     let (places, outputs) = (std::mem::take(places), std::mem::take(outputs));
-                    // Nothing has run yet where this fails; and where the recording's memory is not to be had, nor will it.
+                    // Nothing has run yet where this fails; and where the recording's memory is not
+                    // to be had, nor will it.
                     match Recorded::new(device, places, outputs, compute)
                         .and_then(|recorded| Ok(recorded.run(&inputs).map(|y| (recorded, y))?))
                     {
@@ -144,14 +161,16 @@ mod cuda {
                         }
                     }
                 }
-                Self::Recorded(recorded) if alike(&recorded.inputs, &inputs) => match recorded.run(&inputs) {
-                    Ok(outputs) => Ok(outputs),
-                    // Nothing of it has run.
-                    Err(_cannot_be_launched) => {
-                        *self = Self::Refused;
-                        compute(inputs)
+                Self::Recorded(recorded) if alike(&recorded.inputs, &inputs) => {
+                    match recorded.run(&inputs) {
+                        Ok(outputs) => Ok(outputs),
+                        // Nothing of it has run.
+                        Err(_cannot_be_launched) => {
+                            *self = Self::Refused;
+                            compute(inputs)
+                        }
                     }
-                },
+                }
                 // The last batch of an epoch, for one.
                 Self::Warm { .. } | Self::Recorded(_) => compute(inputs),
             }
@@ -159,17 +178,26 @@ mod cuda {
     }
 
     fn contiguous(all: &[Tensor]) -> Result<Vec<Tensor>> {
-        Ok(all.iter().map(|x| x.detach().contiguous()).collect::<candle_core::Result<_>>()?)
+        Ok(all
+            .iter()
+            .map(|x| x.detach().contiguous())
+            .collect::<candle_core::Result<_>>()?)
     }
 
     fn alike(a: &[Tensor], b: &[Tensor]) -> bool {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.shape() == b.shape() && a.dtype() == b.dtype())
+        a.len() == b.len()
+            && a.iter()
+                .zip(b)
+                .all(|(a, b)| a.shape() == b.shape() && a.dtype() == b.dtype())
     }
 
     /// `places ← values`.
     fn write(places: &[Tensor], values: &[Tensor]) -> candle_core::Result<()> {
         let flat = |x: &Tensor| x.detach().contiguous()?.flatten_all();
-        places.iter().zip(values).try_for_each(|(place, value)| flat(place)?.slice_set(&flat(value)?, 0, 0))
+        places
+            .iter()
+            .zip(values)
+            .try_for_each(|(place, value)| flat(place)?.slice_set(&flat(value)?, 0, 0))
     }
 
     impl Recorded {
@@ -190,11 +218,15 @@ mod cuda {
             let recording = Recording(&stream);
             let recorded = compute(inputs.clone()).and_then(|results| {
                 if !alike(&outputs, &results) {
-                    return Err(Error::from(candle_core::Error::Msg("results of another shape".into())).into());
+                    return Err(Error::from(candle_core::Error::Msg(
+                        "results of another shape".into(),
+                    ))
+                    .into());
                 }
                 Ok(write(&outputs, &results).map_err(Error::from)?)
             });
-            // All that was made on the way is gone by now: what a recording takes it must give back.
+            // All that was made on the way is gone by now: what a recording takes it must give
+            // back.
             let end = || stream.end_capture(sys::CUgraphInstantiate_flags(0));
             // An error from before comes first, and leaves the recording going.
             let graph = end().or_else(|_| end()).w().map_err(Error::from);
@@ -205,8 +237,15 @@ mod cuda {
             }
             recorded?;
             match graph? {
-                Some(graph) => Ok(Self { graph, stream, inputs, outputs }),
-                None => Err(Error::from(candle_core::Error::Msg("nothing was recorded".into())).into()),
+                Some(graph) => Ok(Self {
+                    graph,
+                    stream,
+                    inputs,
+                    outputs,
+                }),
+                None => {
+                    Err(Error::from(candle_core::Error::Msg("nothing was recorded".into())).into())
+                }
             }
         }
 
@@ -229,7 +268,10 @@ mod cuda {
 
     impl Drop for Recording<'_> {
         fn drop(&mut self) {
-            if !matches!(self.0.capture_status(), Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)) {
+            if !matches!(
+                self.0.capture_status(),
+                Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+            ) {
                 let _unfinished = self.0.end_capture(sys::CUgraphInstantiate_flags(0));
             }
         }

@@ -4,7 +4,8 @@ use candle_core::{Tensor, Var};
 
 /// A model in training.
 pub trait Trainable {
-    /// Features whose computation tracks the parameters, each `[batch, dim_m]`. `inputs`: each `[batch, ...]`.
+    /// Features whose computation tracks the parameters, each `[batch, dim_m]`. `inputs`: each
+    /// `[batch, ...]`.
     fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>>;
 
     /// Scores of [`features`](Self::features), tracking the parameters of the head.

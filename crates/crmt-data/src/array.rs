@@ -30,13 +30,21 @@ impl Array {
     /// Samples of `shape` from consecutive values.
     pub fn floats(shape: &[usize], data: Vec<f32>) -> Result<Self, ArrayError> {
         let row_len = row_len(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), row_len, values: Values::Floats(data) })
+        Ok(Self {
+            shape: shape.to_vec(),
+            row_len,
+            values: Values::Floats(data),
+        })
     }
 
     /// Samples of `shape` whose value is the stored byte divided by `divide`, rounded to `f32`.
     pub fn bytes(shape: &[usize], data: Vec<u8>, divide: f64) -> Result<Self, ArrayError> {
         let row_len = row_len(shape, data.len())?;
-        Ok(Self { shape: shape.to_vec(), row_len, values: Values::Bytes { data, divide } })
+        Ok(Self {
+            shape: shape.to_vec(),
+            row_len,
+            values: Values::Bytes { data, divide },
+        })
     }
 
     /// Number of samples.
@@ -66,9 +74,13 @@ impl Array {
         match &self.values {
             Values::Bytes { data, divide } => {
                 let value = byte_values(*divide);
-                rows.into_iter().for_each(|row| out.extend(data[at(row)].iter().map(|b| value[usize::from(*b)])));
+                rows.into_iter().for_each(|row| {
+                    out.extend(data[at(row)].iter().map(|b| value[usize::from(*b)]))
+                });
             }
-            Values::Floats(data) => rows.into_iter().for_each(|row| out.extend_from_slice(&data[at(row)])),
+            Values::Floats(data) => rows
+                .into_iter()
+                .for_each(|row| out.extend_from_slice(&data[at(row)])),
         }
     }
 
@@ -97,15 +109,25 @@ impl Array {
             Values::Bytes { data, divide } => {
                 let value = byte_values(*divide);
                 let bad: Vec<_> = (0..channels).map(|c| value.map(|v| bad(c, v))).collect();
-                data.chunks_exact(runs).enumerate().find_map(|(run, bytes)| {
-                    let byte = bytes.iter().find(|b| bad[run % channels][usize::from(**b)])?;
-                    Some(at(run, value[usize::from(*byte)]))
-                })
+                data.chunks_exact(runs)
+                    .enumerate()
+                    .find_map(|(run, bytes)| {
+                        let byte = bytes
+                            .iter()
+                            .find(|b| bad[run % channels][usize::from(**b)])?;
+                        Some(at(run, value[usize::from(*byte)]))
+                    })
             }
-            Values::Floats(data) => data
-                .chunks_exact(runs)
-                .enumerate()
-                .find_map(|(run, values)| values.iter().find(|v| bad(run % channels, **v)).map(|v| at(run, *v))),
+            Values::Floats(data) => {
+                data.chunks_exact(runs)
+                    .enumerate()
+                    .find_map(|(run, values)| {
+                        values
+                            .iter()
+                            .find(|v| bad(run % channels, **v))
+                            .map(|v| at(run, *v))
+                    })
+            }
         }
     }
 
@@ -116,7 +138,9 @@ impl Array {
         for i in 0..self.rows() {
             row.clear();
             self.copy_rows([i], &mut row);
-            sum.iter_mut().zip(&row).for_each(|(s, v)| *s += f64::from(*v));
+            sum.iter_mut()
+                .zip(&row)
+                .for_each(|(s, v)| *s += f64::from(*v));
         }
         let rows = self.rows().max(1) as f64;
         sum.iter_mut().for_each(|s| *s /= rows);
@@ -125,9 +149,19 @@ impl Array {
 }
 
 fn row_len(shape: &[usize], values: usize) -> Result<usize, ArrayError> {
-    let error = || ArrayError { values, shape: shape.to_vec() };
-    let len = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).ok_or_else(error)?;
-    if len == 0 || !values.is_multiple_of(len) { Err(error()) } else { Ok(len) }
+    let error = || ArrayError {
+        values,
+        shape: shape.to_vec(),
+    };
+    let len = shape
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul(*d))
+        .ok_or_else(error)?;
+    if len == 0 || !values.is_multiple_of(len) {
+        Err(error())
+    } else {
+        Ok(len)
+    }
 }
 
 fn byte_values(divide: f64) -> [f32; 256] {

@@ -10,8 +10,9 @@ use tempfile::NamedTempFile;
 /// How the names of our temporary files begin. Whoever writes one holds its lock.
 const TEMPORARY: &str = ".crmt-tmp-";
 
-/// Puts `bytes` at `path` through a temporary file in the same directory: after a crash, or on a full
-/// disk, the file has its old content or the new one, never a part. A link at `path` is replaced, not followed.
+/// Puts `bytes` at `path` through a temporary file in the same directory: after a crash, or on a
+/// full disk, the file has its old content or the new one, never a part. A link at `path` is
+/// replaced, not followed.
 ///
 /// # Errors
 /// When the directory is missing or not writable, or the disk is full; nothing is left behind.
@@ -31,12 +32,16 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// When the directory is missing or not writable, or a directory is in the way.
 pub fn check_writable(path: &Path) -> io::Result<()> {
     if path.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "a directory is in the way"));
+        return Err(io::Error::new(
+            io::ErrorKind::IsADirectory,
+            "a directory is in the way",
+        ));
     }
     temporary(&parent(path)).map(drop)
 }
 
-/// Removes the temporary files that killed programs left in `directory`; those of living ones are locked, and stay.
+/// Removes the temporary files that killed programs left in `directory`; those of living ones are
+/// locked, and stay.
 pub fn clear_temporaries(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY);
@@ -61,7 +66,10 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 fn parent(path: &Path) -> PathBuf {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
+        .to_owned()
 }
 
 /// A new file of ours, locked.
@@ -97,10 +105,16 @@ mod tests {
         fs::create_dir(&taken)?;
         fs::write(taken.join("inside"), b"x")?;
         assert!(write_atomically(&taken, b"y").is_err());
-        assert!(check_writable(&taken).is_err() && check_writable(&dir.path().join("no/file")).is_err());
+        assert!(
+            check_writable(&taken).is_err() && check_writable(&dir.path().join("no/file")).is_err()
+        );
         check_writable(&path)?;
         assert_eq!(fs::read(&path)?, b"new");
-        assert_eq!(fs::read_dir(dir.path())?.count(), 2, "no temporary file stays");
+        assert_eq!(
+            fs::read_dir(dir.path())?.count(),
+            2,
+            "no temporary file stays"
+        );
         Ok(())
     }
 
@@ -116,7 +130,13 @@ mod tests {
         live.lock()?;
         write_atomically(&file("new"), b"new")?;
         assert!(!file(".crmt-tmp-dead").exists());
-        for name in [".crmt-tmp-live", ".tmpmine", ".crmt-mine", ".crmt-tmp-folder", "new"] {
+        for name in [
+            ".crmt-tmp-live",
+            ".tmpmine",
+            ".crmt-mine",
+            ".crmt-tmp-folder",
+            "new",
+        ] {
             assert!(file(name).exists(), "{name}");
         }
         Ok(())
@@ -130,7 +150,10 @@ mod tests {
         fs::write(&target, b"precious")?;
         std::os::unix::fs::symlink(&target, &link)?;
         write_atomically(&link, b"new")?;
-        assert_eq!((fs::read(&target)?, fs::read(&link)?), (b"precious".to_vec(), b"new".to_vec()));
+        assert_eq!(
+            (fs::read(&target)?, fs::read(&link)?),
+            (b"precious".to_vec(), b"new".to_vec())
+        );
         Ok(())
     }
 }

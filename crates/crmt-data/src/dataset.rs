@@ -1,8 +1,9 @@
 //! A data set in memory: what every preparation produces and every run consumes.
 //! Does not know files, and neither models nor what a batch is used for.
 use crate::{
-    Baseline, BatchError, Epoch, EpochPlan, Manifest, ManifestError, ModalitySpec, NamedBaseline, Pairing, PairingKind,
-    PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError, SplitPairings, Upload,
+    Baseline, BatchError, Epoch, EpochPlan, Manifest, ManifestError, ModalitySpec, NamedBaseline,
+    Pairing, PairingKind, PairingSpec, PreparedCorruption, Purpose, Samples, Split, SplitError,
+    SplitPairings, Upload,
 };
 use candle_core::{Device, Tensor};
 use crmt_core::{Batch, Modality, PerModality, Streams};
@@ -59,7 +60,9 @@ pub enum DataSetError {
     #[error(transparent)]
     Split(#[from] SplitError),
     /// A constant that the loader would put into samples is no valid value.
-    #[error("dataset.toml: modalities.{modality}.{key} puts {value} into samples, which is outside the range")]
+    #[error(
+        "dataset.toml: modalities.{modality}.{key} puts {value} into samples, which is outside the range"
+    )]
     Constant {
         /// Which modality.
         modality: String,
@@ -71,29 +74,42 @@ pub enum DataSetError {
 }
 
 impl DataSet {
-    /// Holds the samples against the description; the description's pairing becomes theirs. Corruptions come
-    /// [later](Self::with_corruptions).
+    /// Holds the samples against the description; the description's pairing becomes theirs.
+    /// Corruptions come [later](Self::with_corruptions).
     ///
     /// # Errors
     /// Names the file (as it is called on disk) and the row, or the key, that is wrong.
-    pub fn new(mut manifest: Manifest, train: Samples, select: Samples, report: Samples) -> Result<Self, DataSetError> {
+    pub fn new(
+        mut manifest: Manifest,
+        train: Samples,
+        select: Samples,
+        report: Samples,
+    ) -> Result<Self, DataSetError> {
         let kind = |samples: &Samples| match samples.pairing {
             Pairing::Rows { .. } => PairingKind::Rows,
             Pairing::Index { .. } => PairingKind::Index,
             Pairing::Class { .. } => PairingKind::Class,
         };
-        let kinds = SplitPairings { train: kind(&train), select: kind(&select), report: kind(&report) };
+        let kinds = SplitPairings {
+            train: kind(&train),
+            select: kind(&select),
+            report: kind(&report),
+        };
         manifest.pairing = if kinds.train == kinds.select && kinds.select == kinds.report {
             PairingSpec::Every(kinds.train)
         } else {
             PairingSpec::Splits(kinds)
         };
-        manifest.modalities.iter_mut().for_each(|spec| spec.corruptions.clear());
+        manifest
+            .modalities
+            .iter_mut()
+            .for_each(|spec| spec.corruptions.clear());
         manifest.check()?;
         let train = Split::new(&manifest, Purpose::Train, train)?;
         let select = Split::new(&manifest, Purpose::Select, select)?;
         let report = Split::new(&manifest, Purpose::Report, report)?;
-        let specs = PerModality::new(manifest.modalities.clone()).expect("checked: at least one modality");
+        let specs =
+            PerModality::new(manifest.modalities.clone()).expect("checked: at least one modality");
         Ok(Self {
             name: manifest.name.clone(),
             modalities: specs.map(ModalitySpec::modality),
@@ -121,7 +137,9 @@ impl DataSet {
         for split in [&mut self.train, &mut self.select, &mut self.report] {
             *split = split.through(upload);
         }
-        self.baselines = self.baselines.try_map(|baseline| baseline.to_device(upload.device()))?;
+        self.baselines = self
+            .baselines
+            .try_map(|baseline| baseline.to_device(upload.device()))?;
         Ok(self)
     }
 
@@ -135,8 +153,18 @@ impl DataSet {
     ///
     /// # Errors
     /// When the plan asks for more samples than there are, or for batches that can't be filled.
-    pub fn epoch(&self, streams: &Streams, epoch: u64, plan: EpochPlan) -> Result<Epoch<'_>, BatchError> {
-        let shifts = self.manifest.modalities.iter().map(|spec| spec.augment.shift_last_axis).collect();
+    pub fn epoch(
+        &self,
+        streams: &Streams,
+        epoch: u64,
+        plan: EpochPlan,
+    ) -> Result<Epoch<'_>, BatchError> {
+        let shifts = self
+            .manifest
+            .modalities
+            .iter()
+            .map(|spec| spec.augment.shift_last_axis)
+            .collect();
         Epoch::new(&self.train, shifts, streams, epoch, plan)
     }
 
@@ -150,15 +178,30 @@ impl DataSet {
 fn baseline(spec: &ModalitySpec, train: &crate::Array) -> Result<Tensor, DataSetError> {
     let constant = |key, value: f64| {
         let inside = spec.modality().domain.contains(value);
-        if inside { Ok(value) } else { Err(DataSetError::Constant { modality: spec.name.clone(), key, value }) }
+        if inside {
+            Ok(value)
+        } else {
+            Err(DataSetError::Constant {
+                modality: spec.name.clone(),
+                key,
+                value,
+            })
+        }
     };
     if spec.augment.shift_last_axis > 0 {
         constant("augment.shift_last_axis", 0.)?;
     }
     let values = match spec.baseline {
-        Baseline::Named(NamedBaseline::Mean) => train.mean().into_iter().map(|v| v as f32).collect(),
-        Baseline::Named(NamedBaseline::Zeros) => vec![constant("baseline", 0.)? as f32; train.row_len()],
-        Baseline::Value(v) => vec![constant("baseline", f64::from(v as f32))? as f32; train.row_len()],
+        Baseline::Named(NamedBaseline::Mean) => {
+            train.mean().into_iter().map(|v| v as f32).collect()
+        }
+        Baseline::Named(NamedBaseline::Zeros) => {
+            vec![constant("baseline", 0.)? as f32; train.row_len()]
+        }
+        Baseline::Value(v) => {
+            vec![constant("baseline", f64::from(v as f32))? as f32; train.row_len()]
+        }
     };
-    Ok(Tensor::from_vec(values, train.shape(), &Device::Cpu).expect("as many values as the shape holds"))
+    Ok(Tensor::from_vec(values, train.shape(), &Device::Cpu)
+        .expect("as many values as the shape holds"))
 }

@@ -52,16 +52,28 @@ impl<'a> Epoch<'a> {
         let available = split.len();
         let samples = plan.samples.unwrap_or(available);
         if samples > available {
-            return Err(BatchError::Samples { wanted: samples, available });
+            return Err(BatchError::Samples {
+                wanted: samples,
+                available,
+            });
         }
         if plan.batch == 0 || plan.batch > samples {
-            return Err(BatchError::BatchSize { batch: plan.batch, samples });
+            return Err(BatchError::BatchSize {
+                batch: plan.batch,
+                samples,
+            });
         }
         let order = choose(available, samples, &mut streams.stream("shuffle", epoch));
-        let (mut pairing, mut augment) = (streams.stream("pairing", epoch), streams.stream("augment", epoch));
+        let (mut pairing, mut augment) = (
+            streams.stream("pairing", epoch),
+            streams.stream("augment", epoch),
+        );
         let drawn = order.chunks_exact(plan.batch).map(|samples| Drawn {
             samples: samples.to_vec(),
-            partners: split.pools(samples).map(|pool| draw(pool, &mut pairing)).collect(),
+            partners: split
+                .pools(samples)
+                .map(|pool| draw(pool, &mut pairing))
+                .collect(),
             shifts: shifts
                 .iter()
                 .map(|most| match *most as i64 {
@@ -70,7 +82,11 @@ impl<'a> Epoch<'a> {
                 })
                 .collect(),
         });
-        Ok(Self { split, drawn: drawn.collect(), next: 0 })
+        Ok(Self {
+            split,
+            drawn: drawn.collect(),
+            next: 0,
+        })
     }
 
     /// Batch `i`, from 0.
@@ -78,16 +94,28 @@ impl<'a> Epoch<'a> {
     /// # Panics
     /// If there are not so many.
     pub fn batch(&self, i: usize) -> Result<Batch, BatchError> {
-        let Drawn { samples, partners, shifts } = &self.drawn[i];
+        let Drawn {
+            samples,
+            partners,
+            shifts,
+        } = &self.drawn[i];
         let (mut partners, arrays) = (partners.iter(), self.split.arrays());
         let augment = |m: usize, values: &mut [f32]| {
             let width = arrays[m].shape().last().copied().unwrap_or(1);
             let (first, second) = values.split_at_mut(samples.len() / 2 * arrays[m].row_len());
-            for (part, by) in [first, second].into_iter().zip(shifts[m]).filter(|(_, by)| *by != 0) {
+            for (part, by) in [first, second]
+                .into_iter()
+                .zip(shifts[m])
+                .filter(|(_, by)| *by != 0)
+            {
                 shift_last_axis(part, width, by);
             }
         };
-        self.split.gather(samples, |_| *partners.next().expect("one was drawn for each"), augment)
+        self.split.gather(
+            samples,
+            |_| *partners.next().expect("one was drawn for each"),
+            augment,
+        )
     }
 
     /// How many batches there are in all.
@@ -127,7 +155,9 @@ fn choose(available: usize, samples: usize, rng: &mut ChaCha8Rng) -> Vec<usize> 
 }
 
 fn draw(pool: &[usize], rng: &mut ChaCha8Rng) -> usize {
-    *pool.choose(rng).expect("checked: every class of the first modality has a partner in the others")
+    *pool
+        .choose(rng)
+        .expect("checked: every class of the first modality has a partner in the others")
 }
 
 /// Moves each run of `width` values by `by` places (to the right if positive); zeros move in.
@@ -155,18 +185,39 @@ mod tests {
     /// 30 "images" (their row number), 12 "sounds" of width 5 (class * 100 + row), paired by class.
     fn by_class(shift: usize) -> DataSet {
         let mut sound = ModalitySpec::new("sound", &[5]);
-        sound.augment = Augment { shift_last_axis: shift };
-        let manifest = Manifest::new("x", ["a", "b", "c"], vec![ModalitySpec::new("image", &[1]), sound]);
+        sound.augment = Augment {
+            shift_last_axis: shift,
+        };
+        let manifest = Manifest::new(
+            "x",
+            ["a", "b", "c"],
+            vec![ModalitySpec::new("image", &[1]), sound],
+        );
         let images: Vec<u32> = (0..30).map(|i| i * i % 3).collect();
         let sounds: Vec<u32> = (0..12).map(|i| i % 3).collect();
         let arrays = vec![
             Array::floats(&[1], (0..30).map(|i| i as f32).collect()).expect("whole"),
-            Array::floats(&[5], (0..60).map(|i| (sounds[i / 5] * 100) as f32 + (i / 5) as f32).collect())
-                .expect("whole"),
+            Array::floats(
+                &[5],
+                (0..60)
+                    .map(|i| (sounds[i / 5] * 100) as f32 + (i / 5) as f32)
+                    .collect(),
+            )
+            .expect("whole"),
         ];
-        let fixed =
-            Samples { arrays: arrays.clone(), pairing: Pairing::Index { table: vec![3, 4, 0, 0], labels: vec![0, 0] } };
-        let train = Samples { arrays, pairing: Pairing::Class { labels: PerModality::from([images, sounds]) } };
+        let fixed = Samples {
+            arrays: arrays.clone(),
+            pairing: Pairing::Index {
+                table: vec![3, 4, 0, 0],
+                labels: vec![0, 0],
+            },
+        };
+        let train = Samples {
+            arrays,
+            pairing: Pairing::Class {
+                labels: PerModality::from([images, sounds]),
+            },
+        };
         DataSet::new(manifest, train, fixed.clone(), fixed).expect("consistent")
     }
 
@@ -174,11 +225,20 @@ mod tests {
         EpochPlan { samples, batch }
     }
 
-    fn values(data: &DataSet, epoch: u64, plan: EpochPlan) -> Result<Vec<[Vec<f32>; 2]>, BatchError> {
+    fn values(
+        data: &DataSet,
+        epoch: u64,
+        plan: EpochPlan,
+    ) -> Result<Vec<[Vec<f32>; 2]>, BatchError> {
         let flat = |b: Batch| -> Result<_, BatchError> {
-            Ok([b.inputs[0].flatten_all()?.to_vec1()?, b.inputs[1].flatten_all()?.to_vec1()?])
+            Ok([
+                b.inputs[0].flatten_all()?.to_vec1()?,
+                b.inputs[1].flatten_all()?.to_vec1()?,
+            ])
         };
-        data.epoch(&Streams::new(7), epoch, plan)?.map(|b| flat(b?)).collect()
+        data.epoch(&Streams::new(7), epoch, plan)?
+            .map(|b| flat(b?))
+            .collect()
     }
 
     #[test]
@@ -190,7 +250,10 @@ mod tests {
         // 30 samples, 8 in a batch: the last 6 are dropped; nothing appears twice.
         let epoch = data.epoch(&Streams::new(7), 3, all)?;
         assert_eq!(epoch.len(), 3);
-        let mut seen: Vec<_> = values(&data, 3, all)?.into_iter().flat_map(|[image, _]| image).collect();
+        let mut seen: Vec<_> = values(&data, 3, all)?
+            .into_iter()
+            .flat_map(|[image, _]| image)
+            .collect();
         seen.sort_by(f32::total_cmp);
         seen.dedup();
         assert_eq!(seen.len(), 24);
@@ -213,7 +276,10 @@ mod tests {
             }
         }
         // Images have classes 0 and 1 only, so of 12 sounds these 8 are partners.
-        assert_eq!(partners.into_iter().collect::<Vec<_>>(), [0, 3, 6, 9, 101, 104, 107, 110]);
+        assert_eq!(
+            partners.into_iter().collect::<Vec<_>>(),
+            [0, 3, 6, 9, 101, 104, 107, 110]
+        );
         Ok(())
     }
 
@@ -224,13 +290,18 @@ mod tests {
         for epoch in 0..40 {
             for [_, sounds] in values(&data, epoch, plan(Some(10), 10))? {
                 let rows: Vec<_> = sounds.chunks(5).filter(|r| r[2] != 0.).collect();
-                let shift = |row: &[f32]| match (row.iter().position(|v| *v != 0.), row.iter().rposition(|v| *v != 0.))
-                {
+                let shift = |row: &[f32]| match (
+                    row.iter().position(|v| *v != 0.),
+                    row.iter().rposition(|v| *v != 0.),
+                ) {
                     (Some(first), Some(4)) => first as i64,
                     (_, Some(last)) => last as i64 - 4,
                     _ => unreachable!("the middle stays"),
                 };
-                assert!(rows.iter().all(|r| r.iter().all(|v| *v == 0. || *v == r[2])));
+                assert!(
+                    rows.iter()
+                        .all(|r| r.iter().all(|v| *v == 0. || *v == r[2]))
+                );
                 let of = |half: usize| {
                     sounds
                         .chunks(5)
@@ -265,7 +336,9 @@ mod tests {
     fn samples_are_distinct_unaugmented_and_repeatable() -> Outcome {
         let data = by_class(2);
         let take = |n| -> Result<Vec<f32>, BatchError> {
-            Ok(data.train_sample(&Streams::new(1), n)?.inputs[0].flatten_all()?.to_vec1()?)
+            Ok(data.train_sample(&Streams::new(1), n)?.inputs[0]
+                .flatten_all()?
+                .to_vec1()?)
         };
         assert_eq!(take(10)?, take(10)?);
         let mut all = take(1000)?;
@@ -279,10 +352,19 @@ mod tests {
     #[test]
     fn impossible_plans_are_named() {
         let data = by_class(0);
-        let message = |plan| data.epoch(&Streams::new(0), 0, plan).expect_err("refused").to_string();
-        assert_eq!(message(plan(Some(31), 1)), "an epoch of 31 samples was asked for, the training split has 30");
+        let message = |plan| {
+            data.epoch(&Streams::new(0), 0, plan)
+                .expect_err("refused")
+                .to_string()
+        };
+        assert_eq!(
+            message(plan(Some(31), 1)),
+            "an epoch of 31 samples was asked for, the training split has 30"
+        );
         assert!(message(plan(None, 0)).starts_with("batches of 0 were asked for"));
-        assert!(message(plan(Some(5), 6)).ends_with("an epoch has 5 samples: no batch would be full"));
+        assert!(
+            message(plan(Some(5), 6)).ends_with("an epoch has 5 samples: no batch would be full")
+        );
         assert!(matches!(data.train.batch(0..1), Err(BatchError::NotFixed)));
         let range = data.report.batch(1..3).expect_err("refused").to_string();
         assert_eq!(range, "samples 1..3 were asked for, the split has 2");

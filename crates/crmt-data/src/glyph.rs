@@ -36,15 +36,32 @@ pub(crate) fn draw(digit: usize, rng: &mut impl Rng) -> Vec<f64> {
     let hand = Hand::random(rng);
     let width = rng.random_range(1.2..3.0);
     for stroke in SKELETONS[digit] {
-        let points = stroke.points(rng).map(|p| hand.place(p)).collect::<Vec<_>>();
-        points.windows(2).for_each(|s| segment(&mut canvas, s[0], s[1], width, 1.));
+        let points = stroke
+            .points(rng)
+            .map(|p| hand.place(p))
+            .collect::<Vec<_>>();
+        points
+            .windows(2)
+            .for_each(|s| segment(&mut canvas, s[0], s[1], width, 1.));
     }
     for _ in 0..rng.random_range(0..=CLUTTER) {
         let side = SIDE as f64;
         let from = [rng.random_range(0. ..side), rng.random_range(0. ..side)];
-        let (angle, length) = (rng.random_range(0. ..std::f64::consts::TAU), rng.random_range(3. ..10.));
-        let to = [from[0] + length * angle.cos(), from[1] + length * angle.sin()];
-        segment(&mut canvas, from, to, rng.random_range(1. ..2.5), rng.random_range(0.4..1.));
+        let (angle, length) = (
+            rng.random_range(0. ..std::f64::consts::TAU),
+            rng.random_range(3. ..10.),
+        );
+        let to = [
+            from[0] + length * angle.cos(),
+            from[1] + length * angle.sin(),
+        ];
+        segment(
+            &mut canvas,
+            from,
+            to,
+            rng.random_range(1. ..2.5),
+            rng.random_range(0.4..1.),
+        );
     }
     canvas
 }
@@ -61,13 +78,19 @@ impl Stroke {
     fn points(&self, rng: &mut impl Rng) -> impl Iterator<Item = Point> {
         let mut wobble = |v: f64| v + WOBBLE * rng.sample::<f64, _>(StandardNormal);
         match self {
-            Line(points) => points.iter().map(|p| p.map(&mut wobble)).collect::<Vec<_>>(),
+            Line(points) => points
+                .iter()
+                .map(|p| p.map(&mut wobble))
+                .collect::<Vec<_>>(),
             Arc(centre, radii, angles) => {
                 let (c, r) = (centre.map(&mut wobble), radii.map(&mut wobble));
                 // One wobble unit is worth about ten degrees.
                 let a = angles.map(|a| a + 300. * wobble(0.));
-                let angle = |i: usize| (a[0] + (a[1] - a[0]) * i as f64 / ARC_STEPS as f64).to_radians();
-                (0..=ARC_STEPS).map(|i| [c[0] + r[0] * angle(i).cos(), c[1] + r[1] * angle(i).sin()]).collect()
+                let angle =
+                    |i: usize| (a[0] + (a[1] - a[0]) * i as f64 / ARC_STEPS as f64).to_radians();
+                (0..=ARC_STEPS)
+                    .map(|i| [c[0] + r[0] * angle(i).cos(), c[1] + r[1] * angle(i).sin()])
+                    .collect()
             }
         }
         .into_iter()
@@ -86,9 +109,18 @@ impl Hand {
         let shear = 0.2 * rng.sample::<f64, _>(StandardNormal);
         let (sx, sy) = (rng.random_range(11. ..19.), rng.random_range(14. ..22.));
         // Rotation times shear times scale.
-        let matrix = [[cos * sx, (cos * shear - sin) * sy], [sin * sx, (sin * shear + cos) * sy]];
+        let matrix = [
+            [cos * sx, (cos * shear - sin) * sy],
+            [sin * sx, (sin * shear + cos) * sy],
+        ];
         let middle = SIDE as f64 / 2.;
-        Self { matrix, offset: [middle + rng.random_range(-3. ..3.), middle + rng.random_range(-3. ..3.)] }
+        Self {
+            matrix,
+            offset: [
+                middle + rng.random_range(-3. ..3.),
+                middle + rng.random_range(-3. ..3.),
+            ],
+        }
     }
 
     fn place(&self, p: Point) -> Point {

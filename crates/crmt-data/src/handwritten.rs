@@ -27,19 +27,38 @@ const SELECT_PER_CLASS: usize = 20;
 ///
 /// # Errors
 /// One line that names the file and what is wrong with it.
-pub fn handwritten(options: &HandwrittenOptions, progress: OnProgress) -> Result<DataSet, PrepareError> {
+pub fn handwritten(
+    options: &HandwrittenOptions,
+    progress: OnProgress,
+) -> Result<DataSet, PrepareError> {
     let this = source("handwritten");
     let mut tables = vec![];
     for (done, view) in VIEWS.iter().enumerate() {
-        let path = find(&options.from, &[&format!("{view}.csv"), &format!("mfeat-{view}")])?;
-        let check = Check { set: "handwritten", what: "SHA-256 of the numbers", unverified: options.unverified };
+        let path = find(
+            &options.from,
+            &[&format!("{view}.csv"), &format!("mfeat-{view}")],
+        )?;
+        let check = Check {
+            set: "handwritten",
+            what: "SHA-256 of the numbers",
+            unverified: options.unverified,
+        };
         let table = Table::verified(&path, &this.values[*view], check)?;
         if done > 0 && table.rows() != Table::rows(&tables[0]) {
-            let problem = format!("{} rows, {} has {}", table.rows(), VIEWS[0], Table::rows(&tables[0]));
+            let problem = format!(
+                "{} rows, {} has {}",
+                table.rows(),
+                VIEWS[0],
+                Table::rows(&tables[0])
+            );
             return Err(PrepareError::Content { path, problem });
         }
         tables.push(table);
-        progress(Progress { stage: "views", done: done + 1, total: VIEWS.len() });
+        progress(Progress {
+            stage: "views",
+            done: done + 1,
+            total: VIEWS.len(),
+        });
     }
     let rows = tables[0].rows();
     let labels = labels(&options.from, rows)?;
@@ -53,7 +72,10 @@ pub fn handwritten(options: &HandwrittenOptions, progress: OnProgress) -> Result
         let standardised = fit(table, &train);
         constant += standardised.sd.iter().filter(|sd| **sd == 0.).count();
         for (split, rows) in arrays.iter_mut().zip([&train, &select, &report]) {
-            let values = rows.iter().flat_map(|r| standardise(table.row(*r), &standardised)).collect();
+            let values = rows
+                .iter()
+                .flat_map(|r| standardise(table.row(*r), &standardised))
+                .collect();
             split.push(Array::floats(&[table.columns], values).expect("whole rows"));
         }
         let mut spec = ModalitySpec::new(*view, &[table.columns]);
@@ -63,44 +85,74 @@ pub fn handwritten(options: &HandwrittenOptions, progress: OnProgress) -> Result
     let mut manifest = Manifest::new(this.name, this.classes, specs);
     manifest.notes = this.notes;
     if constant > 0 {
-        manifest.notes.push(format!("{constant} features are constant over the training rows and were only centred"));
+        manifest.notes.push(format!(
+            "{constant} features are constant over the training rows and were only centred"
+        ));
     }
     if options.unverified {
-        manifest.notes.push("prepared without verifying the checksums of the original files".into());
+        manifest
+            .notes
+            .push("prepared without verifying the checksums of the original files".into());
     }
     manifest.sources = this.sources;
     manifest.licence = Some(this.licence);
-    let [train, select, report] = [train, select, report].map(|rows| rows.iter().map(|r| labels[*r]).collect());
+    let [train, select, report] =
+        [train, select, report].map(|rows| rows.iter().map(|r| labels[*r]).collect());
     let [a, b, c] = arrays;
-    let samples = |arrays, labels| Samples { arrays, pairing: Pairing::Rows { labels } };
-    Ok(DataSet::new(manifest, samples(a, train), samples(b, select), samples(c, report))?)
+    let samples = |arrays, labels| Samples {
+        arrays,
+        pairing: Pairing::Rows { labels },
+    };
+    Ok(DataSet::new(
+        manifest,
+        samples(a, train),
+        samples(b, select),
+        samples(c, report),
+    )?)
 }
 
 /// Of `labels.csv`, or by the order of the original files.
 fn labels(dir: &Path, rows: usize) -> Result<Vec<u32>, PrepareError> {
     let Ok(path) = find(dir, &["labels.csv"]) else {
         if rows != 10 * PER_CLASS {
-            let problem = format!("{rows} rows, the original has {}; add labels.csv", 10 * PER_CLASS);
-            return Err(PrepareError::Content { path: dir.into(), problem });
+            let problem = format!(
+                "{rows} rows, the original has {}; add labels.csv",
+                10 * PER_CLASS
+            );
+            return Err(PrepareError::Content {
+                path: dir.into(),
+                problem,
+            });
         }
         return Ok((0..rows).map(|row| (row / PER_CLASS) as u32).collect());
     };
     let table = Table::read(&path)?;
     if (table.columns, table.rows()) != (1, rows) {
-        let problem = format!("{} rows of {} numbers, expected {rows} labels", table.rows(), table.columns);
+        let problem = format!(
+            "{} rows of {} numbers, expected {rows} labels",
+            table.rows(),
+            table.columns
+        );
         return Err(PrepareError::Content { path, problem });
     }
     integers(&table, &path, 9).map(|labels| labels.into_iter().map(|k| k as u32).collect())
 }
 
 /// Training and report rows, ascending: of the `tmc_*_rows.txt` files, or those of the manifest.
-fn official_rows(dir: &Path, rows: usize, report: &[usize]) -> Result<(Vec<usize>, Vec<usize>), PrepareError> {
+fn official_rows(
+    dir: &Path,
+    rows: usize,
+    report: &[usize],
+) -> Result<(Vec<usize>, Vec<usize>), PrepareError> {
     let read = |name: &str| {
         let path = dir.join(name);
         let mut chosen = integers(&Table::read(&path)?, &path, rows.saturating_sub(1))?;
         chosen.sort_unstable();
         match chosen.windows(2).find(|w| w[0] == w[1]) {
-            Some(twice) => Err(PrepareError::Content { path, problem: format!("row {} is listed twice", twice[0]) }),
+            Some(twice) => Err(PrepareError::Content {
+                path,
+                problem: format!("row {} is listed twice", twice[0]),
+            }),
             None => Ok(chosen),
         }
     };
@@ -109,23 +161,44 @@ fn official_rows(dir: &Path, rows: usize, report: &[usize]) -> Result<(Vec<usize
         let (train_rows, report) = (read(train)?, read(test)?);
         if let Some(both) = report.iter().find(|r| train_rows.binary_search(r).is_ok()) {
             let problem = format!("row {both} is also in {train}");
-            return Err(PrepareError::Content { path: dir.join(test), problem });
+            return Err(PrepareError::Content {
+                path: dir.join(test),
+                problem,
+            });
         }
         return Ok((train_rows, report));
     }
     if report.iter().any(|r| *r >= rows) {
-        let problem = format!("{rows} rows, the split needs {}; add {train} and {test}", 10 * PER_CLASS);
-        return Err(PrepareError::Content { path: dir.into(), problem });
+        let problem = format!(
+            "{rows} rows, the split needs {}; add {train} and {test}",
+            10 * PER_CLASS
+        );
+        return Err(PrepareError::Content {
+            path: dir.into(),
+            problem,
+        });
     }
-    Ok(((0..rows).filter(|r| report.binary_search(r).is_err()).collect(), report.to_vec()))
+    Ok((
+        (0..rows)
+            .filter(|r| report.binary_search(r).is_err())
+            .collect(),
+        report.to_vec(),
+    ))
 }
 
 fn integers(table: &Table, path: &Path, most: usize) -> Result<Vec<usize>, PrepareError> {
-    let bad = table.values.iter().position(|v| v.fract() != 0. || *v < 0. || *v > most as f64);
+    let bad = table
+        .values
+        .iter()
+        .position(|v| v.fract() != 0. || *v < 0. || *v > most as f64);
     match bad {
         Some(i) => {
             let problem = format!("{} is not an integer from 0 to {most}", table.values[i]);
-            Err(PrepareError::Table { path: path.into(), line: i / table.columns + 1, problem })
+            Err(PrepareError::Table {
+                path: path.into(),
+                line: i / table.columns + 1,
+                problem,
+            })
         }
         None => Ok(table.values.iter().map(|v| *v as usize).collect()),
     }
@@ -144,22 +217,36 @@ fn hold_out(train: &[usize], labels: &[u32]) -> (Vec<usize>, Vec<usize>) {
         })
         .collect();
     select.reverse();
-    (train.iter().copied().filter(|r| select.binary_search(r).is_err()).collect(), select)
+    (
+        train
+            .iter()
+            .copied()
+            .filter(|r| select.binary_search(r).is_err())
+            .collect(),
+        select,
+    )
 }
 
 /// Mean and (population) standard deviation of each feature over `rows`.
 fn fit(table: &Table, rows: &[usize]) -> Standardised {
     let n = rows.len().max(1) as f64;
     let average = |value: &dyn Fn(f64, usize) -> f64| -> Vec<f64> {
-        (0..table.columns).map(|c| rows.iter().map(|r| value(table.row(*r)[c], c)).sum::<f64>() / n).collect()
+        (0..table.columns)
+            .map(|c| rows.iter().map(|r| value(table.row(*r)[c], c)).sum::<f64>() / n)
+            .collect()
     };
     let mean = average(&|v, _| v);
-    let sd = average(&|v, c| (v - mean[c]).powi(2)).into_iter().map(f64::sqrt).collect();
+    let sd = average(&|v, c| (v - mean[c]).powi(2))
+        .into_iter()
+        .map(f64::sqrt)
+        .collect();
     Standardised { mean, sd }
 }
 
 fn standardise(row: &[f64], by: &Standardised) -> Vec<f32> {
-    let scaled = |((v, mean), sd): ((&f64, &f64), &f64)| ((v - mean) / if *sd == 0. { 1. } else { *sd }) as f32;
+    let scaled = |((v, mean), sd): ((&f64, &f64), &f64)| {
+        ((v - mean) / if *sd == 0. { 1. } else { *sd }) as f32
+    };
     row.iter().zip(&by.mean).zip(&by.sd).map(scaled).collect()
 }
 
@@ -169,9 +256,15 @@ mod tests {
 
     #[test]
     fn a_constant_feature_is_only_centred() {
-        let table = Table { columns: 2, values: vec![1., 5., 3., 5., 100., 6.] };
+        let table = Table {
+            columns: 2,
+            values: vec![1., 5., 3., 5., 100., 6.],
+        };
         let by = fit(&table, &[0, 1]);
-        assert_eq!((by.mean.clone(), by.sd.clone()), (vec![2., 5.], vec![1., 0.]));
+        assert_eq!(
+            (by.mean.clone(), by.sd.clone()),
+            (vec![2., 5.], vec![1., 0.])
+        );
         assert_eq!(standardise(table.row(2), &by), [98., 1.]);
     }
 

@@ -27,7 +27,9 @@ pub enum IdxError {
     #[error("truncated in the header")]
     Header,
     /// The data are shorter or longer than the header says.
-    #[error("truncated or damaged: shape {shape:?} needs {expected} bytes of data, the file has {got}")]
+    #[error(
+        "truncated or damaged: shape {shape:?} needs {expected} bytes of data, the file has {got}"
+    )]
     Length {
         /// By the header.
         shape: Vec<usize>,
@@ -43,7 +45,10 @@ impl<'a> Idx<'a> {
     pub fn parse(bytes: &'a [u8], axes: u8) -> Result<Self, IdxError> {
         let magic = [0, 0, 8, axes];
         let Some(mut rest) = bytes.strip_prefix(&magic) else {
-            return Err(IdxError::Magic { expected: axes, got: bytes.iter().take(4).copied().collect() });
+            return Err(IdxError::Magic {
+                expected: axes,
+                got: bytes.iter().take(4).copied().collect(),
+            });
         };
         let mut shape = vec![];
         for _ in 0..axes {
@@ -53,7 +58,11 @@ impl<'a> Idx<'a> {
         }
         let expected = shape.iter().fold(1u64, |n, d| n.saturating_mul(*d as u64));
         if rest.len() as u64 != expected {
-            return Err(IdxError::Length { shape, expected, got: rest.len() });
+            return Err(IdxError::Length {
+                shape,
+                expected,
+                got: rest.len(),
+            });
         }
         Ok(Self { shape, data: rest })
     }
@@ -68,12 +77,19 @@ mod tests {
 
     #[test]
     fn shape_and_data_are_read() {
-        assert_eq!(Idx::parse(&FILE, 3), Ok(Idx { shape: vec![1, 1, 2], data: &[7, 9] }));
+        assert_eq!(
+            Idx::parse(&FILE, 3),
+            Ok(Idx {
+                shape: vec![1, 1, 2],
+                data: &[7, 9]
+            })
+        );
     }
 
     #[test]
     fn damage_is_named() {
-        let message = |bytes: &[u8], axes| Idx::parse(bytes, axes).expect_err("damaged").to_string();
+        let message =
+            |bytes: &[u8], axes| Idx::parse(bytes, axes).expect_err("damaged").to_string();
         assert_eq!(
             message(&FILE, 1),
             "not an idx file of bytes with 1 axes: it starts with [00, 00, 08, 03], expected [00, 00, 08, 01]"

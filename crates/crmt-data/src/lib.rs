@@ -49,8 +49,8 @@ pub use epoch::{Epoch, EpochPlan};
 pub use handwritten::{HandwrittenOptions, handwritten};
 pub use idx::{Idx, IdxError};
 pub use manifest::{
-    Augment, Baseline, Bound, MANIFEST, Manifest, ManifestError, ModalitySpec, NamedBaseline, PairingKind, PairingSpec,
-    SplitPairings, Standardised, VERSION,
+    Augment, Baseline, Bound, MANIFEST, Manifest, ManifestError, ModalitySpec, NamedBaseline,
+    PairingKind, PairingSpec, SplitPairings, Standardised, VERSION,
 };
 pub use noise::{EnvironmentOptions, NoiseOptions};
 pub use npy::{Npy, NpyError, NpyValues, write_npy};

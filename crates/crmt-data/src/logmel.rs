@@ -48,10 +48,15 @@ impl LogMel {
             let (left, peak, right) = (corner(i), corner(i + 1), corner(i + 2));
             let weight = |bin: usize| {
                 let f = bin as f64 * f64::from(SAMPLE_RATE) / FFT as f64;
-                ((f - left) / (peak - left)).min((right - f) / (right - peak)).max(0.)
+                ((f - left) / (peak - left))
+                    .min((right - f) / (right - peak))
+                    .max(0.)
             };
             let bins: Vec<_> = (0..=FFT / 2).filter(|bin| weight(*bin) > 0.).collect();
-            Filter { first_bin: bins.first().copied().unwrap_or(0), weights: bins.into_iter().map(weight).collect() }
+            Filter {
+                first_bin: bins.first().copied().unwrap_or(0),
+                weights: bins.into_iter().map(weight).collect(),
+            }
         };
         let hann = |n: usize| 0.5 - 0.5 * (std::f64::consts::TAU * n as f64 / FFT as f64).cos();
         Self {
@@ -71,13 +76,21 @@ impl LogMel {
         let mut out = vec![0.; MELS * FRAMES];
         for t in 0..FRAMES {
             let samples = &padded[t * HOP..t * HOP + FFT];
-            frame.iter_mut().zip(samples).zip(&self.hann).for_each(|((f, x), w)| *f = x * w);
+            frame
+                .iter_mut()
+                .zip(samples)
+                .zip(&self.hann)
+                .for_each(|((f, x), w)| *f = x * w);
             self.fft
                 .process_with_scratch(&mut frame, &mut spectrum, &mut scratch)
                 .expect("buffers have the lengths that the transform was made for");
             for (m, filter) in self.filters.iter().enumerate() {
                 let bins = &spectrum[filter.first_bin..];
-                let power: f64 = bins.iter().zip(&filter.weights).map(|(c, w)| c.norm_sqr() * w).sum();
+                let power: f64 = bins
+                    .iter()
+                    .zip(&filter.weights)
+                    .map(|(c, w)| c.norm_sqr() * w)
+                    .sum();
                 out[m * FRAMES + t] = 1. + (power + FLOOR).log10() / 4.;
             }
         }
@@ -127,7 +140,9 @@ mod tests {
     fn values_agree_with_numpy() {
         // Computed with numpy from the formula above by a dense DFT matrix and interpolated
         // triangles, for a waveform that integers define exactly.
-        let wave: Vec<_> = (0..5000i64).map(|n| ((n * n * 7919) % 65536 - 32768) as f64 / 32768. * 0.3).collect();
+        let wave: Vec<_> = (0..5000i64)
+            .map(|n| ((n * n * 7919) % 65536 - 32768) as f64 / 32768. * 0.3)
+            .collect();
         let x = LogMel::new().spectrogram(&wave);
         for (mel, frame, expected) in [
             (0, 0, 0.0),
@@ -140,7 +155,10 @@ mod tests {
         ] {
             let got = x[mel * FRAMES + frame];
             // Rounding of two different transforms in f64, far from the floor.
-            assert!((got - expected).abs() < 1e-10, "({mel}, {frame}): {got}, numpy {expected}");
+            assert!(
+                (got - expected).abs() < 1e-10,
+                "({mel}, {frame}): {got}, numpy {expected}"
+            );
         }
         // 1024 values, each within 1e-10.
         assert!((x.iter().sum::<f64>() - 931.5672781317822).abs() < 1e-7);

@@ -37,7 +37,8 @@ pub struct Manifest {
     pub pairing: PairingSpec,
     /// One per modality, in order.
     pub modalities: Vec<ModalitySpec>,
-    /// SHA-256 of array files by file name; those listed are verified when the set is opened, and must be arrays of it.
+    /// SHA-256 of array files by file name; those listed are verified when the set is opened, and
+    /// must be arrays of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sha256: BTreeMap<String, String>,
 }
@@ -46,7 +47,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModalitySpec {
-    /// Letters, digits, `_` and `-`; also the middle of the file names. Not what [names](crmt_core::names) keeps for others.
+    /// Letters, digits, `_` and `-`; also the middle of the file names. Not what
+    /// [names](crmt_core::names) keeps for others.
     pub name: String,
     /// Shape of one sample.
     pub shape: Vec<usize>,
@@ -66,10 +68,12 @@ pub struct ModalitySpec {
     /// Random changes in training.
     #[serde(default, skip_serializing_if = "Augment::is_none")]
     pub augment: Augment,
-    /// What the preparation did to each feature: a record, nothing is applied when the set is opened.
+    /// What the preparation did to each feature: a record, nothing is applied when the set is
+    /// opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standardised: Option<Standardised>,
-    /// How many severities of each [`PreparedCorruption`](crate::PreparedCorruption) there are, by its name.
+    /// How many severities of each [`PreparedCorruption`](crate::PreparedCorruption) there are, by
+    /// its name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub corruptions: BTreeMap<String, usize>,
 }
@@ -86,7 +90,10 @@ pub struct Standardised {
 
 /// One end of a range.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "range = [lo, hi]: each end is a number or a list with one number per channel")]
+#[serde(
+    untagged,
+    expecting = "range = [lo, hi]: each end is a number or a list with one number per channel"
+)]
 pub enum Bound {
     /// The same for every element.
     All(f64),
@@ -220,7 +227,12 @@ impl Manifest {
     /// Parses and checks the text of a `dataset.toml`.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         let mut manifest: Self = toml::from_str(text).map_err(|e| explain(text, &e))?;
-        for text in manifest.notes.iter_mut().chain(&mut manifest.sources).chain(&mut manifest.licence) {
+        for text in manifest
+            .notes
+            .iter_mut()
+            .chain(&mut manifest.sources)
+            .chain(&mut manifest.licence)
+        {
             *text = on_one_line(text);
         }
         manifest.check()?;
@@ -260,13 +272,24 @@ impl ModalitySpec {
         };
         let domain = match &self.range {
             None => Domain::Unbounded,
-            Some([Bound::All(lo), Bound::All(hi)]) => Domain::Interval { lo: round(*lo), hi: round(*hi) },
+            Some([Bound::All(lo), Bound::All(hi)]) => Domain::Interval {
+                lo: round(*lo),
+                hi: round(*hi),
+            },
             Some([lo, hi]) => {
                 let n = self.shape.first().copied().unwrap_or(1);
-                Domain::Channels { lo: channels(lo, n), hi: channels(hi, n) }
+                Domain::Channels {
+                    lo: channels(lo, n),
+                    hi: channels(hi, n),
+                }
             }
         };
-        Modality { name: self.name.clone(), shape: self.shape.clone(), domain, scale: self.scale }
+        Modality {
+            name: self.name.clone(),
+            shape: self.shape.clone(),
+            domain,
+            scale: self.scale,
+        }
     }
 }
 
@@ -316,27 +339,40 @@ fn one() -> f64 {
 /// Turns the parser's error into one line, with a suggestion for an unknown key. The known keys
 /// are those that serde lists in its message, between backticks.
 fn explain(text: &str, error: &toml::de::Error) -> ManifestError {
-    let line = 1 + error.span().map_or(0, |s| text.get(..s.start).unwrap_or(text).matches('\n').count());
+    let line = 1 + error.span().map_or(0, |s| {
+        text.get(..s.start).unwrap_or(text).matches('\n').count()
+    });
     let message = error.message();
     if message.starts_with("unknown field") {
         let mut words = message.split('`').skip(1).step_by(2).map(str::to_owned);
         if let Some(key) = words.next() {
             let known: Vec<_> = words.collect();
             let nearest = nearest(&key, &known);
-            return ManifestError::UnknownKey { line, key, nearest, known };
+            return ManifestError::UnknownKey {
+                line,
+                key,
+                nearest,
+                known,
+            };
         }
     }
-    ManifestError::Syntax { line, message: visible(&message.replace('\n', "; ")) }
+    ManifestError::Syntax {
+        line,
+        message: visible(&message.replace('\n', "; ")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SMALL: &str = "version = 1\nname = 'x'\nclasses = ['a', 'b']\n[[modalities]]\nname = 'v'\nshape = [3]\n";
+    const SMALL: &str =
+        "version = 1\nname = 'x'\nclasses = ['a', 'b']\n[[modalities]]\nname = 'v'\nshape = [3]\n";
 
     fn message(text: &str) -> String {
-        Manifest::parse(text).expect_err("must be refused").to_string()
+        Manifest::parse(text)
+            .expect_err("must be refused")
+            .to_string()
     }
 
     #[test]
@@ -345,7 +381,10 @@ mod tests {
         assert_eq!(m.pairing.of(Purpose::Train), PairingKind::Rows);
         let v = m.modalities[0].modality();
         assert_eq!((v.domain, v.scale), (Domain::Unbounded, 1.));
-        assert_eq!(m.modalities[0].baseline, Baseline::Named(NamedBaseline::Zeros));
+        assert_eq!(
+            m.modalities[0].baseline,
+            Baseline::Named(NamedBaseline::Zeros)
+        );
     }
 
     #[test]
@@ -361,7 +400,10 @@ mod tests {
         assert_eq!(m.pairing.of(Purpose::Report), PairingKind::Rows);
         assert_eq!(
             m.modalities[0].modality().domain,
-            Domain::Channels { lo: vec![0., -1., 0.], hi: vec![1., 2.5, 3.] }
+            Domain::Channels {
+                lo: vec![0., -1., 0.],
+                hi: vec![1., 2.5, 3.]
+            }
         );
         let again = Manifest::parse(&toml::to_string(&m).expect("serializes")).expect("valid");
         assert_eq!(again, m);
@@ -374,8 +416,12 @@ mod tests {
             "line 6: unknown key `shpae`, did you mean `shape`?; known here: name, shape, range, scale, baseline, divide, augment, standardised, corruptions"
         );
         assert!(
-            message(&format!("zzzzz = 1\n{SMALL}")).starts_with("line 1: unknown key `zzzzz`; known here: version,")
+            message(&format!("zzzzz = 1\n{SMALL}"))
+                .starts_with("line 1: unknown key `zzzzz`; known here: version,")
         );
-        assert!(message(&format!("{SMALL}augment.shift = 3")).contains("did you mean `shift_last_axis`?"));
+        assert!(
+            message(&format!("{SMALL}augment.shift = 3"))
+                .contains("did you mean `shift_last_axis`?")
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Environmental noise: ESC-10 clips, one fixed segment for each recording, mixed in at a set level.
-//! Does not know what is recorded, nor spectrograms.
+//! Environmental noise: ESC-10 clips, one fixed segment for each recording, mixed in at a set
+//! level. Does not know what is recorded, nor spectrograms.
 use crate::Purpose;
 use crate::decode_wav;
 use crate::logmel::WINDOW;
@@ -25,7 +25,10 @@ impl NoiseOptions {
         if self.snr_db.is_finite() {
             return Ok(());
         }
-        let problem = format!("the noise level must be a finite number of dB, got {}", self.snr_db);
+        let problem = format!(
+            "the noise level must be a finite number of dB, got {}",
+            self.snr_db
+        );
         Err(PrepareError::Options(problem))
     }
 }
@@ -59,31 +62,70 @@ impl<'a> Clips<'a> {
         let files = recordings(path)?;
         let mut splits = [vec![], vec![], vec![]];
         for file in &files {
-            let problem = |problem: String| PrepareError::Recording { path: path.join(&file.name), problem };
-            let fold = file.name.split_once('_').and_then(|(_, rest)| rest.split_once('-')).map(|(fold, _)| fold);
+            let problem = |problem: String| PrepareError::Recording {
+                path: path.join(&file.name),
+                problem,
+            };
+            let fold = file
+                .name
+                .split_once('_')
+                .and_then(|(_, rest)| rest.split_once('-'))
+                .map(|(fold, _)| fold);
             let purpose = match fold {
                 Some("1" | "2" | "3") => Purpose::Train,
                 Some("4") => Purpose::Select,
                 Some("5") => Purpose::Report,
-                _ => return Err(problem("expected a name like 001_1-100032-A.wav (category, fold 1 to 5)".into())),
+                _ => {
+                    return Err(problem(
+                        "expected a name like 001_1-100032-A.wav (category, fold 1 to 5)".into(),
+                    ));
+                }
             };
             let wave = decode_wav(&file.bytes).map_err(problem)?;
             if wave.len() < WINDOW {
-                return Err(problem(format!("{} samples, expected at least {WINDOW}", wave.len())));
+                return Err(problem(format!(
+                    "{} samples, expected at least {WINDOW}",
+                    wave.len()
+                )));
             }
             splits[purpose as usize].push(wave);
         }
-        let check = Check { set: "esc10", what: "SHA-256 of the recordings", unverified };
-        verify(path, &files, &source("esc10").recordings.expect("declared in the embedded manifest"), check)?;
+        let check = Check {
+            set: "esc10",
+            what: "SHA-256 of the recordings",
+            unverified,
+        };
+        verify(
+            path,
+            &files,
+            &source("esc10")
+                .recordings
+                .expect("declared in the embedded manifest"),
+            check,
+        )?;
         if splits.iter().any(Vec::is_empty) {
-            let problem = "clips of folds 1-3, 4 and 5 are needed, one of these groups is empty".into();
-            return Err(PrepareError::Content { path: path.into(), problem });
+            let problem =
+                "clips of folds 1-3, 4 and 5 are needed, one of these groups is empty".into();
+            return Err(PrepareError::Content {
+                path: path.into(),
+                problem,
+            });
         }
-        Ok(Self { path, streams: Streams::new(seed), splits })
+        Ok(Self {
+            path,
+            streams: Streams::new(seed),
+            splits,
+        })
     }
 
-    /// A random segment of a random clip of one split, the same whenever `what` and the recording's number are.
-    pub(crate) fn segment(&self, what: &str, purpose: Purpose, recording: u64) -> Result<&[f64], PrepareError> {
+    /// A random segment of a random clip of one split, the same whenever `what` and the recording's
+    /// number are.
+    pub(crate) fn segment(
+        &self,
+        what: &str,
+        purpose: Purpose,
+        recording: u64,
+    ) -> Result<&[f64], PrepareError> {
         let clips = &self.splits[purpose as usize];
         let mut rng = self.streams.stream(what, recording);
         // Some clips are padded with silence, which no factor makes loud; most draws are fine.
@@ -94,7 +136,10 @@ impl<'a> Clips<'a> {
         });
         segment.ok_or_else(|| {
             let problem = "1000 random segments were silent".into();
-            PrepareError::Content { path: self.path.into(), problem }
+            PrepareError::Content {
+                path: self.path.into(),
+                problem,
+            }
         })
     }
 }
@@ -102,7 +147,10 @@ impl<'a> Clips<'a> {
 /// Adds `noise` to `window`, scaled to the standard deviation `sd`, without clipping.
 pub(crate) fn mix(window: &mut [f64], noise: &[f64], sd: f64) {
     let gain = sd / power(noise).sqrt();
-    window.iter_mut().zip(noise).for_each(|(x, n)| *x += gain * n);
+    window
+        .iter_mut()
+        .zip(noise)
+        .for_each(|(x, n)| *x += gain * n);
 }
 
 fn power(x: &[f64]) -> f64 {
@@ -123,7 +171,10 @@ mod tests {
             mix(&mut mixed, &noise, noise_sd(&signal, snr_db));
             let added: Vec<f64> = mixed.iter().zip(&signal).map(|(y, x)| y - x).collect();
             // Rounding of sums of 500 terms.
-            assert!((10. * (power(&signal) / power(&added)).log10() - snr_db).abs() < 1e-9, "{snr_db}");
+            assert!(
+                (10. * (power(&signal) / power(&added)).log10() - snr_db).abs() < 1e-9,
+                "{snr_db}"
+            );
         }
     }
 }

@@ -62,14 +62,22 @@ impl Npy {
             return Err(NpyError::Header("it is no description of an array".into()));
         }
         let mut data = bytes;
-        let header = NpyHeader::from_reader(&mut data).map_err(|e| NpyError::Header(e.to_string()))?;
+        let header =
+            NpyHeader::from_reader(&mut data).map_err(|e| NpyError::Header(e.to_string()))?;
         if header.order() == Order::Fortran {
             return Err(NpyError::Fortran);
         }
         let overflow = || NpyError::Header("the shape is too large".into());
-        let shape: Vec<usize> =
-            header.shape().iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>().map_err(|_| overflow())?;
-        let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).ok_or_else(overflow)?;
+        let shape: Vec<usize> = header
+            .shape()
+            .iter()
+            .map(|n| usize::try_from(*n))
+            .collect::<Result<_, _>>()
+            .map_err(|_| overflow())?;
+        let count = shape
+            .iter()
+            .try_fold(1usize, |n, d| n.checked_mul(*d))
+            .ok_or_else(overflow)?;
         let descr = header.dtype().descr();
         let descr = descr.trim_matches('\'');
         let (order, kind) = descr.split_at_checked(1).unwrap_or_default();
@@ -86,23 +94,34 @@ impl Npy {
         // Before anything is reserved for it.
         let expected = count.checked_mul(size).ok_or_else(overflow)?;
         if expected != data.len() {
-            return Err(NpyError::Length { expected, got: data.len() });
+            return Err(NpyError::Length {
+                expected,
+                got: data.len(),
+            });
         }
-        Ok(Self { values: decode(header, kind, data)?, shape })
+        Ok(Self {
+            values: decode(header, kind, data)?,
+            shape,
+        })
     }
 }
 
-/// The header of an array has two levels; its parser would follow any number, to the end of its stack.
+/// The header of an array has two levels; its parser would follow any number, to the end of its
+/// stack.
 const DEEPEST: usize = 16;
 
 /// How deep brackets are nested in what may be the header: at most, whatever they enclose.
 fn nesting(bytes: &[u8]) -> usize {
     // Of versions 1 and 2: magic, version, length.
     let text = match bytes.get(6..12) {
-        Some(&[1, _, a, b, _, _]) => {
-            bytes.get(10..).unwrap_or_default().iter().take(usize::from(u16::from_le_bytes([a, b])))
-        }
-        Some(&[_, _, a, b, c, d]) => bytes[12..].iter().take(u32::from_le_bytes([a, b, c, d]) as usize),
+        Some(&[1, _, a, b, _, _]) => bytes
+            .get(10..)
+            .unwrap_or_default()
+            .iter()
+            .take(usize::from(u16::from_le_bytes([a, b]))),
+        Some(&[_, _, a, b, c, d]) => bytes[12..]
+            .iter()
+            .take(u32::from_le_bytes([a, b, c, d]) as usize),
         _ => return 0,
     };
     let mut depth = 0usize;
@@ -118,14 +137,21 @@ fn nesting(bytes: &[u8]) -> usize {
 
 /// What to save instead of an element type that is not read, by its letter.
 fn advice(descr: &str) -> &'static str {
-    let letter = descr.trim_start_matches(['<', '>', '|', '=']).chars().next();
+    let letter = descr
+        .trim_start_matches(['<', '>', '|', '='])
+        .chars()
+        .next();
     match letter {
         _ if descr.starts_with('[') => "save one field at a time, e.g. x['name']",
-        Some('O') => "it holds Python objects: save x.astype('float32'), labels as x.astype('int64')",
+        Some('O') => {
+            "it holds Python objects: save x.astype('float32'), labels as x.astype('int64')"
+        }
         Some('U' | 'S' | 'a') => {
             "texts have no order: save np.unique(x, return_inverse=True)[1] and name the classes in dataset.toml"
         }
-        Some('c') => "save real and imaginary part as two channels, np.stack([x.real, x.imag], axis=1)",
+        Some('c') => {
+            "save real and imaginary part as two channels, np.stack([x.real, x.imag], axis=1)"
+        }
         Some('f') => "save x.astype('float32')",
         Some('m' | 'M') => "save x.astype('int64')",
         _ => "save float16/32/64, (u)int8…64 or bool",
@@ -134,10 +160,20 @@ fn advice(descr: &str) -> &'static str {
 
 fn decode(header: NpyHeader, kind: &str, data: &[u8]) -> Result<NpyValues, NpyError> {
     fn read<T: Deserialize>(header: NpyHeader, data: &[u8]) -> Result<Vec<T>, NpyError> {
-        NpyFile::with_header(header, data).into_vec().map_err(|e| NpyError::Header(e.to_string()))
+        NpyFile::with_header(header, data)
+            .into_vec()
+            .map_err(|e| NpyError::Header(e.to_string()))
     }
-    fn ints<T: Deserialize + Into<i64>>(header: NpyHeader, data: &[u8]) -> Result<NpyValues, NpyError> {
-        Ok(NpyValues::I64(read::<T>(header, data)?.into_iter().map(Into::into).collect()))
+    fn ints<T: Deserialize + Into<i64>>(
+        header: NpyHeader,
+        data: &[u8],
+    ) -> Result<NpyValues, NpyError> {
+        Ok(NpyValues::I64(
+            read::<T>(header, data)?
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+        ))
     }
     Ok(match kind {
         // One byte each: no need to look at them one by one.
@@ -150,19 +186,43 @@ fn decode(header: NpyHeader, kind: &str, data: &[u8]) -> Result<NpyValues, NpyEr
         "i8" => ints::<i64>(header, data)?,
         "u8" => {
             let fits = |n: u64| i64::try_from(n).map_err(|_| NpyError::Integer(n));
-            NpyValues::I64(read::<u64>(header, data)?.into_iter().map(fits).collect::<Result<_, _>>()?)
+            NpyValues::I64(
+                read::<u64>(header, data)?
+                    .into_iter()
+                    .map(fits)
+                    .collect::<Result<_, _>>()?,
+            )
         }
-        "f2" => NpyValues::F32(read::<half::f16>(header, data)?.into_iter().map(f32::from).collect()),
+        "f2" => NpyValues::F32(
+            read::<half::f16>(header, data)?
+                .into_iter()
+                .map(f32::from)
+                .collect(),
+        ),
         "f4" => NpyValues::F32(read(header, data)?),
-        _ => NpyValues::F32(read::<f64>(header, data)?.into_iter().map(|v| v as f32).collect()),
+        _ => NpyValues::F32(
+            read::<f64>(header, data)?
+                .into_iter()
+                .map(|v| v as f32)
+                .collect(),
+        ),
     })
 }
 
 /// Writes a header for `descr` (e.g. `<f4`) and `shape`, then the bytes of `data`.
-pub fn write_npy(mut out: impl Write, descr: &str, shape: &[usize], data: impl Iterator<Item = u8>) -> io::Result<()> {
+pub fn write_npy(
+    mut out: impl Write,
+    descr: &str,
+    shape: &[usize],
+    data: impl Iterator<Item = u8>,
+) -> io::Result<()> {
     let dtype = DType::Plain(descr.parse().map_err(io::Error::other)?);
     let shape: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
-    npyz::WriteOptions::new_header_only().dtype(dtype).shape(&shape).writer(&mut out).write_header_only()?;
+    npyz::WriteOptions::new_header_only()
+        .dtype(dtype)
+        .shape(&shape)
+        .writer(&mut out)
+        .write_header_only()?;
     let mut block = Vec::with_capacity(1 << 16);
     for byte in data {
         block.push(byte);
@@ -187,7 +247,13 @@ mod tests {
     fn f32_file() -> Vec<u8> {
         let mut out = vec![];
         let data = [1f32, -2.5, f32::NAN, 4., 5., 6.];
-        write_npy(&mut out, "<f4", &[3, 2], data.iter().flat_map(|v| v.to_le_bytes())).expect("writes to memory");
+        write_npy(
+            &mut out,
+            "<f4",
+            &[3, 2],
+            data.iter().flat_map(|v| v.to_le_bytes()),
+        )
+        .expect("writes to memory");
         out
     }
 
@@ -195,7 +261,9 @@ mod tests {
     fn written_arrays_are_read_back() {
         let npy = Npy::parse(&f32_file()).expect("valid");
         assert_eq!(npy.shape, [3, 2]);
-        let NpyValues::F32(v) = npy.values else { panic!("f32 expected") };
+        let NpyValues::F32(v) = npy.values else {
+            panic!("f32 expected")
+        };
         assert_eq!(v[1], -2.5);
         assert!(v[2].is_nan());
         // numpy aligns the data to 64 bytes.
@@ -205,26 +273,65 @@ mod tests {
     #[test]
     fn every_supported_type_is_decoded() {
         let parse = |descr: &str, data: &[u8]| {
-            Npy::parse(&file(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,), }}"), data))
-                .map(|n| n.values)
+            Npy::parse(&file(
+                &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': (1,), }}"),
+                data,
+            ))
+            .map(|n| n.values)
         };
         assert_eq!(parse("|u1", &[200]), Ok(NpyValues::U8(vec![200])));
         assert_eq!(parse("|b1", &[1]), Ok(NpyValues::U8(vec![1])));
         assert_eq!(parse("|i1", &[255]), Ok(NpyValues::I64(vec![-1])));
-        assert_eq!(parse("<i2", &(-300i16).to_le_bytes()), Ok(NpyValues::I64(vec![-300])));
-        assert_eq!(parse("<u4", &u32::MAX.to_le_bytes()), Ok(NpyValues::I64(vec![u32::MAX.into()])));
-        assert_eq!(parse("<i8", &i64::MIN.to_le_bytes()), Ok(NpyValues::I64(vec![i64::MIN])));
-        assert_eq!(parse("<u8", &u64::MAX.to_le_bytes()), Err(NpyError::Integer(u64::MAX)));
-        assert_eq!(parse("<f8", &0.1f64.to_le_bytes()), Ok(NpyValues::F32(vec![0.1])));
+        assert_eq!(
+            parse("<i2", &(-300i16).to_le_bytes()),
+            Ok(NpyValues::I64(vec![-300]))
+        );
+        assert_eq!(
+            parse("<u4", &u32::MAX.to_le_bytes()),
+            Ok(NpyValues::I64(vec![u32::MAX.into()]))
+        );
+        assert_eq!(
+            parse("<i8", &i64::MIN.to_le_bytes()),
+            Ok(NpyValues::I64(vec![i64::MIN]))
+        );
+        assert_eq!(
+            parse("<u8", &u64::MAX.to_le_bytes()),
+            Err(NpyError::Integer(u64::MAX))
+        );
+        assert_eq!(
+            parse("<f8", &0.1f64.to_le_bytes()),
+            Ok(NpyValues::F32(vec![0.1]))
+        );
         // Half precision: 1, the largest, the smallest subnormal (IEEE 754 tables).
-        assert_eq!(parse("<f2", &0x3c00u16.to_le_bytes()), Ok(NpyValues::F32(vec![1.])));
-        assert_eq!(parse("<f2", &0xfbffu16.to_le_bytes()), Ok(NpyValues::F32(vec![-65504.])));
-        assert_eq!(parse("<f2", &1u16.to_le_bytes()), Ok(NpyValues::F32(vec![5.960_464_5e-8])));
+        assert_eq!(
+            parse("<f2", &0x3c00u16.to_le_bytes()),
+            Ok(NpyValues::F32(vec![1.]))
+        );
+        assert_eq!(
+            parse("<f2", &0xfbffu16.to_le_bytes()),
+            Ok(NpyValues::F32(vec![-65504.]))
+        );
+        assert_eq!(
+            parse("<f2", &1u16.to_le_bytes()),
+            Ok(NpyValues::F32(vec![5.960_464_5e-8]))
+        );
         // Written on a big-endian machine, or by a format that is big-endian.
-        assert_eq!(parse(">f4", &1.5f32.to_be_bytes()), Ok(NpyValues::F32(vec![1.5])));
-        assert_eq!(parse(">i8", &(-3i64).to_be_bytes()), Ok(NpyValues::I64(vec![-3])));
-        assert_eq!(parse(">u2", &300u16.to_be_bytes()), Ok(NpyValues::I64(vec![300])));
-        assert_eq!(parse(">f2", &0x3c00u16.to_be_bytes()), Ok(NpyValues::F32(vec![1.])));
+        assert_eq!(
+            parse(">f4", &1.5f32.to_be_bytes()),
+            Ok(NpyValues::F32(vec![1.5]))
+        );
+        assert_eq!(
+            parse(">i8", &(-3i64).to_be_bytes()),
+            Ok(NpyValues::I64(vec![-3]))
+        );
+        assert_eq!(
+            parse(">u2", &300u16.to_be_bytes()),
+            Ok(NpyValues::I64(vec![300]))
+        );
+        assert_eq!(
+            parse(">f2", &0x3c00u16.to_be_bytes()),
+            Ok(NpyValues::F32(vec![1.]))
+        );
         assert!(matches!(parse("<c8", &[0; 8]), Err(NpyError::Dtype(_))));
         assert!(matches!(parse("|O", &[0; 8]), Err(NpyError::Dtype(_))));
     }
@@ -232,23 +339,54 @@ mod tests {
     #[test]
     fn damage_is_named() {
         let whole = f32_file();
-        assert_eq!(Npy::parse(&whole[..whole.len() - 3]), Err(NpyError::Length { expected: 24, got: 21 }));
+        assert_eq!(
+            Npy::parse(&whole[..whole.len() - 3]),
+            Err(NpyError::Length {
+                expected: 24,
+                got: 21
+            })
+        );
         assert_eq!(Npy::parse(b"PK\x03\x04"), Err(NpyError::Magic));
         assert!(matches!(Npy::parse(&whole[..40]), Err(NpyError::Header(_))));
-        let fortran = file("{'descr': '<f4', 'fortran_order': True, 'shape': (1, 1), }", &[0; 4]);
+        let fortran = file(
+            "{'descr': '<f4', 'fortran_order': True, 'shape': (1, 1), }",
+            &[0; 4],
+        );
         assert_eq!(Npy::parse(&fortran), Err(NpyError::Fortran));
-        let records = file("{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }", &[0; 4]);
+        let records = file(
+            "{'descr': [('x', '<f4')], 'fortran_order': False, 'shape': (1,), }",
+            &[0; 4],
+        );
         assert!(matches!(Npy::parse(&records), Err(NpyError::Dtype(_))));
-        for (descr, save) in
-            [("'<f16'", "float32"), ("'<U3'", "return_inverse"), ("'<c8'", "x.real"), ("'<M8[s]'", "int64")]
-        {
-            let odd = file(&format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"), &[0; 16]);
-            assert!(Npy::parse(&odd).is_err_and(|e| e.to_string().contains(save)), "{descr}: {:?}", Npy::parse(&odd));
+        for (descr, save) in [
+            ("'<f16'", "float32"),
+            ("'<U3'", "return_inverse"),
+            ("'<c8'", "x.real"),
+            ("'<M8[s]'", "int64"),
+        ] {
+            let odd = file(
+                &format!("{{'descr': {descr}, 'fortran_order': False, 'shape': (1,), }}"),
+                &[0; 16],
+            );
+            assert!(
+                Npy::parse(&odd).is_err_and(|e| e.to_string().contains(save)),
+                "{descr}: {:?}",
+                Npy::parse(&odd)
+            );
         }
         for bracket in ["(", "[", "{'a': "] {
-            assert!(matches!(Npy::parse(&file(&bracket.repeat(9000), &[])), Err(NpyError::Header(_))));
+            assert!(matches!(
+                Npy::parse(&file(&bracket.repeat(9000), &[])),
+                Err(NpyError::Header(_))
+            ));
         }
-        let huge = file(&format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({}, 2)}}", usize::MAX), &[]);
+        let huge = file(
+            &format!(
+                "{{'descr': '<f8', 'fortran_order': False, 'shape': ({}, 2)}}",
+                usize::MAX
+            ),
+            &[],
+        );
         assert!(matches!(Npy::parse(&huge), Err(NpyError::Header(_))));
     }
 

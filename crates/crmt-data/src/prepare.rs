@@ -104,16 +104,25 @@ pub enum PrepareError {
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceManifest {
     pub(crate) name: String,
-    #[expect(dead_code, reason = "for people; required, so that no manifest lacks it")]
+    #[expect(
+        dead_code,
+        reason = "for people; required, so that no manifest lacks it"
+    )]
     title: String,
     pub(crate) classes: Vec<String>,
     pub(crate) sources: Vec<String>,
     pub(crate) licence: String,
-    #[expect(dead_code, reason = "for people; required, so that no manifest lacks it")]
+    #[expect(
+        dead_code,
+        reason = "for people; required, so that no manifest lacks it"
+    )]
     preprocessing: Vec<String>,
     #[serde(default)]
     pub(crate) notes: Vec<String>,
-    #[expect(dead_code, reason = "for people; required, so that no manifest lacks it")]
+    #[expect(
+        dead_code,
+        reason = "for people; required, so that no manifest lacks it"
+    )]
     splits: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) rows: BTreeMap<String, Vec<usize>>,
@@ -168,12 +177,23 @@ pub(crate) struct Check {
 }
 
 impl Check {
-    pub(crate) fn run(&self, path: impl Into<PathBuf>, expected: &str, got: String) -> Result<(), PrepareError> {
+    pub(crate) fn run(
+        &self,
+        path: impl Into<PathBuf>,
+        expected: &str,
+        got: String,
+    ) -> Result<(), PrepareError> {
         if self.unverified || got == expected {
             return Ok(());
         }
         let (path, what, set, expected) = (path.into(), self.what, self.set, expected.to_owned());
-        Err(PrepareError::Checksum { path, what, set, expected, got })
+        Err(PrepareError::Checksum {
+            path,
+            what,
+            set,
+            expected,
+            got,
+        })
     }
 }
 
@@ -183,7 +203,14 @@ mod tests {
 
     #[test]
     fn embedded_manifests_parse_and_go_by_their_names() {
-        for set in ["mnist", "fsdd", "esc10", "pendigits", "digits", "handwritten"] {
+        for set in [
+            "mnist",
+            "fsdd",
+            "esc10",
+            "pendigits",
+            "digits",
+            "handwritten",
+        ] {
             let m = source(set);
             assert_eq!(m.name, set);
             assert_eq!(m.classes.len(), 10);

@@ -8,6 +8,7 @@ pub struct PreparedCorruption {
     pub modality: String,
     /// Letters, digits, `_` and `-`; part of the file names.
     pub name: String,
-    /// At most five; severity `s`, counted from 1, is `severities[s - 1]`. Row by row the modality's report array.
+    /// At most five; severity `s`, counted from 1, is `severities[s - 1]`. Row by row the
+    /// modality's report array.
     pub severities: Vec<Array>,
 }

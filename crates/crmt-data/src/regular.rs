@@ -7,8 +7,8 @@ use std::path::Path;
 /// No description, configuration or table of settings is larger.
 pub const MOST_TEXT: u64 = 16 << 20;
 
-/// The contents of a file of at most `most` bytes. What would block a reader for ever, or never end, is refused before it
-/// is opened: FIFOs, sockets, devices.
+/// The contents of a file of at most `most` bytes. What would block a reader for ever, or never
+/// end, is refused before it is opened: FIFOs, sockets, devices.
 ///
 /// # Errors
 /// Says what is there instead of a file, or how large the file is.
@@ -26,10 +26,18 @@ pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
         return too_large(found.len());
     }
     let mut bytes = vec![];
-    bytes.try_reserve_exact(found.len() as usize).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes
+        .try_reserve_exact(found.len() as usize)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
     // It may grow while it is read.
-    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most { too_large(bytes.len() as u64) } else { Ok(bytes) }
+    File::open(path)?
+        .take(most.saturating_add(1))
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        too_large(bytes.len() as u64)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// The same as text.
@@ -38,7 +46,12 @@ pub fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 /// Also when it is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let text = String::from_utf8(read_regular(path, MOST_TEXT)?);
-    text.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8: {}", e.utf8_error())))
+    text.map_err(|e| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("not UTF-8: {}", e.utf8_error()),
+        )
+    })
 }
 
 /// In words.
@@ -49,13 +62,20 @@ fn kind(found: fs::FileType) -> &'static str {
         let kinds = [
             (found.is_fifo(), "a FIFO"),
             (found.is_socket(), "a socket"),
-            (found.is_char_device() || found.is_block_device(), "a device"),
+            (
+                found.is_char_device() || found.is_block_device(),
+                "a device",
+            ),
         ];
         if let Some((_, kind)) = kinds.into_iter().find(|(is, _)| *is) {
             return kind;
         }
     }
-    if found.is_dir() { "a directory" } else { "no regular file" }
+    if found.is_dir() {
+        "a directory"
+    } else {
+        "no regular file"
+    }
 }
 
 #[cfg(test)]
@@ -68,8 +88,12 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, b"12345")?;
         assert_eq!(read_regular(&file, 5)?, b"12345");
-        let message = |path: &Path, most| read_regular(path, most).expect_err("refused").to_string();
-        assert_eq!(message(&file, 4), "holds 5 bytes, more than the 4 that are read");
+        let message =
+            |path: &Path, most| read_regular(path, most).expect_err("refused").to_string();
+        assert_eq!(
+            message(&file, 4),
+            "holds 5 bytes, more than the 4 that are read"
+        );
         assert_eq!(message(dir.path(), 4), "is a directory, expected a file");
         fs::write(&file, b"\xff")?;
         assert!(read_text(&file).is_err_and(|e| e.to_string().starts_with("not UTF-8")));
@@ -83,15 +107,27 @@ mod tests {
         let dir = tempfile::tempdir()?;
         let message = |path: &Path| read_regular(path, 10).expect_err("refused").to_string();
         let fifo = dir.path().join("fifo");
-        assert!(std::process::Command::new("mkfifo").arg(&fifo).status()?.success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&fifo)
+                .status()?
+                .success()
+        );
         assert_eq!(message(&fifo), "is a FIFO, expected a file");
         let socket = dir.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket)?;
         assert_eq!(message(&socket), "is a socket, expected a file");
-        assert_eq!(message(Path::new("/dev/zero")), "is a device, expected a file");
+        assert_eq!(
+            message(Path::new("/dev/zero")),
+            "is a device, expected a file"
+        );
         let circle = dir.path().join("circle");
         std::os::unix::fs::symlink(&circle, &circle)?;
-        assert!(message(&circle).contains("symbolic links"), "{}", message(&circle));
+        assert!(
+            message(&circle).contains("symbolic links"),
+            "{}",
+            message(&circle)
+        );
         Ok(())
     }
 }

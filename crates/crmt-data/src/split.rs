@@ -37,7 +37,8 @@ pub struct Samples {
     pub pairing: Pairing,
 }
 
-/// Samples for one purpose: training, selection or the report. Made by [`DataSet::new`](crate::DataSet::new).
+/// Samples for one purpose: training, selection or the report. Made by
+/// [`DataSet::new`](crate::DataSet::new).
 #[derive(Debug, Clone)]
 pub struct Split {
     arrays: PerModality<Array>,
@@ -171,7 +172,9 @@ pub enum SplitError {
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// The pairing is random.
-    #[error("this split pairs its modalities at random within a class and has no fixed samples; draw an epoch instead")]
+    #[error(
+        "this split pairs its modalities at random within a class and has no fixed samples; draw an epoch instead"
+    )]
     NotFixed,
     /// Samples that do not exist.
     #[error("samples {start}..{end} were asked for, the split has {len}")]
@@ -192,7 +195,9 @@ pub enum BatchError {
         available: usize,
     },
     /// Not a single full batch.
-    #[error("batches of {batch} were asked for, an epoch has {samples} samples: no batch would be full")]
+    #[error(
+        "batches of {batch} were asked for, an epoch has {samples} samples: no batch would be full"
+    )]
     BatchSize {
         /// Asked for.
         batch: usize,
@@ -213,20 +218,39 @@ impl From<candle_core::Error> for BatchError {
 impl Split {
     /// Checks that arrays, labels and pairing fit together and keep what `manifest` says: shapes,
     /// ranges, number of classes; every value finite.
-    pub(crate) fn new(manifest: &Manifest, purpose: Purpose, samples: Samples) -> Result<Self, SplitError> {
+    pub(crate) fn new(
+        manifest: &Manifest,
+        purpose: Purpose,
+        samples: Samples,
+    ) -> Result<Self, SplitError> {
         let Samples { arrays, pairing } = samples;
         let specs = &manifest.modalities;
-        let count = SplitError::Arrays { purpose, got: arrays.len(), expected: specs.len() };
-        let arrays = PerModality::new(arrays).filter(|a| a.len() == specs.len()).ok_or(count)?;
+        let count = SplitError::Arrays {
+            purpose,
+            got: arrays.len(),
+            expected: specs.len(),
+        };
+        let arrays = PerModality::new(arrays)
+            .filter(|a| a.len() == specs.len())
+            .ok_or(count)?;
         for (spec, array) in specs.iter().zip(&arrays) {
             check_values(spec, array, array_file(purpose, &spec.name))?;
         }
         let pools = match &pairing {
-            Pairing::Rows { .. } | Pairing::Index { .. } => check_fixed(manifest, purpose, &arrays, &pairing)?,
-            Pairing::Class { .. } if purpose != Purpose::Train => return Err(SplitError::RandomPairing { purpose }),
+            Pairing::Rows { .. } | Pairing::Index { .. } => {
+                check_fixed(manifest, purpose, &arrays, &pairing)?
+            }
+            Pairing::Class { .. } if purpose != Purpose::Train => {
+                return Err(SplitError::RandomPairing { purpose });
+            }
             Pairing::Class { labels } => pools(manifest, &arrays, labels)?,
         };
-        Ok(Self { arrays, pairing, pools, upload: Upload::default() })
+        Ok(Self {
+            arrays,
+            pairing,
+            pools,
+            upload: Upload::default(),
+        })
     }
 
     /// Number of samples; rows of the first modality when paired by class.
@@ -269,10 +293,15 @@ impl Split {
     /// Samples `range` in order, as `f32` tensors on the data set's device.
     ///
     /// # Errors
-    /// [`BatchError::Range`] when there are fewer samples; [`BatchError::NotFixed`] when paired by class.
+    /// [`BatchError::Range`] when there are fewer samples; [`BatchError::NotFixed`] when paired by
+    /// class.
     pub fn batch(&self, range: Range<usize>) -> Result<Batch, BatchError> {
         if range.start > range.end || range.end > self.len() {
-            return Err(BatchError::Range { start: range.start, end: range.end, len: self.len() });
+            return Err(BatchError::Range {
+                start: range.start,
+                end: range.end,
+                len: self.len(),
+            });
         }
         self.samples(&range.collect::<Vec<_>>())
     }
@@ -283,36 +312,59 @@ impl Split {
     /// As [`batch`](Self::batch).
     pub fn samples(&self, samples: &[usize]) -> Result<Batch, BatchError> {
         if let Some(beyond) = samples.iter().find(|i| **i >= self.len()) {
-            return Err(BatchError::Range { start: *beyond, end: beyond + 1, len: self.len() });
+            return Err(BatchError::Range {
+                start: *beyond,
+                end: beyond + 1,
+                len: self.len(),
+            });
         }
         if matches!(self.pairing, Pairing::Class { .. }) {
             return Err(BatchError::NotFixed);
         }
-        self.gather(samples, |_| unreachable!("a fixed pairing draws nothing"), |_, _| ())
+        self.gather(
+            samples,
+            |_| unreachable!("a fixed pairing draws nothing"),
+            |_, _| (),
+        )
     }
 
     /// All samples in order, in batches of `size`; the last one may be smaller.
     pub fn batches(&self, size: usize) -> impl Iterator<Item = Result<Batch, BatchError>> + '_ {
         let size = size.max(1);
-        (0..self.len()).step_by(size).map(move |start| self.batch(start..(start + size).min(self.len())))
+        (0..self.len())
+            .step_by(size)
+            .map(move |start| self.batch(start..(start + size).min(self.len())))
     }
 
     /// The same samples with another array of modality `m`, which has as many rows.
     pub(crate) fn with_array(&self, m: usize, array: &Array) -> Self {
-        let arrays = PerModality::from_fn(self.arrays.len(), |i| if i == m { array } else { &self.arrays[i] }.clone());
-        Self { arrays, ..self.clone() }
+        let arrays = PerModality::from_fn(self.arrays.len(), |i| {
+            if i == m { array } else { &self.arrays[i] }.clone()
+        });
+        Self {
+            arrays,
+            ..self.clone()
+        }
     }
 
     /// The same samples, whose batches go elsewhere.
     pub(crate) fn through(&self, upload: &Upload) -> Self {
-        Self { upload: upload.clone(), ..self.clone() }
+        Self {
+            upload: upload.clone(),
+            ..self.clone()
+        }
     }
 
-    /// For each partner that [`gather`](Self::gather) asks for, in that order, the rows it may be drawn from.
+    /// For each partner that [`gather`](Self::gather) asks for, in that order, the rows it may be
+    /// drawn from.
     pub(crate) fn pools<'a>(&'a self, samples: &'a [usize]) -> impl Iterator<Item = &'a [usize]> {
         let by_class = matches!(self.pairing, Pairing::Class { .. });
         let others = if by_class { 1..self.arrays.len() } else { 0..0 };
-        others.flat_map(move |m| samples.iter().map(move |i| &*self.pools[m][self.labels()[*i] as usize]))
+        others.flat_map(move |m| {
+            samples
+                .iter()
+                .map(move |i| &*self.pools[m][self.labels()[*i] as usize])
+        })
     }
 
     /// The given samples. `partner` draws from the rows of a sample's class (pairing by class);
@@ -348,7 +400,10 @@ pub(crate) fn array_file(purpose: Purpose, modality: &str) -> String {
 
 /// File of a modality's report values, corrupted; severities count from 1.
 pub(crate) fn corrupted_file(modality: &str, corruption: &str, severity: usize) -> String {
-    array_file(Purpose::Report, &format!("{modality}.{corruption}-{severity}"))
+    array_file(
+        Purpose::Report,
+        &format!("{modality}.{corruption}-{severity}"),
+    )
 }
 
 /// File of the samples' labels, or of one modality's labels when paired by class.
@@ -365,10 +420,19 @@ pub(crate) fn index_file(purpose: Purpose) -> String {
 }
 
 /// Checks shape, range, that every value is finite, and that there is one.
-pub(crate) fn check_values(spec: &ModalitySpec, array: &Array, file: String) -> Result<(), SplitError> {
+pub(crate) fn check_values(
+    spec: &ModalitySpec,
+    array: &Array,
+    file: String,
+) -> Result<(), SplitError> {
     if array.shape() != spec.shape {
         let (got, expected) = (array.shape().to_vec(), spec.shape.clone());
-        return Err(SplitError::Shape { file, modality: spec.name.clone(), got, expected });
+        return Err(SplitError::Shape {
+            file,
+            modality: spec.name.clone(),
+            got,
+            expected,
+        });
     }
     if array.rows() == 0 {
         return Err(SplitError::Empty { file });
@@ -381,15 +445,32 @@ pub(crate) fn check_values(spec: &ModalitySpec, array: &Array, file: String) -> 
         Domain::Interval { lo, hi } => array.find(|_, v| !(lo..=hi).contains(&f64::from(v))),
         Domain::Channels { lo, hi } => array.find(|c, v| !(lo[c]..=hi[c]).contains(&f64::from(v))),
     };
-    let Some((row, value)) = outside else { return Ok(()) };
-    let range = spec.range.as_ref().map(|[lo, hi]| format!("[{lo}, {hi}]")).unwrap_or_default();
-    Err(SplitError::OutOfRange { file, modality: spec.name.clone(), row, value, range })
+    let Some((row, value)) = outside else {
+        return Ok(());
+    };
+    let range = spec
+        .range
+        .as_ref()
+        .map(|[lo, hi]| format!("[{lo}, {hi}]"))
+        .unwrap_or_default();
+    Err(SplitError::OutOfRange {
+        file,
+        modality: spec.name.clone(),
+        row,
+        value,
+        range,
+    })
 }
 
 fn check_labels(manifest: &Manifest, file: String, labels: &[u32]) -> Result<(), SplitError> {
     let classes = manifest.classes.len();
     match labels.iter().position(|l| *l as usize >= classes) {
-        Some(row) => Err(SplitError::Label { file, row, label: labels[row], classes }),
+        Some(row) => Err(SplitError::Label {
+            file,
+            row,
+            label: labels[row],
+            classes,
+        }),
         None => Ok(()),
     }
 }
@@ -408,7 +489,12 @@ fn check_fixed(
         if got == expected {
             return Ok(());
         }
-        Err(SplitError::Rows { file, got, other: labels_file.clone(), expected })
+        Err(SplitError::Rows {
+            file,
+            got,
+            other: labels_file.clone(),
+            expected,
+        })
     };
     match pairing {
         Pairing::Rows { labels } => {
@@ -419,14 +505,24 @@ fn check_fixed(
             if labels.is_empty() {
                 return Err(SplitError::Empty { file: labels_file });
             }
-            same(index_file(purpose), table.len().div_ceil(files), labels.len())?;
+            same(
+                index_file(purpose),
+                table.len().div_ceil(files),
+                labels.len(),
+            )?;
             check_labels(manifest, labels_file, labels)?;
             for (i, got) in table.iter().enumerate() {
                 let (row, m) = (i / files, i % files);
                 let rows = arrays[m].rows();
                 if *got as usize >= rows {
                     let (file, array) = (index_file(purpose), array_file(m));
-                    return Err(SplitError::Index { file, row, array, got: *got, rows });
+                    return Err(SplitError::Index {
+                        file,
+                        row,
+                        array,
+                        got: *got,
+                        rows,
+                    });
                 }
             }
         }
@@ -448,14 +544,28 @@ fn pools(
         let labels = labels.as_slice().get(m).map_or(&[][..], Vec::as_slice);
         if labels.len() != array.rows() {
             let other = array_file(Purpose::Train, &manifest.modalities[m].name);
-            return Err(SplitError::Rows { file: file(m), got: labels.len(), other, expected: array.rows() });
+            return Err(SplitError::Rows {
+                file: file(m),
+                got: labels.len(),
+                other,
+                expected: array.rows(),
+            });
         }
         check_labels(manifest, file(m), labels)?;
         let mut of_class = vec![vec![]; classes];
-        labels.iter().enumerate().for_each(|(row, label)| of_class[*label as usize].push(row));
+        labels
+            .iter()
+            .enumerate()
+            .for_each(|(row, label)| of_class[*label as usize].push(row));
         pools.push(of_class);
-        if let Some(class) = (0..classes).find(|k| pools[m][*k].is_empty() && !pools[0][*k].is_empty()) {
-            return Err(SplitError::NoPartner { file: file(m), class, other: file(0) });
+        if let Some(class) =
+            (0..classes).find(|k| pools[m][*k].is_empty() && !pools[0][*k].is_empty())
+        {
+            return Err(SplitError::NoPartner {
+                file: file(m),
+                class,
+                other: file(0),
+            });
         }
     }
     Ok(pools)

@@ -1,5 +1,5 @@
-//! Where a data set is written before it moves to its place, and what becomes of it if the writer is killed.
-//! Does not know what is written.
+//! Where a data set is written before it moves to its place, and what becomes of it if the writer
+//! is killed. Does not know what is written.
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,10 @@ impl Staging {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!("{PREFIX}{name}-");
         loop {
-            let dir = tempfile::Builder::new().prefix(&prefix).rand_bytes(RANDOM).tempdir_in(parent)?;
+            let dir = tempfile::Builder::new()
+                .prefix(&prefix)
+                .rand_bytes(RANDOM)
+                .tempdir_in(parent)?;
             let lock = lock(dir.path());
             // Another writer may have taken it for a leftover before it was locked.
             if dir.path().is_dir() {
@@ -40,16 +43,23 @@ impl Staging {
     }
 }
 
-/// Removes what killed writers left in `parent`. A data set that one of them had moved aside goes back to its place. What
-/// can't be removed stays; it is in nobody's way.
+/// Removes what killed writers left in `parent`. A data set that one of them had moved aside goes
+/// back to its place. What can't be removed stays; it is in nobody's way.
 pub(crate) fn remove_leftovers(parent: &Path) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
-    for dir in entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()) {
-        let Some(target) = target_of(&dir) else { continue };
+    for dir in entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+    {
+        let Some(target) = target_of(&dir) else {
+            continue;
+        };
         let Some(_lock) = lock(&dir) else { continue };
         let (old, holds_others) = (dir.join(OLD), holds_others(&dir));
         if holds_others
-            || (old.is_dir() && fs::symlink_metadata(&target).is_err() && fs::rename(&old, &target).is_err())
+            || (old.is_dir()
+                && fs::symlink_metadata(&target).is_err()
+                && fs::rename(&old, &target).is_err())
         {
             continue;
         }
@@ -59,17 +69,26 @@ pub(crate) fn remove_leftovers(parent: &Path) {
 
 /// Where the contents of a staging directory were to go, by its name.
 fn target_of(dir: &Path) -> Option<PathBuf> {
-    let (target, random) = dir.file_name()?.to_str()?.strip_prefix(PREFIX)?.rsplit_once('-')?;
-    let ours = !target.is_empty() && random.len() == RANDOM && random.bytes().all(|b| b.is_ascii_alphanumeric());
+    let (target, random) = dir
+        .file_name()?
+        .to_str()?
+        .strip_prefix(PREFIX)?
+        .rsplit_once('-')?;
+    let ours = !target.is_empty()
+        && random.len() == RANDOM
+        && random.bytes().all(|b| b.is_ascii_alphanumeric());
     ours.then(|| dir.with_file_name(target))
 }
 
 fn holds_others(dir: &Path) -> bool {
-    let Ok(mut entries) = fs::read_dir(dir) else { return true };
+    let Ok(mut entries) = fs::read_dir(dir) else {
+        return true;
+    };
     !entries.all(|e| e.is_ok_and(|e| e.file_name() == NEW || e.file_name() == OLD))
 }
 
-/// Nobody else's lock on a directory, which the system gives back when the process ends, however it does.
+/// Nobody else's lock on a directory, which the system gives back when the process ends, however it
+/// does.
 fn lock(dir: &Path) -> Option<File> {
     let file = File::open(dir).ok()?;
     file.try_lock().ok().map(|()| file)
@@ -109,7 +128,11 @@ mod tests {
         fs::create_dir(alive.path().join(NEW))?;
         remove_leftovers(parent);
         assert!(gone.iter().all(|dir| !dir.exists()), "{gone:?}");
-        assert!(stay.iter().chain([&alive.path().to_path_buf()]).all(|dir| dir.exists()));
+        assert!(
+            stay.iter()
+                .chain([&alive.path().to_path_buf()])
+                .all(|dir| dir.exists())
+        );
         let path = alive.path().to_path_buf();
         drop(alive);
         assert!(!path.exists());
@@ -122,7 +145,10 @@ mod tests {
         let dir = left(parent.path(), ".staging-my-set-abc123", &["new", "old"])?;
         fs::write(dir.join("old/dataset.toml"), "mine")?;
         remove_leftovers(parent.path());
-        assert_eq!(fs::read_to_string(parent.path().join("my-set/dataset.toml"))?, "mine");
+        assert_eq!(
+            fs::read_to_string(parent.path().join("my-set/dataset.toml"))?,
+            "mine"
+        );
         assert!(!dir.exists());
         Ok(())
     }

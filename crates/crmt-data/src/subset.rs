@@ -1,4 +1,5 @@
-//! A data set with some of its modalities, e.g. to train on one alone. Knows neither files nor models.
+//! A data set with some of its modalities, e.g. to train on one alone. Knows neither files nor
+//! models.
 use crate::{DataSet, DataSetError, Manifest, Pairing, Samples, Split};
 use crmt_core::PerModality;
 
@@ -26,8 +27,8 @@ pub enum SubsetError {
 impl DataSet {
     /// The same samples with the modalities `names` only, in the order of `names`.
     ///
-    /// Where the training split is paired by class, its samples are the rows of the first modality: a subset
-    /// without that modality has the training samples of its own first one.
+    /// Where the training split is paired by class, its samples are the rows of the first modality:
+    /// a subset without that modality has the training samples of its own first one.
     ///
     /// # Errors
     /// [`SubsetError`] says which name is wrong.
@@ -37,7 +38,11 @@ impl DataSet {
         for name in names {
             let name = name.as_ref();
             let Some(m) = known.iter().position(|k| k == name) else {
-                return Err(SubsetError::Unknown { data: self.name, name: name.to_owned(), known });
+                return Err(SubsetError::Unknown {
+                    data: self.name,
+                    name: name.to_owned(),
+                    known,
+                });
             };
             if kept.contains(&m) {
                 return Err(SubsetError::Twice(name.to_owned()));
@@ -45,11 +50,25 @@ impl DataSet {
             kept.push(m);
         }
         let manifest = self.manifest();
-        let modalities = kept.iter().map(|m| manifest.modalities[*m].clone()).collect();
-        let manifest = Manifest { modalities, ..manifest.clone() };
+        let modalities = kept
+            .iter()
+            .map(|m| manifest.modalities[*m].clone())
+            .collect();
+        let manifest = Manifest {
+            modalities,
+            ..manifest.clone()
+        };
         let of = |split: &Split| samples(split, &kept);
-        let part = Self::new(manifest, of(&self.train), of(&self.select), of(&self.report))?;
-        let corruptions = self.corruptions.into_iter().filter(|c| names.iter().any(|name| name.as_ref() == c.modality));
+        let part = Self::new(
+            manifest,
+            of(&self.train),
+            of(&self.select),
+            of(&self.report),
+        )?;
+        let corruptions = self
+            .corruptions
+            .into_iter()
+            .filter(|c| names.iter().any(|name| name.as_ref() == c.modality));
         Ok(part.with_corruptions(corruptions.collect())?)
     }
 }
@@ -57,7 +76,9 @@ impl DataSet {
 fn samples(split: &Split, kept: &[usize]) -> Samples {
     let arrays = kept.iter().map(|m| split.arrays()[*m].clone()).collect();
     let pairing = match split.pairing() {
-        Pairing::Rows { labels } => Pairing::Rows { labels: labels.clone() },
+        Pairing::Rows { labels } => Pairing::Rows {
+            labels: labels.clone(),
+        },
         Pairing::Index { table, labels } => {
             let rows = table.chunks_exact(split.arrays().len());
             Pairing::Index {
@@ -67,11 +88,15 @@ fn samples(split: &Split, kept: &[usize]) -> Samples {
         }
         Pairing::Class { labels } => match kept {
             // Nothing to pair: rows are samples.
-            [only] => Pairing::Rows { labels: labels[*only].clone() },
+            [only] => Pairing::Rows {
+                labels: labels[*only].clone(),
+            },
             // An empty subset is refused with its description.
             _ => {
                 let kept = PerModality::new(kept.iter().map(|m| labels[*m].clone()).collect());
-                Pairing::Class { labels: kept.unwrap_or_else(|| labels.clone()) }
+                Pairing::Class {
+                    labels: kept.unwrap_or_else(|| labels.clone()),
+                }
             }
         },
     };
@@ -85,7 +110,12 @@ mod tests {
     use crmt_core::Streams;
 
     fn data() -> DataSet {
-        let options = SyntheticOptions { train: 40, select: 10, report: 10, ..SyntheticOptions::default() };
+        let options = SyntheticOptions {
+            train: 40,
+            select: 10,
+            report: 10,
+            ..SyntheticOptions::default()
+        };
         synthetic(&options).expect("valid")
     }
 
@@ -94,12 +124,32 @@ mod tests {
         let whole = data();
         for names in [vec!["audio"], vec!["image"], vec!["audio", "image"]] {
             let part = whole.clone().subset(&names).expect("known names");
-            assert_eq!(part.modalities.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), names);
-            let (a, b) = (whole.report.batch(2..7).expect("fixed"), part.report.batch(2..7).expect("fixed"));
-            assert_eq!(a.labels.to_vec1::<u32>().expect("u32"), b.labels.to_vec1::<u32>().expect("u32"));
+            assert_eq!(
+                part.modalities
+                    .iter()
+                    .map(|m| m.name.as_str())
+                    .collect::<Vec<_>>(),
+                names
+            );
+            let (a, b) = (
+                whole.report.batch(2..7).expect("fixed"),
+                part.report.batch(2..7).expect("fixed"),
+            );
+            assert_eq!(
+                a.labels.to_vec1::<u32>().expect("u32"),
+                b.labels.to_vec1::<u32>().expect("u32")
+            );
             for (m, name) in names.iter().enumerate() {
-                let of = whole.modalities.iter().position(|x| x.name == *name).expect("known");
-                let values = |x: &candle_core::Tensor| x.flatten_all().and_then(|x| x.to_vec1::<f32>()).expect("f32");
+                let of = whole
+                    .modalities
+                    .iter()
+                    .position(|x| x.name == *name)
+                    .expect("known");
+                let values = |x: &candle_core::Tensor| {
+                    x.flatten_all()
+                        .and_then(|x| x.to_vec1::<f32>())
+                        .expect("f32")
+                };
                 assert_eq!(values(&a.inputs[of]), values(&b.inputs[m]));
                 assert_eq!(values(&whole.baselines[of]), values(&part.baselines[m]));
             }

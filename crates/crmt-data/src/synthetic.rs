@@ -1,7 +1,9 @@
 //! The built-in audio-visual set: drawn digits and synthesised words, no download.
 //! Does not know training; its knobs set how much each modality tells about the class.
 use crate::logmel::{FRAMES, LogMel, MELS, centre};
-use crate::{Array, Augment, DataSet, DataSetError, Manifest, ModalitySpec, Pairing, Samples, glyph, voice};
+use crate::{
+    Array, Augment, DataSet, DataSetError, Manifest, ModalitySpec, Pairing, Samples, glyph, voice,
+};
 use crmt_core::Streams;
 use rand::Rng;
 use rand_distr::StandardNormal;
@@ -30,7 +32,14 @@ pub struct SyntheticOptions {
 
 impl Default for SyntheticOptions {
     fn default() -> Self {
-        Self { seed: 0, train: 6000, select: 1000, report: 1000, image_snr_db: 8., audio_snr_db: 8. }
+        Self {
+            seed: 0,
+            train: 6000,
+            select: 1000,
+            report: 1000,
+            image_snr_db: 8.,
+            audio_snr_db: 8.,
+        }
     }
 }
 
@@ -61,22 +70,41 @@ pub enum SyntheticError {
 /// # Errors
 /// When a split has no samples or a signal-to-noise ratio is not a number of dB.
 pub fn synthetic(options: &SyntheticOptions) -> Result<DataSet, SyntheticError> {
-    for (key, count) in [("train", options.train), ("select", options.select), ("report", options.report)] {
+    for (key, count) in [
+        ("train", options.train),
+        ("select", options.select),
+        ("report", options.report),
+    ] {
         if count == 0 {
-            return Err(SyntheticError::Option { key, expected: "at least one sample", got: "0".into() });
+            return Err(SyntheticError::Option {
+                key,
+                expected: "at least one sample",
+                got: "0".into(),
+            });
         }
     }
-    for (key, snr) in [("image_snr_db", options.image_snr_db), ("audio_snr_db", options.audio_snr_db)] {
+    for (key, snr) in [
+        ("image_snr_db", options.image_snr_db),
+        ("audio_snr_db", options.audio_snr_db),
+    ] {
         // Beyond this, the power ratio leaves the range of a 64-bit float.
         if snr.is_nan() || snr < -300. {
             let expected = "decibels, at least -300 (inf: no noise)";
-            return Err(SyntheticError::Option { key, expected, got: snr.to_string() });
+            return Err(SyntheticError::Option {
+                key,
+                expected,
+                got: snr.to_string(),
+            });
         }
     }
     let image = ModalitySpec::new("image", &[1, glyph::SIDE, glyph::SIDE]).with_range(0., 1.);
     let mut audio = ModalitySpec::new("audio", &[1, MELS, FRAMES]);
     audio.augment = Augment { shift_last_axis: 4 };
-    let mut manifest = Manifest::new("synthetic", (0..10).map(|k| k.to_string()), vec![image, audio]);
+    let mut manifest = Manifest::new(
+        "synthetic",
+        (0..10).map(|k| k.to_string()),
+        vec![image, audio],
+    );
     manifest.notes = vec![
         format!(
             "synthesised: seed {}, SNR image {} dB, audio {} dB",
@@ -96,7 +124,10 @@ pub fn synthetic(options: &SyntheticOptions) -> Result<DataSet, SyntheticError> 
 
 fn samples(options: &SyntheticOptions, mel: &LogMel, purpose: &str, count: usize) -> Samples {
     let streams = Streams::new(options.seed);
-    let (mut images, mut sounds) = (vec![0f32; count * glyph::SIDE * glyph::SIDE], vec![0f32; count * MELS * FRAMES]);
+    let (mut images, mut sounds) = (
+        vec![0f32; count * glyph::SIDE * glyph::SIDE],
+        vec![0f32; count * MELS * FRAMES],
+    );
     images
         .par_chunks_exact_mut(glyph::SIDE * glyph::SIDE)
         .zip(sounds.par_chunks_exact_mut(MELS * FRAMES))
@@ -112,13 +143,24 @@ fn samples(options: &SyntheticOptions, mel: &LogMel, purpose: &str, count: usize
             let word = voice::speak(i % 10, &mut rng);
             let sd = noise_sd(&word, options.audio_snr_db);
             let mut window = centre(&word);
-            window.iter_mut().for_each(|x| *x += sd * rng.sample::<f64, _>(StandardNormal));
-            sound.iter_mut().zip(mel.spectrogram(&window)).for_each(|(out, v)| *out = v as f32);
+            window
+                .iter_mut()
+                .for_each(|x| *x += sd * rng.sample::<f64, _>(StandardNormal));
+            sound
+                .iter_mut()
+                .zip(mel.spectrogram(&window))
+                .for_each(|(out, v)| *out = v as f32);
         });
     let labels = (0..count).map(|i| (i % 10) as u32).collect();
     let array = |shape: &[usize], data| Array::floats(shape, data).expect("allocated by the shape");
-    let arrays = vec![array(&[1, glyph::SIDE, glyph::SIDE], images), array(&[1, MELS, FRAMES], sounds)];
-    Samples { arrays, pairing: Pairing::Rows { labels } }
+    let arrays = vec![
+        array(&[1, glyph::SIDE, glyph::SIDE], images),
+        array(&[1, MELS, FRAMES], sounds),
+    ];
+    Samples {
+        arrays,
+        pairing: Pairing::Rows { labels },
+    }
 }
 
 /// Standard deviation of noise that is `snr_db` below the signal's mean square.
@@ -132,7 +174,12 @@ mod tests {
     use super::*;
 
     fn small(change: impl Fn(&mut SyntheticOptions)) -> DataSet {
-        let mut options = SyntheticOptions { train: 40, select: 20, report: 10, ..SyntheticOptions::default() };
+        let mut options = SyntheticOptions {
+            train: 40,
+            select: 20,
+            report: 10,
+            ..SyntheticOptions::default()
+        };
         change(&mut options);
         synthetic(&options).expect("valid options")
     }
@@ -140,38 +187,72 @@ mod tests {
     #[test]
     fn one_seed_gives_one_set_with_any_number_of_threads() {
         let set = small(|_| ());
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("one thread");
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .build()
+            .expect("one thread");
         let again = pool.install(|| small(|_| ()));
-        assert_eq!((&set.train, &set.select, &set.report), (&again.train, &again.select, &again.report));
+        assert_eq!(
+            (&set.train, &set.select, &set.report),
+            (&again.train, &again.select, &again.report)
+        );
         assert_ne!(set.train, small(|o| o.seed = 1).train);
         // A longer set begins with the shorter one; splits do not repeat each other.
         let longer = small(|o| o.train = 60);
         for m in 0..2 {
-            assert_eq!(longer.train.arrays()[m].to_vec(0..40), set.train.arrays()[m].to_vec(0..40));
-            assert_ne!(set.select.arrays()[m].to_vec(0..10), set.report.arrays()[m].to_vec(0..10));
+            assert_eq!(
+                longer.train.arrays()[m].to_vec(0..40),
+                set.train.arrays()[m].to_vec(0..40)
+            );
+            assert_ne!(
+                set.select.arrays()[m].to_vec(0..10),
+                set.report.arrays()[m].to_vec(0..10)
+            );
         }
-        assert_eq!(set.train.labels()[..12], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
+        assert_eq!(
+            set.train.labels()[..12],
+            [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+        );
     }
 
     #[test]
     fn noise_has_the_power_that_was_asked_for() {
-        // The drawn image and word do not depend on the noise level: the streams are consumed alike.
-        let (clean, noisy) = (small(|o| o.image_snr_db = f64::INFINITY), small(|o| o.image_snr_db = 20.));
+        // The drawn image and word do not depend on the noise level: the streams are consumed
+        // alike.
+        let (clean, noisy) = (
+            small(|o| o.image_snr_db = f64::INFINITY),
+            small(|o| o.image_snr_db = 20.),
+        );
         let (clean, noisy) = (&clean.train.arrays()[0], &noisy.train.arrays()[0]);
         let (mut signal, mut noise) = (0f64, 0f64);
         for i in 0..40 {
-            for (c, n) in clean.to_vec(i..i + 1).into_iter().zip(noisy.to_vec(i..i + 1)) {
+            for (c, n) in clean
+                .to_vec(i..i + 1)
+                .into_iter()
+                .zip(noisy.to_vec(i..i + 1))
+            {
                 signal += f64::from(c * c);
                 // Where the ink is between, clamping does nothing.
                 let between = (0.3..0.7).contains(&c);
-                noise += if between { f64::from((n - c) * (n - c)) } else { 0. };
+                noise += if between {
+                    f64::from((n - c) * (n - c))
+                } else {
+                    0.
+                };
             }
         }
-        let between = clean.to_vec(0..40).iter().filter(|c| (0.3..0.7).contains(*c)).count();
+        let between = clean
+            .to_vec(0..40)
+            .iter()
+            .filter(|c| (0.3..0.7).contains(*c))
+            .count();
         let ratio = 10. * ((signal / (40. * 784.)) / (noise / between as f64)).log10();
         // Over 1000 noise values: the variance is known to about 5 %, plus the spread of the
         // images' power, together well below 1 dB.
-        assert!(between > 1000 && (ratio - 20.).abs() < 1., "{ratio} dB from {between} pixels");
+        assert!(
+            between > 1000 && (ratio - 20.).abs() < 1.,
+            "{ratio} dB from {between} pixels"
+        );
     }
 
     #[test]
@@ -184,21 +265,34 @@ mod tests {
         });
         for array in set.train.arrays() {
             let mean = |class: usize, half: usize| {
-                let rows: Vec<_> = (0..2000).filter(|i| i % 10 == class && i / 10 % 2 == half).collect();
+                let rows: Vec<_> = (0..2000)
+                    .filter(|i| i % 10 == class && i / 10 % 2 == half)
+                    .collect();
                 let mut values = vec![];
                 array.copy_rows(rows.iter().copied(), &mut values);
                 let mut mean = vec![0f64; array.row_len()];
                 values.chunks(array.row_len()).for_each(|row| {
-                    mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v) / rows.len() as f64);
+                    mean.iter_mut()
+                        .zip(row)
+                        .for_each(|(m, v)| *m += f64::from(*v) / rows.len() as f64);
                 });
                 mean
             };
-            let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+            let distance = |a: &[f64], b: &[f64]| {
+                a.iter()
+                    .zip(b)
+                    .map(|(a, b)| (a - b).powi(2))
+                    .sum::<f64>()
+                    .sqrt()
+            };
             for a in 0..10 {
                 let within = distance(&mean(a, 0), &mean(a, 1));
                 for b in (0..10).filter(|b| *b != a) {
                     let between = distance(&mean(a, 0), &mean(b, 1));
-                    assert!(between > 1.2 * within, "classes {a} and {b}: {between} against {within}");
+                    assert!(
+                        between > 1.2 * within,
+                        "classes {a} and {b}: {between} against {within}"
+                    );
                 }
             }
         }
@@ -208,9 +302,18 @@ mod tests {
     fn impossible_options_are_named() {
         let message = |o: SyntheticOptions| synthetic(&o).expect_err("refused").to_string();
         let default = SyntheticOptions::default();
-        assert_eq!(message(SyntheticOptions { select: 0, ..default }), "select: expected at least one sample, got 0");
         assert_eq!(
-            message(SyntheticOptions { audio_snr_db: f64::NAN, ..default }),
+            message(SyntheticOptions {
+                select: 0,
+                ..default
+            }),
+            "select: expected at least one sample, got 0"
+        );
+        assert_eq!(
+            message(SyntheticOptions {
+                audio_snr_db: f64::NAN,
+                ..default
+            }),
             "audio_snr_db: expected decibels, at least -300 (inf: no noise), got NaN"
         );
     }

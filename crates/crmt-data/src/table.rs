@@ -15,17 +15,34 @@ impl Table {
     /// Reads a (possibly gzipped) text file; every row must have the same number of finite numbers.
     pub(crate) fn read(path: &Path) -> Result<Self, PrepareError> {
         let text = String::from_utf8_lossy(&read_file(path)?).into_owned();
-        Self::parse(&text).map_err(|(line, problem)| PrepareError::Table { path: path.into(), line, problem })
+        Self::parse(&text).map_err(|(line, problem)| PrepareError::Table {
+            path: path.into(),
+            line,
+            problem,
+        })
     }
 
     /// Reads a file that must hold the numbers that its manifest declares.
-    pub(crate) fn verified(path: &Path, sum: &TableSum, check: Check) -> Result<Self, PrepareError> {
+    pub(crate) fn verified(
+        path: &Path,
+        sum: &TableSum,
+        check: Check,
+    ) -> Result<Self, PrepareError> {
         let table = Self::read(path)?;
         if table.columns != sum.columns {
-            let problem = format!("{} numbers per line, expected {}", table.columns, sum.columns);
-            return Err(PrepareError::Content { path: path.into(), problem });
+            let problem = format!(
+                "{} numbers per line, expected {}",
+                table.columns, sum.columns
+            );
+            return Err(PrepareError::Content {
+                path: path.into(),
+                problem,
+            });
         }
-        let rows = Check { what: "number of rows", ..check };
+        let rows = Check {
+            what: "number of rows",
+            ..check
+        };
         rows.run(path, &sum.rows.to_string(), table.rows().to_string())?;
         let bytes: Vec<u8> = table.values.iter().flat_map(|v| v.to_le_bytes()).collect();
         check.run(path, &sum.sha256, sha256(&bytes))?;
@@ -43,9 +60,16 @@ impl Table {
     /// Line (from 1) and problem of the first bad line.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         let (mut columns, mut values) = (0, vec![]);
-        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        for (i, line) in text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
             let before = values.len();
-            for field in line.split(|c: char| c == ',' || c.is_whitespace()).filter(|f| !f.is_empty()) {
+            for field in line
+                .split(|c: char| c == ',' || c.is_whitespace())
+                .filter(|f| !f.is_empty())
+            {
                 match field.parse::<f64>() {
                     Ok(v) if v.is_finite() => values.push(v),
                     _ => return Err((i + 1, format!("`{field}` is not a finite number"))),
@@ -53,11 +77,18 @@ impl Table {
             }
             let found = values.len() - before;
             if before > 0 && found != columns {
-                return Err((i + 1, format!("{found} numbers, the lines before have {columns}")));
+                return Err((
+                    i + 1,
+                    format!("{found} numbers, the lines before have {columns}"),
+                ));
             }
             columns = found;
         }
-        if columns == 0 { Err((1, "no numbers".into())) } else { Ok(Self { columns, values }) }
+        if columns == 0 {
+            Err((1, "no numbers".into()))
+        } else {
+            Ok(Self { columns, values })
+        }
     }
 }
 
@@ -68,8 +99,15 @@ mod tests {
 
     #[test]
     fn commas_blanks_and_both_separate() {
-        let table = Table { columns: 2, values: vec![1., 2.5, -3., 4e2] };
-        for text in ["1,2.5\n-3,4e2\n", " 1   2.5\r\n -3 400\r\n\r\n", "1, 2.5\n-3, 400"] {
+        let table = Table {
+            columns: 2,
+            values: vec![1., 2.5, -3., 4e2],
+        };
+        for text in [
+            "1,2.5\n-3,4e2\n",
+            " 1   2.5\r\n -3 400\r\n\r\n",
+            "1, 2.5\n-3, 400",
+        ] {
             assert_eq!(Table::parse(text), Ok(table.clone()));
         }
         assert_eq!((table.rows(), table.row(1)), (2, &[-3., 400.][..]));
@@ -77,9 +115,18 @@ mod tests {
 
     #[test]
     fn damage_is_named() {
-        assert_eq!(Table::parse("1,2\n1\n"), Err((2, "1 numbers, the lines before have 2".into())));
-        assert_eq!(Table::parse("1,x\n"), Err((1, "`x` is not a finite number".into())));
-        assert_eq!(Table::parse("\n1,inf\n"), Err((2, "`inf` is not a finite number".into())));
+        assert_eq!(
+            Table::parse("1,2\n1\n"),
+            Err((2, "1 numbers, the lines before have 2".into()))
+        );
+        assert_eq!(
+            Table::parse("1,x\n"),
+            Err((1, "`x` is not a finite number".into()))
+        );
+        assert_eq!(
+            Table::parse("\n1,inf\n"),
+            Err((2, "`inf` is not a finite number".into()))
+        );
         assert_eq!(Table::parse(" ,\n"), Err((1, "no numbers".into())));
     }
 

@@ -14,10 +14,16 @@ pub struct Upload {
 type Bring = dyn Fn(CpuStorage, Shape) -> Result<Tensor> + Send + Sync;
 
 impl Upload {
-    /// To `device`, by `bring`: values (`f32`, or labels: `u32`), row-major, and a shape become a tensor there. Any thread may
-    /// call it.
-    pub fn new(device: &Device, bring: impl Fn(CpuStorage, Shape) -> Result<Tensor> + Send + Sync + 'static) -> Self {
-        Self { device: device.clone(), bring: Arc::new(bring) }
+    /// To `device`, by `bring`: values (`f32`, or labels: `u32`), row-major, and a shape become a
+    /// tensor there. Any thread may call it.
+    pub fn new(
+        device: &Device,
+        bring: impl Fn(CpuStorage, Shape) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            device: device.clone(),
+            bring: Arc::new(bring),
+        }
     }
 
     pub(crate) fn device(&self) -> &Device {

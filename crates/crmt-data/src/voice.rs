@@ -49,8 +49,15 @@ pub(crate) fn speak(word: usize, rng: &mut impl Rng) -> Vec<f64> {
         .iter()
         .map(|Phone(source, length, formants, level)| {
             let mut f = *formants;
-            f.iter_mut().zip(accent).for_each(|(f, a)| *f *= tract * a * normal(0.08).exp());
-            (*source, length * normal(0.3).exp(), f, level * normal(0.3).exp())
+            f.iter_mut()
+                .zip(accent)
+                .for_each(|(f, a)| *f *= tract * a * normal(0.08).exp());
+            (
+                *source,
+                length * normal(0.3).exp(),
+                f,
+                level * normal(0.3).exp(),
+            )
         })
         .collect();
     let loudness = 0.3 * normal(0.4).exp();
@@ -103,11 +110,20 @@ fn blend(phones: &[(Source, f64, [f64; 3], f64)], at: f64) -> Moment {
             start - p.1 / 2.
         })
         .collect();
-    let next = middles.iter().position(|m| *m > at).unwrap_or(phones.len() - 1);
+    let next = middles
+        .iter()
+        .position(|m| *m > at)
+        .unwrap_or(phones.len() - 1);
     let last = next.saturating_sub(1);
     let share = ((at - middles[last]) / (middles[next] - middles[last]).max(1e-9)).clamp(0., 1.);
     let mix = |a: f64, b: f64| a + (b - a) * share;
-    let level = |i: usize, source: Source| if phones[i].0 == source { phones[i].3 } else { 0. };
+    let level = |i: usize, source: Source| {
+        if phones[i].0 == source {
+            phones[i].3
+        } else {
+            0.
+        }
+    };
     Moment {
         voice: mix(level(last, Voice), level(next, Voice)),
         breath: mix(level(last, Breath), level(next, Breath)),

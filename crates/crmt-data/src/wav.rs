@@ -6,11 +6,13 @@ use std::io::Cursor;
 /// Samples divided by 32768, in `-1..1`.
 ///
 /// # Errors
-/// Says what is wrong, in words: a format that is not mono, 16 bit, 8 kHz, or a file that is cut off.
+/// Says what is wrong, in words: a format that is not mono, 16 bit, 8 kHz, or a file that is cut
+/// off.
 pub fn decode_wav(bytes: &[u8]) -> Result<Vec<f64>, String> {
     let (format, data) = chunks(bytes)?;
     let plain = rebuilt(format, data);
-    let mut reader = hound::WavReader::new(Cursor::new(plain)).map_err(|e| format!("not a readable wav file: {e}"))?;
+    let mut reader = hound::WavReader::new(Cursor::new(plain))
+        .map_err(|e| format!("not a readable wav file: {e}"))?;
     let spec = reader.spec();
     let pcm = spec.sample_format == hound::SampleFormat::Int && spec.bits_per_sample == 16;
     if spec.channels != 1 || spec.sample_rate != SAMPLE_RATE || !pcm {
@@ -18,7 +20,11 @@ pub fn decode_wav(bytes: &[u8]) -> Result<Vec<f64>, String> {
             "{} channel(s), {} bit{}, {} Hz; expected mono, 16-bit PCM, {SAMPLE_RATE} Hz",
             spec.channels,
             spec.bits_per_sample,
-            if spec.sample_format == hound::SampleFormat::Float { " float" } else { "" },
+            if spec.sample_format == hound::SampleFormat::Float {
+                " float"
+            } else {
+                ""
+            },
             spec.sample_rate
         ));
     }
@@ -35,8 +41,8 @@ pub fn decode_wav(bytes: &[u8]) -> Result<Vec<f64>, String> {
 /// What a program writes as the length of data that it does not know yet, into a pipe.
 const UNKNOWN: u32 = u32::MAX;
 
-/// The contents of the chunks `fmt ` and `data`; all others are passed over. A chunk of odd length is followed by a byte
-/// that does not count, as RIFF demands and `hound` does not know.
+/// The contents of the chunks `fmt ` and `data`; all others are passed over. A chunk of odd length
+/// is followed by a byte that does not count, as RIFF demands and `hound` does not know.
 fn chunks(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     match bytes.get(..4) {
         Some(b"RIFF") if bytes.get(8..12) == Some(b"WAVE") => {}
@@ -51,28 +57,39 @@ fn chunks(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
         let body_len = promised as usize;
         match name {
             b"data" => {
-                let format = format.ok_or("its chunk `data` comes before `fmt `, which describes it")?;
+                let format =
+                    format.ok_or("its chunk `data` comes before `fmt `, which describes it")?;
                 let data = match body.get(..body_len) {
                     Some([]) if body.len() > 1 => {
-                        let problem =
-                            "its chunk `data` says 0 bytes, and more follow: whoever wrote it never came to the end";
+                        let problem = "its chunk `data` says 0 bytes, and more follow: whoever wrote it never came to the end";
                         return Err(problem.into());
                     }
                     Some(data) => data,
                     None if promised == UNKNOWN => body,
                     None => {
                         let (promised, found) = (body_len / 2, body.len() / 2);
-                        return Err(format!("truncated: the header promises {promised} samples, the file has {found}"));
+                        return Err(format!(
+                            "truncated: the header promises {promised} samples, the file has {found}"
+                        ));
                     }
                 };
                 return Ok((format, data));
             }
-            b"fmt " => format = Some(body.get(..body_len).ok_or("truncated in its chunk `fmt `")?),
+            b"fmt " => {
+                format = Some(
+                    body.get(..body_len)
+                        .ok_or("truncated in its chunk `fmt `")?,
+                )
+            }
             _ => {}
         }
-        let next = body_len.checked_add(body_len % 2).and_then(|n| body.get(n..));
+        let next = body_len
+            .checked_add(body_len % 2)
+            .and_then(|n| body.get(n..));
         let name = name.escape_ascii();
-        rest = next.ok_or_else(|| format!("truncated or damaged: its chunk `{name}` says {promised} bytes"))?;
+        rest = next.ok_or_else(|| {
+            format!("truncated or damaged: its chunk `{name}` says {promised} bytes")
+        })?;
     }
     Err("truncated: it has no chunk `data`".into())
 }
@@ -104,7 +121,9 @@ mod tests {
         };
         let mut out = Cursor::new(vec![]);
         let mut writer = hound::WavWriter::new(&mut out, spec).expect("valid spec");
-        samples.iter().for_each(|s| writer.write_sample(*s).expect("writes to memory"));
+        samples
+            .iter()
+            .for_each(|s| writer.write_sample(*s).expect("writes to memory"));
         writer.finalize().expect("writes to memory");
         out.into_inner()
     }
@@ -131,7 +150,11 @@ mod tests {
                 let with = [&plain[..at], &chunk, &plain[at..]].concat();
                 assert_eq!(decode_wav(&with), Ok(DECODED.to_vec()), "{name:?} at {at}");
             }
-            assert_eq!(decode_wav(&[plain(), chunk].concat()), Ok(DECODED.to_vec()), "{name:?} at the end");
+            assert_eq!(
+                decode_wav(&[plain(), chunk].concat()),
+                Ok(DECODED.to_vec()),
+                "{name:?} at the end"
+            );
         }
     }
 
@@ -140,8 +163,14 @@ mod tests {
         let mut format = plain()[20..36].to_vec();
         format[..2].copy_from_slice(&0xfffe_u16.to_le_bytes());
         // Extension of 22 bytes, 16 valid bits, speakers, then the GUID of PCM.
-        format.extend([22, 0, 16, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71]);
-        assert_eq!(decode_wav(&rebuilt(&format, &plain()[44..])), Ok(DECODED.to_vec()));
+        format.extend([
+            22, 0, 16, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b,
+            0x71,
+        ]);
+        assert_eq!(
+            decode_wav(&rebuilt(&format, &plain()[44..])),
+            Ok(DECODED.to_vec())
+        );
     }
 
     #[test]
@@ -153,7 +182,10 @@ mod tests {
         };
         assert_eq!(with_length(u32::MAX), Ok(DECODED.to_vec()));
         assert!(with_length(0).is_err_and(|e| e.contains("says 0 bytes, and more follow")));
-        assert!(with_length(8).is_err_and(|e| e == "truncated: the header promises 4 samples, the file has 3"));
+        assert!(
+            with_length(8)
+                .is_err_and(|e| e == "truncated: the header promises 4 samples, the file has 3")
+        );
         assert!(with_length(5).is_err(), "half a sample");
     }
 
@@ -168,7 +200,10 @@ mod tests {
             decode_wav(&file(16000, 2, &[1; 4])),
             Err("2 channel(s), 16 bit, 16000 Hz; expected mono, 16-bit PCM, 8000 Hz".into())
         );
-        assert_eq!(decode_wav(&file(8000, 1, &[])), Err("holds no samples".into()));
+        assert_eq!(
+            decode_wav(&file(8000, 1, &[])),
+            Err("holds no samples".into())
+        );
         assert!(decode_wav(b"RIFFxxxx").is_err_and(|e| e.starts_with("not a readable wav file")));
         assert!(decode_wav(&whole[..30]).is_err_and(|e| e == "truncated in its chunk `fmt `"));
         assert!(decode_wav(&whole[..40]).is_err_and(|e| e == "truncated: it has no chunk `data`"));
@@ -177,7 +212,11 @@ mod tests {
             (0, b"RF64", "RF64, for files beyond 4 GiB"),
             (12, b"data", "its chunk `data` comes before `fmt `"),
             // 8 bits, and A-law.
-            (28, &[0x40, 0x1f, 0, 0, 1, 0, 8, 0], "1 channel(s), 8 bit, 8000 Hz"),
+            (
+                28,
+                &[0x40, 0x1f, 0, 0, 1, 0, 8, 0],
+                "1 channel(s), 8 bit, 8000 Hz",
+            ),
             (20, &[6, 0], "not a readable wav file"),
         ] {
             let mut bytes = plain();

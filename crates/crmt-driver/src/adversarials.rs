@@ -13,11 +13,11 @@ use crmt_data::DataSet;
 /// How adversarials can be written.
 pub const FORMATS: [Format; 2] = [Format::Safetensors, Format::Npz];
 
-/// Tensors: `label` and `sample` (I64, `[samples]`): the true class, and the number in the report split; by threat and
-/// modality `adversarial.THREAT.NORM.MODALITY` (F32, or F64 after `--precision f64`, `[samples, ...]`,
-/// the clean input where no adversarial was found) and `distance.THREAT.NORM` (F64, in declared units; infinite where none was
-/// found, 0 where the clean input is misclassified). The metadata name the
-/// run's method, data, weights, attacks and budgets.
+/// Tensors: `label` and `sample` (I64, `[samples]`): the true class, and the number in the report
+/// split; by threat and modality `adversarial.THREAT.NORM.MODALITY` (F32, or F64 after
+/// `--precision f64`, `[samples, ...]`, the clean input where no adversarial was found) and
+/// `distance.THREAT.NORM` (F64, in declared units; infinite where none was found, 0 where the clean
+/// input is misclassified). The metadata name the run's method, data, weights, attacks and budgets.
 pub fn to_bytes(
     found: &Attacked,
     data: &DataSet,
@@ -26,8 +26,19 @@ pub fn to_bytes(
     format: Format,
 ) -> Result<Vec<u8>> {
     let mut file = TensorFile::default();
-    file.integers("sample", &found.samples.iter().map(|i| *i as i64).collect::<Vec<_>>());
-    file.integers("label", &data.report.samples(&found.samples)?.labels.to_dtype(DType::I64)?.to_vec1::<i64>()?);
+    file.integers(
+        "sample",
+        &found.samples.iter().map(|i| *i as i64).collect::<Vec<_>>(),
+    );
+    file.integers(
+        "label",
+        &data
+            .report
+            .samples(&found.samples)?
+            .labels
+            .to_dtype(DType::I64)?
+            .to_vec1::<i64>()?,
+    );
     for of in &found.adversarials {
         let threat = format!("{}.{}", of.threat, plan.norm);
         for (x, modality) in of.inputs.iter().zip(&data.modalities) {

@@ -1,5 +1,5 @@
-//! Whether the program that a certificate is about says what the program that predicts says: where it does not, there is no
-//! radius. Does not know how radii are computed.
+//! Whether the program that a certificate is about says what the program that predicts says: where
+//! it does not, there is no radius. Does not know how radii are computed.
 use crate::{evaluated::Evaluated, record::ProgramResult, sample_row::SampleRow, threat::Threat};
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -18,7 +18,8 @@ pub type Margins = Vec<(Option<Missing>, Vec<f64>)>;
 pub struct Deployed<'a> {
     model: &'a Model,
     baselines: PerModality<Tensor>,
-    /// The scores of so many copies of the baselines: in f32, a batch of another size may be rounded otherwise.
+    /// The scores of so many copies of the baselines: in f32, a batch of another size may be
+    /// rounded otherwise.
     absent: Option<(usize, AdditiveScores)>,
 }
 
@@ -26,8 +27,14 @@ impl<'a> Deployed<'a> {
     /// With the data set's baselines in the place of what is missing.
     pub fn new(model: &'a Model, data: &DataSet) -> Result<Self> {
         let device = data.device();
-        let baselines = data.baselines.try_map(|b| b.unsqueeze(0)?.to_device(device))?;
-        Ok(Self { model, baselines, absent: None })
+        let baselines = data
+            .baselines
+            .try_map(|b| b.unsqueeze(0)?.to_device(device))?;
+        Ok(Self {
+            model,
+            baselines,
+            absent: None,
+        })
     }
 
     /// Margins over the other classes, of a batch of which the network says `scores`.
@@ -38,13 +45,18 @@ impl<'a> Deployed<'a> {
             let margins = margins(&scores, absent, missing.as_ref(), labels)?;
             Ok((missing, margins))
         };
-        missing_sets(scores.unimodal.len()).into_iter().map(of).collect()
+        missing_sets(scores.unimodal.len())
+            .into_iter()
+            .map(of)
+            .collect()
     }
 
     /// Scores where every modality is missing, of a batch of `samples`.
     fn absent(&mut self, samples: usize) -> Result<&AdditiveScores> {
         if self.absent.as_ref().is_none_or(|(n, _)| *n != samples) {
-            let copies = self.baselines.try_map(|b| b.repeat([&[samples], &vec![1; b.rank() - 1][..]].concat()))?;
+            let copies = self
+                .baselines
+                .try_map(|b| b.repeat([&[samples], &vec![1; b.rank() - 1][..]].concat()))?;
             self.absent = Some((samples, on_host(&self.model.scores(&copies)?)?));
         }
         Ok(&self.absent.as_ref().expect("just computed").1)
@@ -54,7 +66,10 @@ impl<'a> Deployed<'a> {
 /// What may be missing under some threat.
 fn missing_sets(modalities: usize) -> Vec<Option<Missing>> {
     let mut sets = vec![];
-    for missing in Threat::all(modalities).iter().flat_map(|threat| threat.missing(modalities)) {
+    for missing in Threat::all(modalities)
+        .iter()
+        .flat_map(|threat| threat.missing(modalities))
+    {
         if !sets.contains(&missing) {
             sets.push(missing);
         }
@@ -62,11 +77,15 @@ fn missing_sets(modalities: usize) -> Vec<Option<Missing>> {
     sets
 }
 
-/// Writes margins of modalities with these names into the samples' rows. One that is not a number is left out.
+/// Writes margins of modalities with these names into the samples' rows. One that is not a number
+/// is left out.
 pub fn write_to(rows: &mut [SampleRow], margins: &Margins, names: &[String]) {
     for (missing, margins) in margins {
         let key = key(missing.as_ref(), names);
-        let defined = rows.iter_mut().zip(margins).filter(|(_, margin)| !margin.is_nan());
+        let defined = rows
+            .iter_mut()
+            .zip(margins)
+            .filter(|(_, margin)| !margin.is_nan());
         defined.for_each(|(row, margin)| {
             row.margins.insert(key.clone(), *margin);
         });
@@ -77,7 +96,10 @@ pub fn write_to(rows: &mut [SampleRow], margins: &Margins, names: &[String]) {
 pub fn read(rows: &[SampleRow], names: &[String]) -> Margins {
     let of = |missing: Option<Missing>| {
         let key = key(missing.as_ref(), names);
-        let margins = rows.iter().map(|row| row.margins.get(&key).copied().unwrap_or(f64::NAN)).collect();
+        let margins = rows
+            .iter()
+            .map(|row| row.margins.get(&key).copied().unwrap_or(f64::NAN))
+            .collect();
         (missing, margins)
     };
     missing_sets(names.len()).into_iter().map(of).collect()
@@ -85,7 +107,9 @@ pub fn read(rows: &[SampleRow], names: &[String]) -> Margins {
 
 /// Empty where nothing is missing.
 fn key(missing: Option<&Missing>, names: &[String]) -> String {
-    missing.map(|gone| Threat::Without(gone.clone()).name(names)).unwrap_or_default()
+    missing
+        .map(|gone| Threat::Without(gone.clone()).name(names))
+        .unwrap_or_default()
 }
 
 /// What the comparison found so far.
@@ -115,8 +139,8 @@ impl Agreement {
         Self { result }
     }
 
-    /// Takes away the radii of samples on which the program that predicts disagrees; `predicting` are its margins. Which samples
-    /// have none of the joint ones for that reason.
+    /// Takes away the radii of samples on which the program that predicts disagrees; `predicting`
+    /// are its margins. Which samples have none of the joint ones for that reason.
     pub fn compare(
         &mut self,
         of: &Evaluated,
@@ -134,7 +158,8 @@ impl Agreement {
                     None => {
                         let certified = margins(&of.scores, absent, missing.as_ref(), &of.labels)?;
                         let predicting = predicting.iter().find(|(set, _)| *set == missing);
-                        let (_, predicting) = predicting.context("no margins of the program that predicts")?;
+                        let (_, predicting) =
+                            predicting.context("no margins of the program that predicts")?;
                         let faults = self.faults(&certified, predicting);
                         known.push((missing, faults, certified));
                         known.len() - 1
@@ -157,7 +182,9 @@ impl Agreement {
             let sets = threat.missing(modalities);
             let all_positive = |i: usize| {
                 sets.iter().all(|set| {
-                    known.iter().any(|(of, faults, margins)| of == set && margins[i] > 0.0 && faults[i] == Fault::None)
+                    known.iter().any(|(of, faults, margins)| {
+                        of == set && margins[i] > 0.0 && faults[i] == Fault::None
+                    })
                 })
             };
             for (i, radius) in radii.iter().enumerate() {
@@ -207,21 +234,43 @@ fn margins(
     missing: Option<&Missing>,
     labels: &[u32],
 ) -> Result<Vec<f64>> {
-    let unimodal =
-        scores.unimodal.zip(&absent.unimodal, "baselines")?.try_enumerate(|m, (own, absent)| {
+    let unimodal = scores
+        .unimodal
+        .zip(&absent.unimodal, "baselines")?
+        .try_enumerate(|m, (own, absent)| {
             match missing.is_some_and(|missing| missing.contains(m)) {
                 true => absent.broadcast_as(own.shape())?.contiguous(),
                 false => Ok((*own).clone()),
             }
         })?;
-    let logits = AdditiveScores { unimodal, weights: scores.weights.clone(), bias: scores.bias.clone() }.logits()?;
+    let logits = AdditiveScores {
+        unimodal,
+        weights: scores.weights.clone(),
+        bias: scores.bias.clone(),
+    }
+    .logits()?;
     let margin = |(row, label): (&Vec<f64>, &u32)| {
         let own = row[*label as usize];
-        let rivals = row.iter().enumerate().filter(|(j, _)| *j != *label as usize);
+        let rivals = row
+            .iter()
+            .enumerate()
+            .filter(|(j, _)| *j != *label as usize);
         // NaN is no margin, and stays.
-        rivals.fold(f64::INFINITY, |least, (_, h)| if least.is_nan() || (own - h) >= least { least } else { own - h })
+        rivals.fold(f64::INFINITY, |least, (_, h)| {
+            if least.is_nan() || (own - h) >= least {
+                least
+            } else {
+                own - h
+            }
+        })
     };
-    Ok(logits.to_dtype(DType::F64)?.to_vec2::<f64>()?.iter().zip(labels).map(margin).collect())
+    Ok(logits
+        .to_dtype(DType::F64)?
+        .to_vec2::<f64>()?
+        .iter()
+        .zip(labels)
+        .map(margin)
+        .collect())
 }
 
 #[cfg(test)]
@@ -282,7 +331,10 @@ mod tests {
                 AsItWas => {}
                 Shifted(by) => {
                     put("fc1.bias", (of("fc1.bias") + by)?);
-                    put("fc.bias", (of("fc.bias") - (of("fc.weight").sum(1)? * by)?)?);
+                    put(
+                        "fc.bias",
+                        (of("fc.bias") - (of("fc.weight").sum(1)? * by)?)?,
+                    );
                 }
                 Scaled(by) => {
                     put("fc1.bias", (of("fc1.bias") * by)?);
@@ -291,12 +343,20 @@ mod tests {
                 }
                 Cancelling(weight) => {
                     let twice = |t: &Tensor| {
-                        Tensor::cat(&[&t.narrow(0, 0, 1)?, &t.narrow(0, 0, 1)?, &t.narrow(0, 2, WIDTH - 2)?], 0)
+                        Tensor::cat(
+                            &[
+                                &t.narrow(0, 0, 1)?,
+                                &t.narrow(0, 0, 1)?,
+                                &t.narrow(0, 2, WIDTH - 2)?,
+                            ],
+                            0,
+                        )
                     };
                     put("fc1.bias", twice(of("fc1.bias"))?);
                     put("fc1.weight", twice(of("fc1.weight"))?);
-                    let signs: Vec<f32> =
-                        (0..WIDTH).map(|unit| [1.0, -1.0].get(unit).copied().unwrap_or(0.0)).collect();
+                    let signs: Vec<f32> = (0..WIDTH)
+                        .map(|unit| [1.0, -1.0].get(unit).copied().unwrap_or(0.0))
+                        .collect();
                     let added = (Tensor::from_vec(signs, (1, WIDTH), &Device::Cpu)? * weight)?;
                     put("fc.weight", of("fc.weight").broadcast_add(&added)?);
                 }
@@ -306,17 +366,29 @@ mod tests {
     }
 
     fn plan(seed: u64) -> Plan {
-        let mut plan = Plan { seed, method: "jt".into(), ..Plan::default() };
+        let mut plan = Plan {
+            seed,
+            method: "jt".into(),
+            ..Plan::default()
+        };
         plan.model.encoder = "mlp".into();
-        (plan.model.mlp_width, plan.model.mlp_depth, plan.model.features) = (WIDTH, 1, 6);
-        (plan.synthetic.train, plan.synthetic.select, plan.synthetic.report) = (60, 20, 40);
+        (
+            plan.model.mlp_width,
+            plan.model.mlp_depth,
+            plan.model.features,
+        ) = (WIDTH, 1, 6);
+        (
+            plan.synthetic.train,
+            plan.synthetic.select,
+            plan.synthetic.report,
+        ) = (60, 20, 40);
         (plan.train.epochs, plan.train.batch) = (3, 20);
         plan.certify.evidence = "proved".into();
         plan
     }
 
-    /// 200 networks, drawn and trained, in other numbers: no sample that the f32 program gets wrong, whatever is missing, has a
-    /// radius; where both programs say the same, nothing is lost.
+    /// 200 networks, drawn and trained, in other numbers: no sample that the f32 program gets
+    /// wrong, whatever is missing, has a radius; where both programs say the same, nothing is lost.
     #[test]
     fn what_predicts_otherwise_has_no_radius() -> Result<()> {
         let voice = Voice::new(true);
@@ -332,18 +404,32 @@ mod tests {
                 let trained = checkpoint::load(&dir.path().join(run_dir::MODEL))?;
                 (trained.architecture, trained.weights)
             } else {
-                let architecture = Architecture::new(&data.modalities, &data.classes, plan.head(), |m| {
-                    plan.encoder(&m.name, &m.shape)
-                });
+                let architecture =
+                    Architecture::new(&data.modalities, &data.classes, plan.head(), |m| {
+                        plan.encoder(&m.name, &m.shape)
+                    });
                 let learner = architecture.learner(Streams::new(seed), &Device::Cpu)?;
-                let drawn = learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect();
+                let drawn = learner
+                    .variables()
+                    .into_iter()
+                    .map(|v| (v.name, v.var.as_detached_tensor()))
+                    .collect();
                 (architecture, drawn)
             };
             for (rewritten, counts) in REWRITTEN.iter().zip(&mut counts) {
                 let of_each = |weights: Weights, modality: &str| rewritten.of(&weights, modality);
-                let weights =
-                    data.modalities.iter().try_fold(weights.clone(), |weights, m| of_each(weights, &m.name))?;
-                let bounds = Bounds::of(&plan, &data, Streams::new(0), &architecture, &weights, &voice)?;
+                let weights = data
+                    .modalities
+                    .iter()
+                    .try_fold(weights.clone(), |weights, m| of_each(weights, &m.name))?;
+                let bounds = Bounds::of(
+                    &plan,
+                    &data,
+                    Streams::new(0),
+                    &architecture,
+                    &weights,
+                    &voice,
+                )?;
                 let deployed = architecture.model(&weights, DType::F32, &Device::Cpu)?;
                 let batch = data.report.batch(0..data.report.len())?;
                 let mut of = Evaluated::new(&bounds.model, &batch, &data)?;
@@ -352,11 +438,13 @@ mod tests {
                     of.labels = of.scores.logits()?.argmax(1)?.to_vec1()?;
                 }
                 let absent = absent(&bounds.model, &data)?;
-                let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
+                let Constants::Proved(constants) = bounds.constants()? else {
+                    unreachable!("proved")
+                };
                 let mut radii = OfBatch::new(&constants, &of, &absent)?;
                 let mut agreement = Agreement::new(constants.program());
-                let predicting =
-                    Deployed::new(&deployed, &data)?.margins(&deployed.scores(&batch.inputs)?, &of.labels)?;
+                let predicting = Deployed::new(&deployed, &data)?
+                    .margins(&deployed.scores(&batch.inputs)?, &of.labels)?;
                 agreement.compare(&of, &absent, &predicting, &mut radii.threats)?;
                 for (threat, radii) in &radii.threats {
                     for missing in threat.missing(data.modalities.len()) {
@@ -365,7 +453,11 @@ mod tests {
                             None => batch.inputs.clone(),
                         };
                         let predicted = deployed.logits(&inputs)?.argmax(1)?.to_vec1::<u32>()?;
-                        for (i, radius) in radii.iter().enumerate().filter(|(_, radius)| **radius > 0.0) {
+                        for (i, radius) in radii
+                            .iter()
+                            .enumerate()
+                            .filter(|(_, radius)| **radius > 0.0)
+                        {
                             assert_eq!(
                                 predicted[i], of.labels[i],
                                 "{seed}, {rewritten:?}, {threat:?}: radius {radius}"
@@ -380,13 +472,18 @@ mod tests {
                 counts[1] += result.rounding;
             }
         }
-        // As they were, and scaled by a power of two, the two programs agree to 1e-5 or so, and nothing is lost; shifted or
-        // cancelling far enough, most is.
+        // As they were, and scaled by a power of two, the two programs agree to 1e-5 or so, and
+        // nothing is lost; shifted or cancelling far enough, most is.
         for (rewritten, [other, rounding, kept]) in REWRITTEN.iter().zip(counts) {
             let told = format!("{counts:?}");
             match rewritten {
-                AsItWas | Scaled(_) => assert!(other == 0 && rounding == 0 && kept > 2000, "{rewritten:?}: {told}"),
-                Shifted(16_777_216.0) | Cancelling(1e7) => assert!(other > 1000, "{rewritten:?}: {told}"),
+                AsItWas | Scaled(_) => assert!(
+                    other == 0 && rounding == 0 && kept > 2000,
+                    "{rewritten:?}: {told}"
+                ),
+                Shifted(16_777_216.0) | Cancelling(1e7) => {
+                    assert!(other > 1000, "{rewritten:?}: {told}")
+                }
                 Shifted(_) | Cancelling(_) => {}
             }
         }

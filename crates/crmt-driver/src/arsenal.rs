@@ -4,8 +4,8 @@ use crate::plan::EvaluatePlan;
 use anyhow::{Result, bail};
 use candle_core::Tensor;
 use crmt_attacks::{
-    Apgd, Attack, Bisection, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm, Loss, Norm, Pgd,
-    Problem, Restart, Square, Start, released,
+    Apgd, Attack, Bisection, Budget, CarliniWagner, DeepFool, Effort, Ensemble, Error, Fab, Fgm,
+    Loss, Norm, Pgd, Problem, Restart, Square, Start, released,
 };
 use crmt_core::PerModality;
 
@@ -17,7 +17,8 @@ pub struct Named {
     pub about: &'static str,
     /// Its norm, if it has only one.
     norm: Option<Norm>,
-    /// It looks for the nearest adversarial: once, within the greatest budget, answers for every smaller one.
+    /// It looks for the nearest adversarial: once, within the greatest budget, answers for every
+    /// smaller one.
     pub nearest: bool,
     build: fn(Budget, &EvaluatePlan) -> Vec<Box<dyn Attack>>,
 }
@@ -78,7 +79,11 @@ pub const ATTACKS: &[Named] = &[
         about: "the same towards each of evaluate.targets classes",
         norm: None,
         nearest: true,
-        build: |b, plan| one(Fab::targeted(b, plan.targets).with_steps(plan.standard_steps).for_distances()),
+        build: |b, plan| {
+            one(Fab::targeted(b, plan.targets)
+                .with_steps(plan.standard_steps)
+                .for_distances())
+        },
     },
     Named {
         name: "deepfool",
@@ -144,7 +149,11 @@ pub const PRESETS: &[(&str, &[&str], &str)] = &[
         &["released-fgm", "released-pgd"],
         "the released protocol, to compare with published figures; too weak to judge by",
     ),
-    ("strong", &["pgd", "standard"], "the hardest there is: pgd and the AutoAttack ensemble over several inputs"),
+    (
+        "strong",
+        &["pgd", "standard"],
+        "the hardest there is: pgd and the AutoAttack ensemble over several inputs",
+    ),
 ];
 
 fn one(attack: impl Attack + 'static) -> Vec<Box<dyn Attack>> {
@@ -153,9 +162,18 @@ fn one(attack: impl Attack + 'static) -> Vec<Box<dyn Attack>> {
 
 /// Tried in order on whoever still stands.
 pub const RESTARTS: [Restart; 3] = [
-    Restart { from: Start::Clean, loss: Loss::Margin },
-    Restart { from: Start::Random, loss: Loss::CrossEntropy },
-    Restart { from: Start::Random, loss: Loss::Margin },
+    Restart {
+        from: Start::Clean,
+        loss: Loss::Margin,
+    },
+    Restart {
+        from: Start::Random,
+        loss: Loss::CrossEntropy,
+    },
+    Restart {
+        from: Start::Random,
+        loss: Loss::Margin,
+    },
 ];
 
 /// The gradient attack that everything is measured by.
@@ -171,7 +189,11 @@ pub fn pgd(budget: Budget, plan: &EvaluatePlan) -> Pgd {
 }
 
 fn effort(plan: &EvaluatePlan) -> Effort {
-    Effort { steps: plan.standard_steps, targets: plan.targets, queries: plan.queries }
+    Effort {
+        steps: plan.standard_steps,
+        targets: plan.targets,
+        queries: plan.queries,
+    }
 }
 
 /// An attack held to a budget that is not its own.
@@ -198,11 +220,18 @@ impl<A: Attack> Attack for Kept<A> {
 pub fn parse(names: &[String]) -> Result<Vec<&'static Named>> {
     let mut found: Vec<&Named> = vec![];
     for name in names {
-        let preset = PRESETS.iter().find(|(preset, ..)| preset == name).map(|(_, members, _)| *members);
+        let preset = PRESETS
+            .iter()
+            .find(|(preset, ..)| preset == name)
+            .map(|(_, members, _)| *members);
         let members = preset.map_or_else(|| vec![name.as_str()], <[&str]>::to_vec);
         for member in members {
             let Some(attack) = ATTACKS.iter().find(|a| a.name == member) else {
-                let known: Vec<&str> = PRESETS.iter().map(|p| p.0).chain(ATTACKS.iter().map(|a| a.name)).collect();
+                let known: Vec<&str> = PRESETS
+                    .iter()
+                    .map(|p| p.0)
+                    .chain(ATTACKS.iter().map(|a| a.name))
+                    .collect();
                 bail!("attack `{name}`: expected one of {}", known.join(", "));
             };
             if !found.iter().any(|a| a.name == attack.name) {
@@ -217,10 +246,16 @@ impl Named {
     /// Refuses a norm that the attack does not have, and too few classes.
     pub fn check(&self, norm: Norm, classes: usize) -> Result<()> {
         if self.norm.is_some_and(|own| own != norm) {
-            bail!("attack `{}` has no linf form: leave it out, or ask for the l2 norm", self.name);
+            bail!(
+                "attack `{}` has no linf form: leave it out, or ask for the l2 norm",
+                self.name
+            );
         }
         if self.name == "apgd-dlr" && classes < 3 {
-            bail!("attack `{}` needs at least 3 classes, the data set has {classes}: take apgd-t", self.name);
+            bail!(
+                "attack `{}` needs at least 3 classes, the data set has {classes}: take apgd-t",
+                self.name
+            );
         }
         Ok(())
     }
@@ -241,17 +276,40 @@ mod tests {
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
             parse(&names).map(|found| found.iter().map(|a| a.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&["fgm", "strong", "pgd"]).unwrap(), ["fgm", "pgd", "standard"]);
+        assert_eq!(
+            names(&["fgm", "strong", "pgd"]).unwrap(),
+            ["fgm", "pgd", "standard"]
+        );
         let message = names(&["pdg"]).unwrap_err().to_string();
-        assert!(message.contains("`pdg`") && message.contains("standard"), "{message}");
-        assert!(parse(&["released-pgd".into()]).unwrap()[0].check(Norm::Linf, 10).is_err());
+        assert!(
+            message.contains("`pdg`") && message.contains("standard"),
+            "{message}"
+        );
+        assert!(
+            parse(&["released-pgd".into()]).unwrap()[0]
+                .check(Norm::Linf, 10)
+                .is_err()
+        );
     }
 
     #[test]
     fn restarts_are_as_many_as_asked_for() {
-        let plan = EvaluatePlan { restarts: 10, ..crate::plan::Plan::default().evaluate };
+        let plan = EvaluatePlan {
+            restarts: 10,
+            ..crate::plan::Plan::default().evaluate
+        };
         let ten = pgd(Budget::Joint(1.0), &plan);
         assert_eq!(ten.restarts.len(), 10);
-        assert_eq!(ten.restarts[..3], pgd(Budget::Joint(1.0), &EvaluatePlan { restarts: 0, ..plan }).restarts[..]);
+        assert_eq!(
+            ten.restarts[..3],
+            pgd(
+                Budget::Joint(1.0),
+                &EvaluatePlan {
+                    restarts: 0,
+                    ..plan
+                }
+            )
+            .restarts[..]
+        );
     }
 }

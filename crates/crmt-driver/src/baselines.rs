@@ -12,7 +12,8 @@ use crmt_core::{Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
 use std::collections::BTreeMap;
 
-/// Random training samples that baselines are fitted to, and evaluations of the gradient for each modality.
+/// Random training samples that baselines are fitted to, and evaluations of the gradient for each
+/// modality.
 const SAMPLES: usize = 500;
 const STEPS: usize = 40;
 
@@ -26,22 +27,37 @@ pub fn baselines(
 ) -> Result<PerModality<Tensor>> {
     let mean = || {
         data.modalities.try_enumerate(|m, modality| {
-            let mean = data.train.arrays()[m].mean().into_iter().map(|v| v as f32).collect();
+            let mean = data.train.arrays()[m]
+                .mean()
+                .into_iter()
+                .map(|v| v as f32)
+                .collect();
             Tensor::from_vec(mean, modality.shape.as_slice(), data.device())
         })
     };
     match kind {
         ZEROS => data.modalities.try_map(|modality| {
             if !modality.domain.contains(0.0) {
-                bail!("evaluate.baseline = \"zeros\": 0 is outside the range of modality `{}`", modality.name);
+                bail!(
+                    "evaluate.baseline = \"zeros\": 0 is outside the range of modality `{}`",
+                    modality.name
+                );
             }
-            Ok(Tensor::zeros(modality.shape.as_slice(), candle_core::DType::F32, data.device())?)
+            Ok(Tensor::zeros(
+                modality.shape.as_slice(),
+                candle_core::DType::F32,
+                data.device(),
+            )?)
         }),
         MEAN => Ok(mean()?),
         LEARNED => {
             let sample = data.train_sample(streams, SAMPLES)?;
-            voice.say(format!("  fitting baselines to {} training samples", sample.len()));
-            learn_baselines(model, &sample, &mean()?, STEPS).context("evaluate.baseline = \"learned\"")
+            voice.say(format!(
+                "  fitting baselines to {} training samples",
+                sample.len()
+            ));
+            learn_baselines(model, &sample, &mean()?, STEPS)
+                .context("evaluate.baseline = \"learned\"")
         }
         _ => Ok(data.baselines.clone()),
     }
@@ -49,7 +65,11 @@ pub fn baselines(
 
 /// Every proper subset of the modalities; of many only single ones, for there are too many subsets.
 pub fn subsets(modalities: usize) -> Vec<Missing> {
-    if modalities <= 10 { Missing::all(modalities) } else { Missing::each(modalities) }
+    if modalities <= 10 {
+        Missing::all(modalities)
+    } else {
+        Missing::each(modalities)
+    }
 }
 
 /// Accuracy on the report split by the names of what is missing, joined by `+`.
@@ -68,5 +88,9 @@ pub fn accuracy(
         }
     }
     let n = data.report.len() as f64;
-    Ok(subsets.iter().zip(right).map(|(s, right)| (s.describe(&data.modalities), right / n)).collect())
+    Ok(subsets
+        .iter()
+        .zip(right)
+        .map(|(s, right)| (s.describe(&data.modalities), right / n))
+        .collect())
 }

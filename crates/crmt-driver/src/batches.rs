@@ -1,5 +1,5 @@
-//! Splits in batches: the training split as a source of the loop, and how many samples are evaluated at once.
-//! Does not know what is done with them.
+//! Splits in batches: the training split as a source of the loop, and how many samples are
+//! evaluated at once. Does not know what is done with them.
 use crate::plan::Plan;
 use anyhow::{Result, bail};
 use crmt_core::{Batch, Streams};
@@ -19,12 +19,26 @@ pub struct Epochs<'a> {
 /// The training split as `plan` reads it.
 pub fn epochs<'a>(plan: &Plan, data: &'a DataSet) -> Result<Epochs<'a>> {
     let available = data.train.len();
-    let samples = if plan.train.samples == 0 { available } else { plan.train.samples.min(available) };
+    let samples = if plan.train.samples == 0 {
+        available
+    } else {
+        plan.train.samples.min(available)
+    };
     if plan.train.batch > samples {
-        bail!("train.batch = {} is larger than an epoch of {samples} samples: lower it", plan.train.batch);
+        bail!(
+            "train.batch = {} is larger than an epoch of {samples} samples: lower it",
+            plan.train.batch
+        );
     }
-    let of = EpochPlan { samples: Some(samples), batch: plan.train.batch };
-    Ok(Epochs { data, streams: Streams::new(plan.seed), plan: of })
+    let of = EpochPlan {
+        samples: Some(samples),
+        batch: plan.train.batch,
+    };
+    Ok(Epochs {
+        data,
+        streams: Streams::new(plan.seed),
+        plan: of,
+    })
 }
 
 impl Source for Epochs<'_> {
@@ -33,7 +47,11 @@ impl Source for Epochs<'_> {
     }
 
     fn epoch<'b>(&'b self, epoch: u64) -> crmt_train::Result<Box<dyn Batches + 'b>> {
-        Ok(Box::new(Drawn(self.data.epoch(&self.streams, epoch, self.plan).map_err(failed)?)))
+        Ok(Box::new(Drawn(
+            self.data
+                .epoch(&self.streams, epoch, self.plan)
+                .map_err(failed)?,
+        )))
     }
 }
 

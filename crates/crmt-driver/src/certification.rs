@@ -12,7 +12,8 @@ use crate::{
 };
 use anyhow::Result;
 use crmt_certify::{
-    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits, missing_regions,
+    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Norm, limits,
+    missing_regions,
 };
 use crmt_core::{AdditiveScores, PerModality};
 use crmt_data::DataSet;
@@ -34,8 +35,8 @@ pub struct Radii {
     pub program: Option<ProgramResult>,
 }
 
-/// What limits a sample's joint radius: the rival, each modality's share of the worst joint attack's squared budget,
-/// and what each adds to the margin over the rival.
+/// What limits a sample's joint radius: the rival, each modality's share of the worst joint
+/// attack's squared budget, and what each adds to the margin over the rival.
 pub struct Limits {
     certified: bool,
     rival: u32,
@@ -43,8 +44,9 @@ pub struct Limits {
     shapley: PerModality<f64>,
 }
 
-/// Computes them on the CPU, in f64 unless they shall be about another program. Proved ones for every threat; estimates for the
-/// usual ones. `rows`: with the margins of the network that predicts.
+/// Computes them on the CPU, in f64 unless they shall be about another program. Proved ones for
+/// every threat; estimates for the usual ones. `rows`: with the margins of the network that
+/// predicts.
 pub fn radii(bounds: &Bounds, rows: &[SampleRow], data: &DataSet, voice: &Voice) -> Result<Radii> {
     let constants = bounds.constants()?;
     let absent = absent(&bounds.model, data)?;
@@ -65,7 +67,11 @@ pub fn radii(bounds: &Bounds, rows: &[SampleRow], data: &DataSet, voice: &Voice)
         if let Some(agreement) = &mut agreement {
             let predicting = agreement::read(rows, &names);
             let withdrawn = agreement.compare(&of, &absent, &predicting, &mut radii.threats)?;
-            radii.limits.iter_mut().zip(withdrawn).for_each(|(limits, withdrawn)| limits.certified &= !withdrawn);
+            radii
+                .limits
+                .iter_mut()
+                .zip(withdrawn)
+                .for_each(|(limits, withdrawn)| limits.certified &= !withdrawn);
         }
         all.extend(radii);
         bar.inc(batch.len() as u64);
@@ -89,20 +95,32 @@ pub struct OfBatch {
 
 impl OfBatch {
     /// `absent`: the scores of the baselines.
-    pub fn new<E: Grade>(constants: &MarginConstants<E>, of: &Evaluated, absent: &AdditiveScores) -> Result<Self> {
-        let Evaluated { scores, evaluation, labels } = of;
+    pub fn new<E: Grade>(
+        constants: &MarginConstants<E>,
+        of: &Evaluated,
+        absent: &AdditiveScores,
+    ) -> Result<Self> {
+        let Evaluated {
+            scores,
+            evaluation,
+            labels,
+        } = of;
         let radii = crmt_certify::radii(constants, evaluation, labels)?;
         let contributions = Contributions::new(scores, Some(absent))?;
         let regions = missing_regions(constants, evaluation, labels, &contributions)?;
         let modalities = scores.unimodal.len();
-        let of_each = |f: &dyn Fn(&MissingRegion<E>) -> f64| regions.iter().map(f).collect::<Vec<_>>();
+        let of_each =
+            |f: &dyn Fn(&MissingRegion<E>) -> f64| regions.iter().map(f).collect::<Vec<_>>();
         let of = |threat: Threat| -> Result<(Threat, Vec<f64>)> {
             let radii = match &threat {
                 Threat::Joint => radii.joint(),
                 Threat::Only(m) => radii.unimodal(*m),
                 Threat::Each => {
                     let all_at_once = Norm::Linf(PerModality::from_fn(modalities, |_| 1.0));
-                    limits(constants, evaluation, labels, &all_at_once)?.iter().map(|limit| limit.radius).collect()
+                    limits(constants, evaluation, labels, &all_at_once)?
+                        .iter()
+                        .map(|limit| limit.radius)
+                        .collect()
                 }
                 Threat::Without(gone) => of_each(&|region| region.joint_without(gone)),
                 Threat::AnyMissing => of_each(&|region| region.worst_joint(1)),
@@ -111,7 +129,9 @@ impl OfBatch {
         };
         let limits = radii.samples().iter().zip(&regions).map(|(s, region)| {
             let of_rival = region.region().rivals().iter().position(|j| *j == s.rival);
-            let added = of_rival.and_then(|j| region.contributions().nth(j)).unwrap_or_default();
+            let added = of_rival
+                .and_then(|j| region.contributions().nth(j))
+                .unwrap_or_default();
             Limits {
                 certified: s.joint > 0.0,
                 rival: s.rival,
@@ -120,7 +140,10 @@ impl OfBatch {
             }
         });
         Ok(Self {
-            threats: threats(E::EVIDENCE, modalities).into_iter().map(of).collect::<Result<_>>()?,
+            threats: threats(E::EVIDENCE, modalities)
+                .into_iter()
+                .map(of)
+                .collect::<Result<_>>()?,
             limits: limits.collect(),
         })
     }
@@ -129,7 +152,10 @@ impl OfBatch {
         if self.threats.is_empty() {
             self.threats = other.threats;
         } else {
-            self.threats.iter_mut().zip(other.threats).for_each(|((_, all), (_, more))| all.extend(more));
+            self.threats
+                .iter_mut()
+                .zip(other.threats)
+                .for_each(|((_, all), (_, more))| all.extend(more));
         }
         self.limits.extend(other.limits);
     }
@@ -146,12 +172,27 @@ pub fn threats(evidence: Evidence, modalities: usize) -> Vec<Threat> {
 impl Radii {
     /// Writes each sample's radii, and what limits them, into its row.
     pub fn write_to(&self, rows: &mut [SampleRow]) {
-        let by_name = |values: &PerModality<f64>| self.names.iter().cloned().zip(values.iter().copied()).collect();
+        let by_name = |values: &PerModality<f64>| {
+            self.names
+                .iter()
+                .cloned()
+                .zip(values.iter().copied())
+                .collect()
+        };
         for (row, limits) in rows.iter_mut().zip(&self.limits) {
             row.radii.clear();
             self.evidence.clone_into(&mut row.evidence);
-            let Limits { rival, shares, shapley, .. } = limits;
-            row.why = Some(Why { rival: *rival as usize, vulnerability: by_name(shares), shapley: by_name(shapley) });
+            let Limits {
+                rival,
+                shares,
+                shapley,
+                ..
+            } = limits;
+            row.why = Some(Why {
+                rival: *rival as usize,
+                vulnerability: by_name(shares),
+                shapley: by_name(shapley),
+            });
         }
         for (threat, radii) in &self.threats {
             let name = threat.name(&self.names);
@@ -164,7 +205,8 @@ impl Radii {
     /// Mean and quantiles by threat, joint first.
     pub fn summary(&self) -> Vec<RadiusResult> {
         let right: Vec<&Limits> = self.limits.iter().filter(|l| l.certified).collect();
-        let share = |m: usize| right.iter().map(|l| l.shares[m]).sum::<f64>() / right.len().max(1) as f64;
+        let share =
+            |m: usize| right.iter().map(|l| l.shares[m]).sum::<f64>() / right.len().max(1) as f64;
         let result = |(threat, radii): &(Threat, Vec<f64>)| RadiusResult {
             threat: threat.name(&self.names),
             evidence: self.evidence.to_owned(),
@@ -190,13 +232,20 @@ pub fn quantiles(mut values: Vec<f64>) -> Vec<f64> {
 
 /// What the radii of all rows are: `proved` only if every one is.
 pub fn evidence(rows: &[SampleRow]) -> &'static str {
-    if !rows.is_empty() && rows.iter().all(|row| row.evidence == "proved") { "proved" } else { "estimated" }
+    if !rows.is_empty() && rows.iter().all(|row| row.evidence == "proved") {
+        "proved"
+    } else {
+        "estimated"
+    }
 }
 
 /// Fractions of rows whose radius is at least each budget.
 pub fn certified(rows: &[SampleRow], eps: &[f64]) -> Vec<CertifiedResult> {
     let evidence = evidence(rows);
-    let threats: Vec<&String> = rows.first().map(|r| r.radii.keys().collect()).unwrap_or_default();
+    let threats: Vec<&String> = rows
+        .first()
+        .map(|r| r.radii.keys().collect())
+        .unwrap_or_default();
     let attacked: Vec<&SampleRow> = rows.iter().filter(|r| !r.outcomes.is_empty()).collect();
     let mut results = vec![];
     for threat in threats {
@@ -209,30 +258,46 @@ pub fn certified(rows: &[SampleRow], eps: &[f64]) -> Vec<CertifiedResult> {
                 accuracy: fraction(rows.iter().filter(holds).count(), rows.len()),
                 evidence: evidence.to_owned(),
                 samples: rows.len() as u64,
-                attacked_samples: (!attacked.is_empty())
-                    .then(|| fraction(attacked.iter().filter(|r| holds(r)).count(), attacked.len())),
+                attacked_samples: (!attacked.is_empty()).then(|| {
+                    fraction(attacked.iter().filter(|r| holds(r)).count(), attacked.len())
+                }),
             });
         }
     }
     results
 }
 
-/// Attacks that broke a sample inside its radius, by threat: samples with a radius above the budget (l2, same threat)
-/// that did not hold, or above the distance of an adversarial that was found.
+/// Attacks that broke a sample inside its radius, by threat: samples with a radius above the budget
+/// (l2, same threat) that did not hold, or above the distance of an adversarial that was found.
 pub fn beaten(rows: &[SampleRow]) -> BTreeMap<String, u64> {
     let mut beaten = BTreeMap::new();
     for row in rows {
         let inside = |threat: &str, eps: f64| row.radii.get(threat).is_some_and(|r| *r > eps);
-        // What breaks only a program that the certificate is not about does not break the certificate.
-        let confirmed = |threat: &str| row.nearest.get(&format!("{threat}.l2")).is_none_or(|nearest| nearest.confirmed);
-        let broken = row.outcomes.iter().filter(|o| !o.held && o.norm == "l2").map(|o| (o.threat.as_str(), o.eps));
-        // Judged in f32, and as near to the boundary as that can tell: strictly inside means what it means for attacks on
-        // certificates.
-        let found =
-            row.nearest.iter().filter_map(|(key, nearest)| Some((key.strip_suffix(".l2")?, nearest.distance / INSIDE)));
-        let threats: BTreeSet<&str> =
-            broken.chain(found).filter(|(t, eps)| inside(t, *eps) && confirmed(t)).map(|(threat, _)| threat).collect();
-        threats.into_iter().for_each(|threat| *beaten.entry(threat.to_owned()).or_default() += 1);
+        // What breaks only a program that the certificate is not about does not break the
+        // certificate.
+        let confirmed = |threat: &str| {
+            row.nearest
+                .get(&format!("{threat}.l2"))
+                .is_none_or(|nearest| nearest.confirmed)
+        };
+        let broken = row
+            .outcomes
+            .iter()
+            .filter(|o| !o.held && o.norm == "l2")
+            .map(|o| (o.threat.as_str(), o.eps));
+        // Judged in f32, and as near to the boundary as that can tell: strictly inside means what
+        // it means for attacks on certificates.
+        let found = row.nearest.iter().filter_map(|(key, nearest)| {
+            Some((key.strip_suffix(".l2")?, nearest.distance / INSIDE))
+        });
+        let threats: BTreeSet<&str> = broken
+            .chain(found)
+            .filter(|(t, eps)| inside(t, *eps) && confirmed(t))
+            .map(|(threat, _)| threat)
+            .collect();
+        threats
+            .into_iter()
+            .for_each(|threat| *beaten.entry(threat.to_owned()).or_default() += 1);
     }
     beaten
 }
@@ -248,7 +313,13 @@ mod tests {
     fn row(radius: f64, held: bool) -> SampleRow {
         SampleRow {
             radii: [(JOINT.to_owned(), radius)].into(),
-            outcomes: vec![Outcome { name: "pgd".into(), threat: JOINT.into(), norm: "l2".into(), eps: 0.5, held }],
+            outcomes: vec![Outcome {
+                name: "pgd".into(),
+                threat: JOINT.into(),
+                norm: "l2".into(),
+                eps: 0.5,
+                held,
+            }],
             ..SampleRow::default()
         }
     }
@@ -258,30 +329,51 @@ mod tests {
         assert!(beaten(&[row(0.6, true), row(0.4, false), row(0.5, false)]).is_empty());
         assert_eq!(beaten(&[row(0.51, false), row(0.6, true)])[JOINT], 1);
         let near = |distance| {
-            let nearest = Nearest { distance, confirmed: true, ..Nearest::default() };
-            SampleRow { nearest: [("joint.l2".to_owned(), nearest)].into(), ..row(0.4, false) }
+            let nearest = Nearest {
+                distance,
+                confirmed: true,
+                ..Nearest::default()
+            };
+            SampleRow {
+                nearest: [("joint.l2".to_owned(), nearest)].into(),
+                ..row(0.4, false)
+            }
         };
         assert!(beaten(&[near(0.41), near(0.3999)]).is_empty());
         assert_eq!(beaten(&[near(0.39)])[JOINT], 1);
-        // Broken in f32 alone, by an attack and at a distance: the certificate, which is about f64, stands.
-        let mut other_program =
-            SampleRow { outcomes: row(0.6, false).outcomes, radii: row(0.6, false).radii, ..near(0.39) };
+        // Broken in f32 alone, by an attack and at a distance: the certificate, which is about f64,
+        // stands.
+        let mut other_program = SampleRow {
+            outcomes: row(0.6, false).outcomes,
+            radii: row(0.6, false).radii,
+            ..near(0.39)
+        };
         assert_eq!(beaten(std::slice::from_ref(&other_program))[JOINT], 1);
-        other_program.nearest.values_mut().for_each(|nearest| nearest.confirmed = false);
+        other_program
+            .nearest
+            .values_mut()
+            .for_each(|nearest| nearest.confirmed = false);
         assert!(beaten(&[other_program]).is_empty());
     }
 
     /// One estimate among proofs, and no row proves what nobody computed.
     #[test]
     fn what_rests_on_an_estimate_is_no_proof() {
-        let of = |evidence: &str| SampleRow { evidence: evidence.into(), ..row(0.6, true) };
+        let of = |evidence: &str| SampleRow {
+            evidence: evidence.into(),
+            ..row(0.6, true)
+        };
         assert_eq!(evidence(&[of("proved"), of("proved")]), "proved");
         assert_eq!(evidence(&[of("proved"), of("estimated")]), "estimated");
-        assert_eq!(certified(&[of("estimated"), of("proved")], &[0.5])[0].evidence, "estimated");
+        assert_eq!(
+            certified(&[of("estimated"), of("proved")], &[0.5])[0].evidence,
+            "estimated"
+        );
         assert_eq!(evidence(&[]), "estimated");
     }
 
-    /// A radius is about the declared baselines: what an attack did with others in their place is no violation.
+    /// A radius is about the declared baselines: what an attack did with others in their place is
+    /// no violation.
     #[test]
     fn other_baselines_are_not_confronted_with_radii() {
         let missing = |baseline| {
@@ -298,9 +390,15 @@ mod tests {
 
     #[test]
     fn fractions_count_all_rows_and_the_attacked_ones() {
-        let untouched = SampleRow { outcomes: vec![], ..row(2.0, true) };
+        let untouched = SampleRow {
+            outcomes: vec![],
+            ..row(2.0, true)
+        };
         let c = certified(&[row(0.6, true), row(0.4, false), untouched], &[0.5]);
-        assert_eq!((c[0].accuracy, c[0].attacked_samples), (2.0 / 3.0, Some(0.5)));
+        assert_eq!(
+            (c[0].accuracy, c[0].attacked_samples),
+            (2.0 / 3.0, Some(0.5))
+        );
     }
 
     #[test]

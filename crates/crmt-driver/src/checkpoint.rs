@@ -60,7 +60,11 @@ impl Architecture {
             scale: m.scale,
             encoder: encoder(m),
         };
-        Self { modalities: modalities.iter().map(record).collect(), head, classes: classes.to_vec() }
+        Self {
+            modalities: modalities.iter().map(record).collect(),
+            head,
+            classes: classes.to_vec(),
+        }
     }
 
     /// The modalities as the model sees them.
@@ -68,35 +72,76 @@ impl Architecture {
         let modality = |r: &ModalityRecord| {
             let domain = match &r.range {
                 None => Domain::Unbounded,
-                Some((lo, hi)) if lo.len() == 1 && hi.len() == 1 => Domain::Interval { lo: lo[0], hi: hi[0] },
-                Some((lo, hi)) => Domain::Channels { lo: lo.clone(), hi: hi.clone() },
+                Some((lo, hi)) if lo.len() == 1 && hi.len() == 1 => Domain::Interval {
+                    lo: lo[0],
+                    hi: hi[0],
+                },
+                Some((lo, hi)) => Domain::Channels {
+                    lo: lo.clone(),
+                    hi: hi.clone(),
+                },
             };
-            Modality { name: r.name.clone(), shape: r.shape.clone(), domain, scale: r.scale }
+            Modality {
+                name: r.name.clone(),
+                shape: r.shape.clone(),
+                domain,
+                scale: r.scale,
+            }
         };
-        PerModality::new(self.modalities.iter().map(modality).collect()).context("a model without modalities")
+        PerModality::new(self.modalities.iter().map(modality).collect())
+            .context("a model without modalities")
     }
 
     /// A fresh model to train, initialised from `streams`.
     pub fn learner(&self, streams: Streams, device: &Device) -> Result<Learner> {
-        Ok(Learner::new(&self.config(), &self.modalities()?, &self.builder(EncoderConfig::build), streams, device)?)
+        Ok(Learner::new(
+            &self.config(),
+            &self.modalities()?,
+            &self.builder(EncoderConfig::build),
+            streams,
+            device,
+        )?)
     }
 
     /// A fixed model with these weights, computing in `dtype`.
-    pub fn model(&self, weights: &BTreeMap<String, Tensor>, dtype: DType, device: &Device) -> Result<Model> {
-        let weights: HashMap<String, Tensor> = weights.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    pub fn model(
+        &self,
+        weights: &BTreeMap<String, Tensor>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Model> {
+        let weights: HashMap<String, Tensor> = weights
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let vb = VarBuilder::from_tensors(weights, dtype, device);
         // These weights no longer change, so what derives from them is computed once.
-        Ok(Model::build(&self.config(), &self.modalities()?, &self.builder(EncoderConfig::build_fixed), vb)?)
+        Ok(Model::build(
+            &self.config(),
+            &self.modalities()?,
+            &self.builder(EncoderConfig::build_fixed),
+            vb,
+        )?)
     }
 
     fn config(&self) -> ModelConfig {
-        ModelConfig { head: self.head.clone(), classes: self.classes.len() }
+        ModelConfig {
+            head: self.head.clone(),
+            classes: self.classes.len(),
+        }
     }
 
-    fn builder(&self, build: BuildOne) -> impl Fn(usize, &Modality, VarBuilder) -> BuiltOne<BuildError> + '_ {
+    fn builder(
+        &self,
+        build: BuildOne,
+    ) -> impl Fn(usize, &Modality, VarBuilder) -> BuiltOne<BuildError> + '_ {
         move |m, modality, vb| {
-            build(&self.modalities[m].encoder, &modality.shape, vb)
-                .map_err(|e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) })
+            build(&self.modalities[m].encoder, &modality.shape, vb).map_err(|e| {
+                BuildError::Encoder {
+                    modality: modality.name.clone(),
+                    source: Box::new(e),
+                }
+            })
         }
     }
 }
@@ -119,7 +164,11 @@ pub fn hash(architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> 
 }
 
 /// Writes weights (f32) and architecture atomically. Returns the content hash.
-pub fn save(path: &Path, architecture: &Architecture, weights: &BTreeMap<String, Tensor>) -> Result<String> {
+pub fn save(
+    path: &Path,
+    architecture: &Architecture,
+    weights: &BTreeMap<String, Tensor>,
+) -> Result<String> {
     let sealed = Sealed::new(serde_json::to_string(architecture)?, weights.clone())?;
     write_file(path, &sealed.to_bytes(KIND)?)?;
     Ok(sealed.hash)
@@ -141,15 +190,27 @@ pub struct Checkpoint {
 /// # Errors
 /// A file that is truncated, altered, or not of this program is refused by name.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let Sealed { description, tensors: weights, hash } = Sealed::read(path, KIND)?;
+    let Sealed {
+        description,
+        tensors: weights,
+        hash,
+    } = Sealed::read(path, KIND)?;
     let architecture = serde_json::from_str(&description)
         .with_context(|| format!("{} holds a model this version can't build", path.display()))?;
-    Ok(Checkpoint { architecture, weights, hash })
+    Ok(Checkpoint {
+        architecture,
+        weights,
+        hash,
+    })
 }
 
 /// A model's state by name.
 pub fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
-    learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
+    learner
+        .variables()
+        .into_iter()
+        .map(|v| (v.name, v.var.as_detached_tensor()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -163,15 +224,36 @@ mod tests {
             Modality::new("image", &[1, 6, 5], Domain::Interval { lo: 0.0, hi: 1.0 }),
             Modality::new("pen", &[4], Domain::Unbounded),
         ]);
-        let head = HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight: 0.1 };
-        Architecture::new(&modalities, &["a".into(), "b".into(), "c".into()], head, |m| match m.name.as_str() {
-            "image" => EncoderConfig::Cnn { width: 2, depth: 2, features: 4, batch_norm: true },
-            _ => EncoderConfig::Mlp { width: 5, depth: 1, features: 3 },
-        })
+        let head = HeadConfig::Orthonormal {
+            rows: Rows::Orthonormal,
+            initial_weight: 0.1,
+        };
+        Architecture::new(
+            &modalities,
+            &["a".into(), "b".into(), "c".into()],
+            head,
+            |m| match m.name.as_str() {
+                "image" => EncoderConfig::Cnn {
+                    width: 2,
+                    depth: 2,
+                    features: 4,
+                    batch_norm: true,
+                },
+                _ => EncoderConfig::Mlp {
+                    width: 5,
+                    depth: 1,
+                    features: 3,
+                },
+            },
+        )
     }
 
     fn weights(learner: &Learner) -> BTreeMap<String, Tensor> {
-        learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect()
+        learner
+            .variables()
+            .into_iter()
+            .map(|v| (v.name, v.var.as_detached_tensor()))
+            .collect()
     }
 
     #[test]
@@ -183,12 +265,18 @@ mod tests {
         let hash = save(&path, &architecture, &weights(&learner))?;
         let read = load(&path)?;
         assert_eq!((&read.architecture, &read.hash), (&architecture, &hash));
-        assert!(read.weights.contains_key("encoders.image.conv1.weight"), "{:?}", read.weights.keys());
+        assert!(
+            read.weights.contains_key("encoders.image.conv1.weight"),
+            "{:?}",
+            read.weights.keys()
+        );
         let x = PerModality::from([
             Tensor::arange(0f32, 60., &Device::Cpu)?.reshape((2, 1, 6, 5))?,
             Tensor::arange(0f32, 8., &Device::Cpu)?.reshape((2, 4))?,
         ]);
-        let again = read.architecture.model(&read.weights, DType::F32, &Device::Cpu)?;
+        let again = read
+            .architecture
+            .model(&read.weights, DType::F32, &Device::Cpu)?;
         let bits = |t: Tensor| t.flatten_all()?.to_vec1::<f32>();
         assert_eq!(bits(again.logits(&x)?)?, bits(learner.fixed().logits(&x)?)?);
         Ok(())
@@ -211,8 +299,12 @@ mod tests {
             bad[at] ^= 0x40;
             std::fs::write(&path, &bad)?;
             // What a reader of safetensors ignores (white space, the `format` entry) may change.
-            let harmless = load(&path).is_ok_and(|c| c.hash == hash && c.architecture == architecture());
-            assert!(load(&path).is_err() || harmless, "a changed byte at {at} went unnoticed");
+            let harmless =
+                load(&path).is_ok_and(|c| c.hash == hash && c.architecture == architecture());
+            assert!(
+                load(&path).is_err() || harmless,
+                "a changed byte at {at} went unnoticed"
+            );
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! What training goes on from after it was stopped, in a run directory: the last few states, each a sealed file.
-//! Does not know how a model is trained.
+//! What training goes on from after it was stopped, in a run directory: the last few states, each a
+//! sealed file. Does not know how a model is trained.
 use crate::{
     checkpoint::Architecture,
     plan::Plan,
@@ -44,7 +44,13 @@ impl Checkpoints {
     /// Of a model of this plan and architecture. Nothing is read or written yet.
     pub fn new(run: &RunDir, plan: &Plan, architecture: &Architecture, data: String) -> Self {
         let (dir, keep) = (run.file(run_dir::CHECKPOINTS), plan.train.keep_checkpoints);
-        Self { dir, keep, plan: essence(plan), architecture: architecture.clone(), data }
+        Self {
+            dir,
+            keep,
+            plan: essence(plan),
+            architecture: architecture.clone(),
+            data,
+        }
     }
 
     /// Whether a run has any.
@@ -57,7 +63,10 @@ impl Checkpoints {
         make_folder(&self.dir)?;
         let State { position, tensors } = state;
         // Epoch and batch, so that names sort as states follow each other.
-        let name = format!("epoch-{:06}-batch-{:08}.{EXTENSION}", position.epoch, position.batch);
+        let name = format!(
+            "epoch-{:06}-batch-{:08}.{EXTENSION}",
+            position.epoch, position.batch
+        );
         let card = Card {
             plan: self.plan.clone(),
             architecture: self.architecture.clone(),
@@ -78,10 +87,20 @@ impl Checkpoints {
     /// # Errors
     /// A file that is truncated, altered, or of another model is refused by name.
     pub fn last(&self) -> Result<Option<State>> {
-        let Some(path) = names(&self.dir)?.pop() else { return Ok(None) };
+        let Some(path) = names(&self.dir)?.pop() else {
+            return Ok(None);
+        };
         let name = path.display();
-        let advice = || format!("remove {name} to go on from the checkpoint before it, or train anew with --overwrite");
-        let Sealed { description, tensors, .. } = Sealed::read(&path, KIND).with_context(advice)?;
+        let advice = || {
+            format!(
+                "remove {name} to go on from the checkpoint before it, or train anew with --overwrite"
+            )
+        };
+        let Sealed {
+            description,
+            tensors,
+            ..
+        } = Sealed::read(&path, KIND).with_context(advice)?;
         let card: Card = serde_json::from_str(&description)
             .with_context(|| format!("{name} is not of this version"))
             .with_context(advice)?;
@@ -92,12 +111,20 @@ impl Checkpoints {
             );
         }
         if card.architecture != self.architecture {
-            bail!("{name} is of another model, for other modalities or classes; restore the data set, or train anew");
+            bail!(
+                "{name} is of another model, for other modalities or classes; restore the data set, or train anew"
+            );
         }
         if card.data != self.data {
-            bail!("{name} is of other data than `{}` holds now: restore them, or train anew", self.plan.data);
+            bail!(
+                "{name} is of other data than `{}` holds now: restore them, or train anew",
+                self.plan.data
+            );
         }
-        Ok(Some(State { position: card.position, tensors }))
+        Ok(Some(State {
+            position: card.position,
+            tensors,
+        }))
     }
 
     /// Removes all of a run's.
@@ -114,7 +141,9 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>> {
     };
     let mut names = vec![];
     for entry in read {
-        let path = entry.with_context(|| format!("can't read {}", dir.display()))?.path();
+        let path = entry
+            .with_context(|| format!("can't read {}", dir.display()))?
+            .path();
         if path.extension().is_some_and(|e| e == EXTENSION) {
             names.push(path);
         }
@@ -128,7 +157,8 @@ fn essence(plan: &Plan) -> Plan {
     let defaults = Plan::default();
     let mut plan = plan.clone();
     (plan.train.loaders, plan.train.checkpoint_seconds) = (0, 0.0);
-    (plan.train.replay, plan.train.keep_checkpoints) = (defaults.train.replay, defaults.train.keep_checkpoints);
+    (plan.train.replay, plan.train.keep_checkpoints) =
+        (defaults.train.replay, defaults.train.keep_checkpoints);
     (plan.certify, plan.evaluate) = (defaults.certify, defaults.evaluate);
     (plan.falsify, plan.smooth) = (defaults.falsify, defaults.smooth);
     plan
@@ -137,11 +167,19 @@ fn essence(plan: &Plan) -> Plan {
 /// The first setting that differs, in words.
 fn difference(there: &Plan, here: &Plan) -> Result<Option<String>> {
     let flat = |plan: &Plan| -> Result<BTreeMap<String, Value>> {
-        Ok(crate::settings::flatten(&Table::try_from(plan)?).into_iter().collect())
+        Ok(crate::settings::flatten(&Table::try_from(plan)?)
+            .into_iter()
+            .collect())
     };
     let (there, here) = (flat(there)?, flat(here)?);
     let told = |value: Option<&Value>| value.map_or("unset".to_owned(), ToString::to_string);
     let mut keys = here.keys().chain(there.keys());
     let key = keys.find(|key| here.get(*key) != there.get(*key));
-    Ok(key.map(|key| format!("{key} = {} there, {} here", told(there.get(key)), told(here.get(key)))))
+    Ok(key.map(|key| {
+        format!(
+            "{key} = {} there, {} here",
+            told(there.get(key)),
+            told(here.get(key))
+        )
+    }))
 }

@@ -8,7 +8,10 @@ impl Summary {
     pub fn check(&self) -> Result<()> {
         self.check_counts()?;
         for (what, accuracy) in self.accuracies() {
-            ensure!((0.0..=1.0).contains(&accuracy), "{what} is {accuracy}, no fraction");
+            ensure!(
+                (0.0..=1.0).contains(&accuracy),
+                "{what} is {accuracy}, no fraction"
+            );
         }
         certified("certified", &self.certified)?;
         radii("radii", &self.radii)?;
@@ -21,34 +24,62 @@ impl Summary {
 
     fn check_counts(&self) -> Result<()> {
         let classes = self.classes.len();
-        let square = self.confusion.len() == classes && self.confusion.iter().all(|row| row.len() == classes);
-        ensure!(square || self.confusion.is_empty(), "`confusion` is not a table of {classes} × {classes} classes");
+        let square = self.confusion.len() == classes
+            && self.confusion.iter().all(|row| row.len() == classes);
+        ensure!(
+            square || self.confusion.is_empty(),
+            "`confusion` is not a table of {classes} × {classes} classes"
+        );
         let total = sum(self.confusion.iter().flatten().copied());
         ensure!(
             total.is_some_and(|total| total <= self.accuracy.samples),
             "the counts of `confusion` add up to more than the {} samples of `accuracy`",
             self.accuracy.samples
         );
-        let falsified = sum(self.falsification.iter().flat_map(|f| [f.samples, f.tightness_samples, f.violations]));
-        let smoothed = sum(self.smoothing.iter().flat_map(|s| &s.attacks).flat_map(|a| [a.inside, a.fell]));
+        let falsified = sum(self
+            .falsification
+            .iter()
+            .flat_map(|f| [f.samples, f.tightness_samples, f.violations]));
+        let smoothed = sum(self
+            .smoothing
+            .iter()
+            .flat_map(|s| &s.attacks)
+            .flat_map(|a| [a.inside, a.fell]));
         ensure!(
             falsified.is_some() && smoothed.is_some(),
             "the counts of `falsification` or `smoothing` are too large"
         );
         let possible = |f: &crate::record::Falsification| f.violations <= f.samples;
-        ensure!(self.falsification.iter().all(possible), "`falsification` has more violations than samples");
+        ensure!(
+            self.falsification.iter().all(possible),
+            "`falsification` has more violations than samples"
+        );
         Ok(())
     }
 
     /// With the name of each.
     fn accuracies(&self) -> impl Iterator<Item = (&'static str, f64)> {
         let a = &self.accuracy;
-        let missing = a.missing.values().chain(a.missing_by_baseline.values().flat_map(|table| table.values()));
-        let clean = [a.clean].into_iter().chain(missing.chain(a.solo.values()).copied());
+        let missing = a.missing.values().chain(
+            a.missing_by_baseline
+                .values()
+                .flat_map(|table| table.values()),
+        );
+        let clean = [a.clean]
+            .into_iter()
+            .chain(missing.chain(a.solo.values()).copied());
         let attacks = self.attacks.iter().flat_map(|a| [a.accuracy, a.clean]);
         let corruptions = self.corruptions.iter().flat_map(|c| [c.accuracy, c.clean]);
-        let classifiers = self.smoothing.iter().flat_map(|s| &s.classifiers).flat_map(|c| [c.accuracy, c.abstained]);
-        let smooth_attacks = self.smoothing.iter().flat_map(|s| &s.attacks).map(|a| a.accuracy);
+        let classifiers = self
+            .smoothing
+            .iter()
+            .flat_map(|s| &s.classifiers)
+            .flat_map(|c| [c.accuracy, c.abstained]);
+        let smooth_attacks = self
+            .smoothing
+            .iter()
+            .flat_map(|s| &s.attacks)
+            .map(|a| a.accuracy);
         let named = |name: &'static str| move |value: f64| (name, value);
         clean
             .map(named("accuracy"))
@@ -65,7 +96,11 @@ fn certified(what: &str, results: &[CertifiedResult]) -> Result<()> {
     for c in results {
         let fractions = [Some(c.accuracy), c.attacked_samples];
         ensure!(
-            fractions.into_iter().flatten().all(|f| (0.0..=1.0).contains(&f)) && c.eps.is_finite(),
+            fractions
+                .into_iter()
+                .flatten()
+                .all(|f| (0.0..=1.0).contains(&f))
+                && c.eps.is_finite(),
             "`{what}` of `{}` at {} is no fraction",
             c.threat,
             c.eps
@@ -77,15 +112,23 @@ fn certified(what: &str, results: &[CertifiedResult]) -> Result<()> {
 
 fn radii(what: &str, results: &[RadiusResult]) -> Result<()> {
     for r in results {
-        let ascending = r.quantiles.is_sorted() && r.quantiles.iter().chain([&r.mean]).all(|r| *r >= 0.0);
-        ensure!(ascending, "`{what}` of `{}`: radii are positive and their quantiles ascend", r.threat);
+        let ascending =
+            r.quantiles.is_sorted() && r.quantiles.iter().chain([&r.mean]).all(|r| *r >= 0.0);
+        ensure!(
+            ascending,
+            "`{what}` of `{}`: radii are positive and their quantiles ascend",
+            r.threat
+        );
         check_evidence(what, &r.evidence)?;
     }
     Ok(())
 }
 
 fn check_evidence(what: &str, evidence: &str) -> Result<()> {
-    ensure!(["proved", "confident", "estimated"].contains(&evidence), "`{what}`: unknown evidence `{evidence}`");
+    ensure!(
+        ["proved", "confident", "estimated"].contains(&evidence),
+        "`{what}`: unknown evidence `{evidence}`"
+    );
     Ok(())
 }
 
@@ -102,7 +145,11 @@ mod tests {
     fn good() -> Summary {
         Summary {
             classes: vec!["a".into(), "b".into()],
-            accuracy: Accuracy { clean: 0.75, samples: 4, ..Accuracy::default() },
+            accuracy: Accuracy {
+                clean: 0.75,
+                samples: 4,
+                ..Accuracy::default()
+            },
             confusion: vec![vec![2, 0], vec![1, 1]],
             ..Summary::default()
         }
@@ -129,10 +176,19 @@ mod tests {
             quantiles,
             vulnerability_share: None,
         };
-        refused("radii", &|s| s.radii.push(radius(f64::NAN, vec![], "proved")));
-        refused("radii", &|s| s.radii.push(radius(1.0, vec![1.0, 0.0], "proved")));
-        refused("radii", &|s| s.radii.push(radius(1.0, vec![0.0, f64::NAN], "proved")));
-        refused("certain", &|s| s.radii.push(radius(1.0, vec![0.0, f64::INFINITY], "certain")));
+        refused("radii", &|s| {
+            s.radii.push(radius(f64::NAN, vec![], "proved"))
+        });
+        refused("radii", &|s| {
+            s.radii.push(radius(1.0, vec![1.0, 0.0], "proved"))
+        });
+        refused("radii", &|s| {
+            s.radii.push(radius(1.0, vec![0.0, f64::NAN], "proved"))
+        });
+        refused("certain", &|s| {
+            s.radii
+                .push(radius(1.0, vec![0.0, f64::INFINITY], "certain"))
+        });
         refused("attacks", &|s| {
             let (name, threat, norm) = ("pgd".into(), "joint".into(), "l2".into());
             s.attacks.push(AttackResult {

@@ -9,15 +9,16 @@ use std::path::PathBuf;
 
 /// Train multi-modal classifiers, attack them, certify them, and report what is true.
 ///
-/// Without a command: the tour. It trains joint training (JT), CRMT and certified CRMT on the built-in
-/// audio-visual digits, attacks all three, and writes a report to runs/tour/report.html.
+/// Without a command: the tour. It trains joint training (JT), CRMT and certified CRMT on the
+/// built-in audio-visual digits, attacks all three, and writes a report to runs/tour/report.html.
 #[derive(Debug, Parser)]
 #[command(name = "crmt-driver", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Where tensors live: cpu, cuda (the first GPU) or cuda:N, which need a build with the features cuda and cudnn.
+    /// Where tensors live: cpu, cuda (the first GPU) or cuda:N, which need a build with the
+    /// features cuda and cudnn.
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<Compute>,
     /// Print one JSON document on stdout; people's text goes to stderr.
@@ -55,16 +56,21 @@ pub enum Command {
     /// Train a model, then certify and attack it, and write a run directory.
     #[command(after_help = methods_help())]
     Train(TrainArgs),
-    /// Attack the model of a run again: other attacks, other budgets, more samples; or corrupt its inputs.
+    /// Attack the model of a run again: other attacks, other budgets, more samples; or corrupt its
+    /// inputs.
     ///
-    /// What is finished is kept: a stopped evaluation goes on where it was when the same command is given again.
+    /// What is finished is kept: a stopped evaluation goes on where it was when the same command is
+    /// given again.
     #[command(after_help = attacks_help())]
     Evaluate(EvaluateArgs),
-    /// Compute the radii of a run's model again and try to break them; or smooth it and certify that.
+    /// Compute the radii of a run's model again and try to break them; or smooth it and certify
+    /// that.
     Certify(CertifyArgs),
-    /// Say which modality a run's model relies on, and through which it is weakest; several runs side by side.
+    /// Say which modality a run's model relies on, and through which it is weakest; several runs
+    /// side by side.
     ///
-    /// Writes diagnosis.json, diagnosis.csv (a row per report sample) and a section of the report into each run.
+    /// Writes diagnosis.json, diagnosis.csv (a row per report sample) and a section of the report
+    /// into each run.
     Diagnose(DiagnoseArgs),
     /// Write one report of one or several runs.
     Report(ReportArgs),
@@ -91,7 +97,8 @@ pub struct TrainArgs {
     /// Seed of everything random.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Convolutions and products on CUDA while training: tf32, f32 or bf16 [default: tf32]; all is measured in f32.
+    /// Convolutions and products on CUDA while training: tf32, f32 or bf16 [default: tf32]; all is
+    /// measured in f32.
     #[arg(long, value_name = "P")]
     pub precision: Option<Precision>,
     /// Print the resolved settings with their origins, and stop.
@@ -100,7 +107,8 @@ pub struct TrainArgs {
     /// Replace an existing run directory.
     #[arg(long)]
     pub overwrite: bool,
-    /// Go on with a run that was stopped, under its own settings: the result has the same bits as if it had not been.
+    /// Go on with a run that was stopped, under its own settings: the result has the same bits as
+    /// if it had not been.
     #[arg(long, value_name = "RUN")]
     #[arg(conflicts_with_all = ["data", "method", "config", "set", "out", "seed", "precision", "explain", "overwrite"])]
     pub resume: Option<PathBuf>,
@@ -123,16 +131,22 @@ pub struct EvaluateArgs {
     /// `l2`, or `linf` for `each` and single modalities.
     #[arg(long)]
     pub norm: Option<String>,
-    /// `joint`, `each`, names of modalities, `usual` (joint and each modality alone), `without-NAME` or `without-NAME+NAME`,
-    /// `any-missing`.
+    /// `joint`, `each`, names of modalities, `usual` (joint and each modality alone),
+    /// `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',')]
     pub threat: Vec<String>,
-    /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast, frame-drop, time-shift,
-    /// and what was prepared with the data. Attacks run again only if one of their options is given, too.
+    /// Accuracy with one modality corrupted: `all`, or gaussian-noise, blur, occlusion, contrast,
+    /// frame-drop, time-shift, and what was prepared with the data. Attacks run again only if one
+    /// of their options is given, too.
     #[arg(long, value_name = "all|NAME,…", value_delimiter = ',')]
     pub corruption: Vec<String>,
     /// Severities of the corruptions, of 1 to 5 [default: all].
-    #[arg(long, value_name = "S,…", value_delimiter = ',', requires = "corruption")]
+    #[arg(
+        long,
+        value_name = "S,…",
+        value_delimiter = ',',
+        requires = "corruption"
+    )]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
     pub severity: Vec<u8>,
     /// One setting, e.g. evaluate.steps=100; may be repeated.
@@ -144,15 +158,18 @@ pub struct EvaluateArgs {
     /// Write the nearest adversarial of every attacked sample to this file.
     #[arg(long, value_name = "FILE.safetensors|FILE.npz")]
     pub save_adversarials: Option<PathBuf>,
-    /// Write what the model says of every report sample to this file: logits, labels, predictions and each modality's
-    /// scores; as .npy the logits alone. Attacks run again only if one of their options is given, too.
+    /// Write what the model says of every report sample to this file: logits, labels, predictions
+    /// and each modality's scores; as .npy the logits alone. Attacks run again only if one of their
+    /// options is given, too.
     #[arg(long, value_name = "FILE.safetensors|FILE.npz|FILE.npy")]
     pub save_predictions: Option<PathBuf>,
-    /// Attack the network as it is used (`f32`), or as certificates are about it (`f64`, on the CPU).
+    /// Attack the network as it is used (`f32`), or as certificates are about it (`f64`, on the
+    /// CPU).
     #[arg(long, value_name = "f32|f64")]
     pub precision: Option<String>,
-    /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one that serves the model
-    /// best); all but the first also give a table of accuracies without each set of modalities.
+    /// What stands in for missing modalities: `declared`, `zeros`, `mean`, or `learned` (the one
+    /// that serves the model best); all but the first also give a table of accuracies without each
+    /// set of modalities.
     #[arg(long)]
     pub baseline: Option<String>,
     /// The data set, if it has moved since training.
@@ -195,15 +212,15 @@ pub struct CertifyArgs {
     /// Attack every kind of certificate strictly inside; one success makes the exit status 1.
     #[arg(long)]
     pub falsify: bool,
-    /// Attack only these: `joint`, `each`, names of modalities, `usual` (joint and each modality alone), `without-NAME` or
-    /// `without-NAME+NAME`, `any-missing`.
+    /// Attack only these: `joint`, `each`, names of modalities, `usual` (joint and each modality
+    /// alone), `without-NAME` or `without-NAME+NAME`, `any-missing`.
     #[arg(long, value_delimiter = ',', requires = "falsify")]
     pub threat: Vec<String>,
     /// Gradient steps of each of the three restarts of these attacks.
     #[arg(long, requires = "falsify")]
     pub steps: Option<usize>,
-    /// Certify the smoothed network instead: Gaussian noise of this standard deviation, in declared units, on every
-    /// modality, or a NAME=SIGMA for each [default: the run's smooth.sigma].
+    /// Certify the smoothed network instead: Gaussian noise of this standard deviation, in declared
+    /// units, on every modality, or a NAME=SIGMA for each [default: the run's smooth.sigma].
     #[arg(long, value_name = "SIGMA|NAME=SIGMA,…", num_args = 0..=1, allow_negative_numbers = true)]
     #[arg(conflicts_with_all = ["evidence", "program", "audit", "falsify"])]
     pub smooth: Option<Option<String>>,
@@ -217,13 +234,24 @@ pub struct CertifyArgs {
     #[arg(long, value_name = "N", requires = "smooth")]
     pub selection_draws: Option<u64>,
     /// Smoothing: probability that a sample's certificates are wrong.
-    #[arg(long, value_name = "A", requires = "smooth", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "A",
+        requires = "smooth",
+        allow_negative_numbers = true
+    )]
     pub alpha: Option<f64>,
     /// Smoothing: also without each modality.
-    #[arg(long, value_name = "true|false", requires = "smooth", require_equals = true)]
+    #[arg(
+        long,
+        value_name = "true|false",
+        requires = "smooth",
+        require_equals = true
+    )]
     #[arg(num_args = 0..=1, default_missing_value = "true")]
     pub missing: Option<bool>,
-    /// How many report samples --falsify attacks or --smooth certifies, drawn by the run's seed; 0 for all.
+    /// How many report samples --falsify attacks or --smooth certifies, drawn by the run's seed; 0
+    /// for all.
     #[arg(long, value_name = "N")]
     pub samples: Option<usize>,
     /// The data set, if it has moved since training.
@@ -248,8 +276,8 @@ pub struct DiagnoseArgs {
 /// `report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Run directories, in the order of the report; or folders of runs, e.g. of a sweep. Of several paths, those that are
-    /// no complete runs are left out, and named.
+    /// Run directories, in the order of the report; or folders of runs, e.g. of a sweep. Of several
+    /// paths, those that are no complete runs are left out, and named.
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
     /// File to write [default: report.html in the first run, or in the folder of runs].
@@ -264,7 +292,9 @@ fn attacks_help() -> String {
     let width = ATTACKS.iter().map(|a| a.name.len()).max().unwrap_or(0);
     let line = |name: &str, about: &str| format!("  {name:width$}  {about}\n");
     let attacks: String = ATTACKS.iter().map(|a| line(a.name, a.about)).collect();
-    let presets = PRESETS.iter().map(|(name, members, about)| line(name, &format!("{}: {about}", members.join(", "))));
+    let presets = PRESETS
+        .iter()
+        .map(|(name, members, about)| line(name, &format!("{}: {about}", members.join(", "))));
     let presets: String = presets.collect();
     format!(
         "Attacks:\n{attacks}\nPresets:\n{presets}\nHow much they may spend: --set evaluate.steps and .restarts (pgd), .standard_steps \
@@ -274,6 +304,11 @@ fn attacks_help() -> String {
 
 fn methods_help() -> String {
     let width = METHODS.iter().map(|m| m.name.len()).max().unwrap_or(0);
-    let lines = METHODS.iter().map(|m| format!("  {:width$}  {}\n", m.name, m.about));
-    format!("Methods:\n{}\nEvery setting: crmt-driver train --explain", lines.collect::<String>())
+    let lines = METHODS
+        .iter()
+        .map(|m| format!("  {:width$}  {}\n", m.name, m.about));
+    format!(
+        "Methods:\n{}\nEvery setting: crmt-driver train --explain",
+        lines.collect::<String>()
+    )
 }

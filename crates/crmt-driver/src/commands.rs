@@ -47,7 +47,12 @@ pub fn run(cli: Cli) -> Result<Verdict> {
 fn train(args: &TrainArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
     if let Some(out) = &args.resume {
         let run = resume(out, device, voice)?;
-        return tell(&[(&run.summary.name(), &run.summary)], json, voice, &out.join(run_dir::REPORT));
+        return tell(
+            &[(&run.summary.name(), &run.summary)],
+            json,
+            voice,
+            &out.join(run_dir::REPORT),
+        );
     }
     let resolved = resolve(args, device)?;
     let plan = &resolved.plan;
@@ -61,18 +66,47 @@ fn train(args: &TrainArgs, device: Option<Compute>, json: bool, voice: &Voice) -
     }
     let out = args.out.clone().unwrap_or_else(|| default_out(plan));
     let run = train_and_measure(plan, &out, args.overwrite, voice)?;
-    tell(&[(&run.summary.name(), &run.summary)], json, voice, &out.join(run_dir::REPORT))
+    tell(
+        &[(&run.summary.name(), &run.summary)],
+        json,
+        voice,
+        &out.join(run_dir::REPORT),
+    )
 }
 
-fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
+fn evaluate(
+    args: &EvaluateArgs,
+    device: Option<Compute>,
+    json: bool,
+    voice: &Voice,
+) -> Result<Verdict> {
     // A name that says no format is refused before hours of work.
     let named = |option, file: &Option<PathBuf>, formats: &[Format]| {
-        file.as_ref().map(|file| Format::of(option, file, formats)).transpose()
+        file.as_ref()
+            .map(|file| Format::of(option, file, formats))
+            .transpose()
     };
-    named("--save-predictions", &args.save_predictions, &predictions::FORMATS)?;
-    named("--save-adversarials", &args.save_adversarials, &adversarials::FORMATS)?;
-    let remade: &[_] = if args.attacks() { &[run_dir::EXAMPLES] } else { &[] };
-    let how = Opening { data: args.data.as_deref(), device, settings: &args.set, remade };
+    named(
+        "--save-predictions",
+        &args.save_predictions,
+        &predictions::FORMATS,
+    )?;
+    named(
+        "--save-adversarials",
+        &args.save_adversarials,
+        &adversarials::FORMATS,
+    )?;
+    let remade: &[_] = if args.attacks() {
+        &[run_dir::EXAMPLES]
+    } else {
+        &[]
+    };
+    let how = Opening {
+        data: args.data.as_deref(),
+        device,
+        settings: &args.set,
+        remade,
+    };
     let mut run = Run::open(RunDir::open(&args.run, "evaluate")?, &how, voice)?;
     let samples = args.samples.unwrap_or(run.plan_mut().evaluate.samples);
     if args.attacks() {
@@ -80,7 +114,14 @@ fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Vo
         run.plan_mut().check()?;
     }
     if !args.corruption.is_empty() {
-        run.corrupt(&Asked { names: &args.corruption, severities: &args.severity, samples }, voice)?;
+        run.corrupt(
+            &Asked {
+                names: &args.corruption,
+                severities: &args.severity,
+                samples,
+            },
+            voice,
+        )?;
     }
     if args.attacks() {
         run.attack(args.save_adversarials.as_deref(), voice)?;
@@ -89,15 +130,27 @@ fn evaluate(args: &EvaluateArgs, device: Option<Compute>, json: bool, voice: &Vo
         run.save_predictions(file)?;
     }
     run.finish()?;
-    for (what, file) in [("adversarials", &args.save_adversarials), ("predictions", &args.save_predictions)] {
-        file.iter().for_each(|file| voice.say(format!("{what}: {}", file.display())));
+    for (what, file) in [
+        ("adversarials", &args.save_adversarials),
+        ("predictions", &args.save_predictions),
+    ] {
+        file.iter()
+            .for_each(|file| voice.say(format!("{what}: {}", file.display())));
     }
-    tell(&[(&run.summary.name(), &run.summary)], json, voice, &args.run.join(run_dir::REPORT))
+    tell(
+        &[(&run.summary.name(), &run.summary)],
+        json,
+        voice,
+        &args.run.join(run_dir::REPORT),
+    )
 }
 
 /// What was asked for wins over the run's settings, and becomes them.
 fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
-    let lists = [(&args.attack, &mut settings.attacks), (&args.threat, &mut settings.threats)];
+    let lists = [
+        (&args.attack, &mut settings.attacks),
+        (&args.threat, &mut settings.threats),
+    ];
     for (asked, setting) in lists.into_iter().filter(|(asked, _)| !asked.is_empty()) {
         setting.clone_from(asked);
     }
@@ -106,20 +159,44 @@ fn attack_settings(args: &EvaluateArgs, settings: &mut EvaluatePlan) {
     }
     settings.samples = args.samples.unwrap_or(settings.samples);
     settings.seed = args.seed.unwrap_or(settings.seed);
-    args.norm.iter().for_each(|norm| settings.norm.clone_from(norm));
-    args.precision.iter().for_each(|precision| settings.precision.clone_from(precision));
-    args.baseline.iter().for_each(|baseline| settings.baseline.clone_from(baseline));
+    args.norm
+        .iter()
+        .for_each(|norm| settings.norm.clone_from(norm));
+    args.precision
+        .iter()
+        .for_each(|precision| settings.precision.clone_from(precision));
+    args.baseline
+        .iter()
+        .for_each(|baseline| settings.baseline.clone_from(baseline));
 }
 
-fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
+fn certify(
+    args: &CertifyArgs,
+    device: Option<Compute>,
+    json: bool,
+    voice: &Voice,
+) -> Result<Verdict> {
     let remade: &[_] = if args.smooth.is_some() {
         &[run_dir::SMOOTHED]
     } else {
-        &[run_dir::SAMPLES, run_dir::DIAGNOSIS, run_dir::DIAGNOSIS_SAMPLES]
+        &[
+            run_dir::SAMPLES,
+            run_dir::DIAGNOSIS,
+            run_dir::DIAGNOSIS_SAMPLES,
+        ]
     };
-    let how = Opening { data: args.data.as_deref(), device, remade, ..Opening::default() };
+    let how = Opening {
+        data: args.data.as_deref(),
+        device,
+        remade,
+        ..Opening::default()
+    };
     let mut run = Run::open(RunDir::open(&args.run, "certify")?, &how, voice)?;
-    if let Some(bad) = args.eps.iter().find(|eps| !(eps.is_finite() && **eps > 0.0)) {
+    if let Some(bad) = args
+        .eps
+        .iter()
+        .find(|eps| !(eps.is_finite() && **eps > 0.0))
+    {
         bail!("--eps {bad}: budgets are positive numbers");
     }
     if args.samples.is_some() && !args.falsify && args.smooth.is_none() {
@@ -151,27 +228,42 @@ fn certify(args: &CertifyArgs, device: Option<Compute>, json: bool, voice: &Voic
         }
     }
     run.finish()?;
-    tell(&[(&run.summary.name(), &run.summary)], json, voice, &args.run.join(run_dir::REPORT))
+    tell(
+        &[(&run.summary.name(), &run.summary)],
+        json,
+        voice,
+        &args.run.join(run_dir::REPORT),
+    )
 }
 
-/// The run's settings with what was asked for, checked before any work. They hold for this time only: the next
-/// `--falsify` attacks everything again.
+/// The run's settings with what was asked for, checked before any work. They hold for this time
+/// only: the next `--falsify` attacks everything again.
 fn falsification(run: &mut Run, args: &CertifyArgs) -> Result<Option<FalsifyPlan>> {
     let plan = run.plan_mut().falsify.clone();
     let plan = FalsifyPlan {
         samples: args.samples.unwrap_or(plan.samples),
         steps: args.steps.unwrap_or(plan.steps),
-        threats: if args.threat.is_empty() { plan.threats } else { args.threat.clone() },
+        threats: if args.threat.is_empty() {
+            plan.threats
+        } else {
+            args.threat.clone()
+        },
         ..plan
     };
-    Plan { falsify: plan.clone(), ..run.plan_mut().clone() }.check()?;
+    Plan {
+        falsify: plan.clone(),
+        ..run.plan_mut().clone()
+    }
+    .check()?;
     Threat::parse_all(&plan.threats, run.modalities())?;
     Ok(args.falsify.then_some(plan))
 }
 
 /// Smooths with the run's settings and what was asked for.
 fn smooth(run: &mut Run, sigma: Option<&str>, args: &CertifyArgs, voice: &Voice) -> Result<()> {
-    let asked = sigma.map(|text| sigmas::parse(text, run.modalities())).transpose()?;
+    let asked = sigma
+        .map(|text| sigmas::parse(text, run.modalities()))
+        .transpose()?;
     let plan = &mut run.plan_mut().smooth;
     if let Some((all, named)) = asked {
         plan.sigma = all.unwrap_or(plan.sigma);
@@ -202,14 +294,26 @@ fn audit(run: &Run, bounds: &Bounds) -> Result<()> {
     Ok(())
 }
 
-fn diagnose(args: &DiagnoseArgs, device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
+fn diagnose(
+    args: &DiagnoseArgs,
+    device: Option<Compute>,
+    json: bool,
+    voice: &Voice,
+) -> Result<Verdict> {
     // All are known to be runs before any of them is worked on.
-    args.out.iter().try_for_each(|out| run_dir::check_file("--out", out))?;
+    args.out
+        .iter()
+        .try_for_each(|out| run_dir::check_file("--out", out))?;
     let dirs = comparison::open(&args.runs, &|path| RunDir::open(path, "diagnose"), voice)?;
     for dir in &dirs {
         voice.say(format!("{}:", dir.path().display()));
         let remade = &[run_dir::DIAGNOSIS, run_dir::DIAGNOSIS_SAMPLES];
-        let how = Opening { data: args.data.as_deref(), device, remade, ..Opening::default() };
+        let how = Opening {
+            data: args.data.as_deref(),
+            device,
+            remade,
+            ..Opening::default()
+        };
         let mut run = Run::open(dir.clone(), &how, voice)?;
         run.diagnose(voice)?;
         run.finish()?;
@@ -220,13 +324,22 @@ fn diagnose(args: &DiagnoseArgs, device: Option<Compute>, json: bool, voice: &Vo
         write_file(out, report::render(&records)?.as_bytes())?;
     }
     let names = comparison::names_of(&records);
-    let diagnoses: Vec<&Diagnosis> = records.iter().filter_map(|r| r.diagnosis.as_ref()).collect();
+    let diagnoses: Vec<&Diagnosis> = records
+        .iter()
+        .filter_map(|r| r.diagnosis.as_ref())
+        .collect();
     let told = named(&names, &records);
-    let text = format!("\n{}\n{}", tables::modality_table(&told), diagnosis::table(&names, &diagnoses));
+    let text = format!(
+        "\n{}\n{}",
+        tables::modality_table(&told),
+        diagnosis::table(&names, &diagnoses)
+    );
     answer(&text, &diagnoses, json, voice)?;
     match &args.out {
         Some(out) => voice.say(format!("report: {}", out.display())),
-        None => dirs.iter().for_each(|dir| voice.say(format!("report: {}", dir.file(run_dir::REPORT).display()))),
+        None => dirs
+            .iter()
+            .for_each(|dir| voice.say(format!("report: {}", dir.file(run_dir::REPORT).display()))),
     }
     verdict(&told)
 }
@@ -239,27 +352,54 @@ fn warn_of_different_data(runs: &[RunRecord], voice: &Voice) {
 }
 
 fn write_report(args: &ReportArgs, json: bool, voice: &Voice) -> Result<Verdict> {
-    args.out.iter().try_for_each(|out| run_dir::check_file("--out", out))?;
+    args.out
+        .iter()
+        .try_for_each(|out| run_dir::check_file("--out", out))?;
     // The run that is written to is for this command alone; others are only looked at.
     let (first, alone) = (Cell::new(true), args.runs.len() == 1);
     let place = |path: &Path| std::fs::canonicalize(path).ok();
     let open = |path: &Path| {
-        let written = args.out.is_none() && first.replace(false) && (!alone || place(path) == place(&args.runs[0]));
-        if written { RunDir::open(path, "report") } else { RunDir::look(path) }
+        let written = args.out.is_none()
+            && first.replace(false)
+            && (!alone || place(path) == place(&args.runs[0]));
+        if written {
+            RunDir::open(path, "report")
+        } else {
+            RunDir::look(path)
+        }
     };
     let dirs = comparison::open(&args.runs, &open, voice)?;
     let records = comparison::read(&dirs)?;
     warn_of_different_data(&records, voice);
     // Of a folder of runs beside them, else in the first run.
-    let place = if args.runs.len() == 1 { &args.runs[0] } else { dirs[0].path() };
-    let out = args.out.clone().unwrap_or_else(|| place.join(run_dir::REPORT));
-    let figures = args.figures.as_ref().map(|folder| FigureFiles::prepare(folder, &report::figures(&records)?));
+    let place = if args.runs.len() == 1 {
+        &args.runs[0]
+    } else {
+        dirs[0].path()
+    };
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| place.join(run_dir::REPORT));
+    let figures = args
+        .figures
+        .as_ref()
+        .map(|folder| FigureFiles::prepare(folder, &report::figures(&records)?));
     let figures = figures.transpose()?;
     write_file(&out, report::render(&records)?.as_bytes())?;
     if let (Some(files), Some(folder)) = (figures, &args.figures) {
-        voice.say(format!("figures: {} as .svg and .png in {}", files.write()?, folder.display()));
+        voice.say(format!(
+            "figures: {} as .svg and .png in {}",
+            files.write()?,
+            folder.display()
+        ));
     }
-    tell(&named(&comparison::names_of(&records), &records), json, voice, &out)
+    tell(
+        &named(&comparison::names_of(&records), &records),
+        json,
+        voice,
+        &out,
+    )
 }
 
 fn resolve(args: &TrainArgs, device: Option<Compute>) -> Result<Resolved> {
@@ -272,20 +412,37 @@ fn resolve(args: &TrainArgs, device: Option<Compute>) -> Result<Resolved> {
     }
     let mut flag = |key: &str, value: Option<toml::Value>| {
         if let Some(value) = value {
-            settings.set(key, value, format!("--{}", key.rsplit('.').next().unwrap_or(key)));
+            settings.set(
+                key,
+                value,
+                format!("--{}", key.rsplit('.').next().unwrap_or(key)),
+            );
         }
     };
     flag("data", args.data.clone().map(Into::into));
     flag("method", args.method.clone().map(Into::into));
     flag("device", device.map(|device| device.to_string().into()));
-    flag("train.precision", args.precision.map(|precision| precision.to_string().into()));
-    let seed = args.seed.map(i64::try_from).transpose().context("--seed: at most 9223372036854775807")?;
+    flag(
+        "train.precision",
+        args.precision.map(|precision| precision.to_string().into()),
+    );
+    let seed = args
+        .seed
+        .map(i64::try_from)
+        .transpose()
+        .context("--seed: at most 9223372036854775807")?;
     flag("seed", seed.map(Into::into));
     settings.resolve()
 }
 
 fn default_out(plan: &Plan) -> PathBuf {
-    let data = Path::new(&plan.data).file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    let modalities: String = plan.modalities.iter().map(|name| format!("-{name}")).collect();
+    let data = Path::new(&plan.data)
+        .file_name()
+        .map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    let modalities: String = plan
+        .modalities
+        .iter()
+        .map(|name| format!("-{name}"))
+        .collect();
     Path::new("runs").join(format!("{data}{modalities}-{}-s{}", plan.method, plan.seed))
 }

@@ -18,24 +18,39 @@ pub fn of_report(data: &DataSet) -> Result<String> {
         for x in &batch.inputs {
             hash.update(sealed::bytes(x)?);
         }
-        batch.labels.to_vec1::<u32>()?.iter().for_each(|label| hash.update(label.to_le_bytes()));
+        batch
+            .labels
+            .to_vec1::<u32>()?
+            .iter()
+            .for_each(|label| hash.update(label.to_le_bytes()));
     }
     Ok(sealed::hex(hash))
 }
 
-/// Of all values of a split, its labels, and how its rows are paired; also of one whose samples are drawn anew each epoch.
+/// Of all values of a split, its labels, and how its rows are paired; also of one whose samples are
+/// drawn anew each epoch.
 pub fn of_split(split: &Split) -> String {
     let mut hash = Sha256::new();
     for array in split.arrays() {
         hash.update(format!("{:?} {}\n", array.shape(), array.rows()));
         for start in (0..array.rows()).step_by(ROWS) {
             let values = array.to_vec(start..array.rows().min(start + ROWS));
-            hash.update(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+            hash.update(
+                values
+                    .iter()
+                    .flat_map(|v| v.to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            );
         }
     }
     let mut list = |name: &str, values: &[u32]| {
         hash.update(format!("{name} {}\n", values.len()));
-        hash.update(values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        hash.update(
+            values
+                .iter()
+                .flat_map(|v| v.to_le_bytes())
+                .collect::<Vec<u8>>(),
+        );
     };
     match split.pairing() {
         Pairing::Rows { labels } => list("rows", labels),
@@ -50,7 +65,9 @@ pub fn of_split(split: &Split) -> String {
 
 /// Of what training depends on.
 pub fn of_training(data: &DataSet) -> String {
-    let hash = Sha256::new().chain_update(of_split(&data.train)).chain_update(of_split(&data.select));
+    let hash = Sha256::new()
+        .chain_update(of_split(&data.train))
+        .chain_update(of_split(&data.select));
     sealed::hex(hash)
 }
 
@@ -71,7 +88,9 @@ mod tests {
     fn data(train: [f32; 4], labels: [u32; 2]) -> DataSet {
         let samples = |values: [f32; 4], labels: [u32; 2]| Samples {
             arrays: vec![Array::floats(&[2], values.to_vec()).expect("two rows")],
-            pairing: Pairing::Rows { labels: labels.to_vec() },
+            pairing: Pairing::Rows {
+                labels: labels.to_vec(),
+            },
         };
         let manifest = Manifest::new("x", ["no", "yes"], vec![ModalitySpec::new("x", &[2])]);
         let other = || samples([0.0; 4], [0, 1]);
@@ -84,7 +103,11 @@ mod tests {
         let values = [0.0, 1.0, 2.0, 3.0];
         let known = hash(values, [0, 1]);
         assert_eq!(known, hash(values, [0, 1]));
-        for (values, labels) in [([0.0, 1.0, 3.0, 2.0], [0, 1]), ([0.0, 1.0, 2.0, 4.0], [0, 1]), (values, [1, 0])] {
+        for (values, labels) in [
+            ([0.0, 1.0, 3.0, 2.0], [0, 1]),
+            ([0.0, 1.0, 2.0, 4.0], [0, 1]),
+            (values, [1, 0]),
+        ] {
             assert_ne!(known, hash(values, labels));
         }
     }

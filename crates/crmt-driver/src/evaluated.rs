@@ -1,4 +1,5 @@
-//! A batch and the baselines, as the program that certificates are about sees them. Does not know constants.
+//! A batch and the baselines, as the program that certificates are about sees them. Does not know
+//! constants.
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::Evaluation;
@@ -25,7 +26,11 @@ impl Evaluated {
         let logits = scores.logits()?.to_dtype(DType::F64)?;
         let baselines = data.baselines.try_map(|b| b.unsqueeze(0))?;
         let evaluation = Evaluation::new(&logits, &batch.inputs)?.or_missing(&baselines)?;
-        Ok(Self { scores: exact(&scores)?, evaluation, labels: batch.labels.to_vec1()? })
+        Ok(Self {
+            scores: exact(&scores)?,
+            evaluation,
+            labels: batch.labels.to_vec1()?,
+        })
     }
 }
 
@@ -42,6 +47,10 @@ pub fn exact(scores: &AdditiveScores) -> Result<AdditiveScores> {
 /// The scores of one sample whose modalities are all at their baselines, in f64.
 pub fn absent(model: &Model, data: &DataSet) -> Result<AdditiveScores> {
     let head = model.head().bias();
-    let sample = |b: &Tensor| b.unsqueeze(0)?.to_device(head.device())?.to_dtype(head.dtype());
+    let sample = |b: &Tensor| {
+        b.unsqueeze(0)?
+            .to_device(head.device())?
+            .to_dtype(head.dtype())
+    };
     exact(&model.scores(&data.baselines.try_map(sample)?)?)
 }

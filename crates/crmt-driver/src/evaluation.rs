@@ -27,7 +27,8 @@ pub struct Clean {
     pub warnings: Vec<String>,
 }
 
-/// Measures the report split. A sample for which the outputs are not finite has no prediction, and counts as wrong.
+/// Measures the report split. A sample for which the outputs are not finite has no prediction, and
+/// counts as wrong.
 pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     let subsets = subsets(data.modalities.len());
     let mut missing = vec![0.0; subsets.len()];
@@ -47,8 +48,15 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
         let classes = labels.to_vec1::<u32>()?;
         for (label, prediction) in classes.iter().zip(predicted) {
             let (label, prediction) = (*label as usize, prediction.map(|class| class as usize));
-            prediction.iter().for_each(|class| confusion[label][*class] += 1);
-            rows.push(SampleRow { index: rows.len() as u64, label, prediction, ..SampleRow::default() });
+            prediction
+                .iter()
+                .for_each(|class| confusion[label][*class] += 1);
+            rows.push(SampleRow {
+                index: rows.len() as u64,
+                label,
+                prediction,
+                ..SampleRow::default()
+            });
         }
         let margins = deployed.margins(&scores, &classes)?;
         agreement::write_to(&mut rows[first..], &margins, &names);
@@ -64,33 +72,66 @@ pub fn clean(model: &Model, data: &DataSet) -> Result<Clean> {
     }
     let n = rows.len() as f64;
     let right = rows.iter().filter(|r| r.is_right()).count() as f64;
-    let by_name = |names: Vec<String>, right: Vec<f64>| names.into_iter().zip(right.iter().map(|r| r / n)).collect();
+    let by_name = |names: Vec<String>, right: Vec<f64>| {
+        names.into_iter().zip(right.iter().map(|r| r / n)).collect()
+    };
     let accuracy = Accuracy {
         clean: right / n,
         samples: rows.len() as u64,
-        missing: by_name(subsets.iter().map(|s| s.describe(&data.modalities)).collect(), missing),
+        missing: by_name(
+            subsets
+                .iter()
+                .map(|s| s.describe(&data.modalities))
+                .collect(),
+            missing,
+        ),
         missing_by_baseline: BTreeMap::new(),
         solo: by_name(names.clone(), solo),
     };
-    Ok(Clean { accuracy, confusion, rows, warnings: warnings(&everywhere, elsewhere, &alone, &names) })
+    Ok(Clean {
+        accuracy,
+        confusion,
+        rows,
+        warnings: warnings(&everywhere, elsewhere, &alone, &names),
+    })
 }
 
 /// Positions of samples without a prediction; `first` is that of the batch.
 fn unanswered(first: usize, answers: &[Option<u32>]) -> impl Iterator<Item = u64> {
-    answers.iter().enumerate().filter(|(_, answer)| answer.is_none()).map(move |(i, _)| (first + i) as u64)
+    answers
+        .iter()
+        .enumerate()
+        .filter(|(_, answer)| answer.is_none())
+        .map(move |(i, _)| (first + i) as u64)
 }
 
-/// One line for samples without a prediction with everything there, one for those that have none only where modalities
-/// are missing or `alone`, each with its own head.
-fn warnings(everywhere: &[u64], mut elsewhere: Vec<u64>, alone: &[Vec<u64>], names: &[String]) -> Vec<String> {
+/// One line for samples without a prediction with everything there, one for those that have none
+/// only where modalities are missing or `alone`, each with its own head.
+fn warnings(
+    everywhere: &[u64],
+    mut elsewhere: Vec<u64>,
+    alone: &[Vec<u64>],
+    names: &[String],
+) -> Vec<String> {
     elsewhere.extend(alone.iter().flatten());
     elsewhere.sort_unstable();
     elsewhere.dedup();
     elsewhere.retain(|row| !everywhere.contains(row));
     let warning = |(stage, rows): (&str, &[u64])| {
         let silent = |(own, _): &(&Vec<u64>, &String)| own.iter().any(|row| rows.contains(row));
-        let through: Vec<String> = alone.iter().zip(names).filter(silent).map(|(_, name)| name.clone()).collect();
+        let through: Vec<String> = alone
+            .iter()
+            .zip(names)
+            .filter(silent)
+            .map(|(_, name)| name.clone())
+            .collect();
         undefined::warning(stage, rows, &through)
     };
-    [("clean", everywhere), ("with modalities missing or alone", &elsewhere)].into_iter().filter_map(warning).collect()
+    [
+        ("clean", everywhere),
+        ("with modalities missing or alone", &elsewhere),
+    ]
+    .into_iter()
+    .filter_map(warning)
+    .collect()
 }

@@ -56,46 +56,79 @@ impl Events {
     pub fn create(run: &RunDir) -> Result<Self> {
         let dir = run.file(run_dir::EVENTS);
         make_folder(&dir)?;
-        for entry in fs::read_dir(&dir).with_context(|| format!("can't read {}", dir.display()))?.flatten() {
+        for entry in fs::read_dir(&dir)
+            .with_context(|| format!("can't read {}", dir.display()))?
+            .flatten()
+        {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.starts_with(OURS) && name.ends_with(".crmt") {
-                fs::remove_file(entry.path()).with_context(|| format!("can't remove {}", entry.path().display()))?;
+                fs::remove_file(entry.path())
+                    .with_context(|| format!("can't remove {}", entry.path().display()))?;
             }
         }
-        // TensorBoard knows its files by the first part of their names, and sorts them by the second.
+        // TensorBoard knows its files by the first part of their names, and sorts them by the
+        // second.
         let path = dir.join(format!("{OURS}{:010}.crmt", now() as u64));
-        let file = File::create_new(&path).with_context(|| format!("can't write {}", path.display()))?;
+        let file =
+            File::create_new(&path).with_context(|| format!("can't write {}", path.display()))?;
         let mut events = Self { path, file };
         let version = Some("brain.Event:2".to_owned());
-        events.append(&Event { wall_time: now(), step: 0, file_version: version, summary: None })?;
+        events.append(&Event {
+            wall_time: now(),
+            step: 0,
+            file_version: version,
+            summary: None,
+        })?;
         Ok(events)
     }
 
     /// One epoch; its number is the step.
     pub fn epoch(&mut self, metrics: &EpochMetrics) -> Result<()> {
-        let summary = Some(Scalars { value: scalars(metrics) });
-        self.append(&Event { wall_time: now(), step: metrics.epoch as i64, file_version: None, summary })
+        let summary = Some(Scalars {
+            value: scalars(metrics),
+        });
+        self.append(&Event {
+            wall_time: now(),
+            step: metrics.epoch as i64,
+            file_version: None,
+            summary,
+        })
     }
 
     fn append(&mut self, event: &Event) -> Result<()> {
         let failed = || format!("can't write {}", self.path.display());
-        self.file.write_all(&framed(&event.encode_to_vec())).with_context(failed)?;
+        self.file
+            .write_all(&framed(&event.encode_to_vec()))
+            .with_context(failed)?;
         self.file.flush().with_context(failed)
     }
 }
 
 fn scalars(m: &EpochMetrics) -> Vec<Scalar> {
-    let scalar =
-        |name: String, value: f64| Scalar { tag: format!("{}/{name}", m.phase), simple_value: Some(value as f32) };
+    let scalar = |name: String, value: f64| Scalar {
+        tag: format!("{}/{name}", m.phase),
+        simple_value: Some(value as f32),
+    };
     let mut all = vec![
         scalar("loss".into(), m.loss),
         scalar("learning rate".into(), m.learning_rate),
         scalar("selection/accuracy".into(), m.select_accuracy),
         scalar("seconds".into(), m.seconds),
     ];
-    all.extend(m.select_attacked.map(|value| scalar("selection/attacked".into(), value)));
-    for (group, values) in [("part", &m.parts), ("margin", &m.margins), ("gradient norm", &m.gradient_norms)] {
-        all.extend(values.iter().map(|(name, value)| scalar(format!("{group}/{name}"), *value)));
+    all.extend(
+        m.select_attacked
+            .map(|value| scalar("selection/attacked".into(), value)),
+    );
+    for (group, values) in [
+        ("part", &m.parts),
+        ("margin", &m.margins),
+        ("gradient norm", &m.gradient_norms),
+    ] {
+        all.extend(
+            values
+                .iter()
+                .map(|(name, value)| scalar(format!("{group}/{name}"), *value)),
+        );
     }
     all
 }
@@ -108,11 +141,16 @@ fn framed(content: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, turned and shifted so that checksums of checksums are harmless.
 fn masked(bytes: &[u8]) -> [u8; 4] {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
+    crc32c::crc32c(bytes)
+        .rotate_right(15)
+        .wrapping_add(0xa282_ead8)
+        .to_le_bytes()
 }
 
 fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -121,12 +159,19 @@ mod tests {
 
     #[test]
     fn a_record_is_framed_as_tensorboard_does() {
-        // Written by TensorBoard's own writer (tensorboard 2, `RecordWriter`) for Event(wall_time=1, step=2, file_version="brain.Event:2").
-        let event = Event { wall_time: 1.0, step: 2, file_version: Some("brain.Event:2".into()), summary: None };
+        // Written by TensorBoard's own writer (tensorboard 2, `RecordWriter`) for
+        // Event(wall_time=1, step=2, file_version="brain.Event:2").
+        let event = Event {
+            wall_time: 1.0,
+            step: 2,
+            file_version: Some("brain.Event:2".into()),
+            summary: None,
+        };
         let bytes = framed(&event.encode_to_vec());
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, GOLDEN);
     }
 
-    const GOLDEN: &str = "1a00000000000000129bd82d09000000000000f03f10021a0d627261696e2e4576656e743a32f46f53d8";
+    const GOLDEN: &str =
+        "1a00000000000000129bd82d09000000000000f03f10021a0d627261696e2e4576656e743a32f46f53d8";
 }

@@ -1,5 +1,5 @@
-//! `examples.safetensors`: adversarial examples of an evaluation, with the inputs they were made from.
-//! Does not know how they were found, nor how they are shown.
+//! `examples.safetensors`: adversarial examples of an evaluation, with the inputs they were made
+//! from. Does not know how they were found, nor how they are shown.
 use crate::{checkpoint::range, sealed::Sealed};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -59,16 +59,35 @@ impl ExampleModality {
     ///
     /// # Errors
     /// Inputs of another shape than the modality's.
-    pub fn new(modality: &Modality, norm: &str, clean: &Tensor, adversarial: Option<&Tensor>) -> Result<Self> {
+    pub fn new(
+        modality: &Modality,
+        norm: &str,
+        clean: &Tensor,
+        adversarial: Option<&Tensor>,
+    ) -> Result<Self> {
         let values = |x: &Tensor| -> Result<Vec<f32>> {
             modality.check(&x.unsqueeze(0)?)?;
             Ok(x.flatten_all()?.to_vec1()?)
         };
         let (clean, adversarial) = (values(clean)?, adversarial.map(values).transpose()?);
-        let moved = adversarial.iter().flat_map(|x| clean.iter().zip(x)).map(|(c, a)| f64::from(a - c).abs());
-        let length = if norm == "linf" { moved.fold(0.0, f64::max) } else { moved.map(|d| d * d).sum::<f64>().sqrt() };
+        let moved = adversarial
+            .iter()
+            .flat_map(|x| clean.iter().zip(x))
+            .map(|(c, a)| f64::from(a - c).abs());
+        let length = if norm == "linf" {
+            moved.fold(0.0, f64::max)
+        } else {
+            moved.map(|d| d * d).sum::<f64>().sqrt()
+        };
         let (name, shape) = (modality.name.clone(), modality.shape.clone());
-        Ok(Self { name, shape, range: range(&modality.domain), distance: length / modality.scale, clean, adversarial })
+        Ok(Self {
+            name,
+            shape,
+            range: range(&modality.domain),
+            distance: length / modality.scale,
+            clean,
+            adversarial,
+        })
     }
 }
 
@@ -106,7 +125,10 @@ pub fn read(path: &Path) -> Result<Vec<Example>> {
                 tensor.map(|t| t.flatten_all()?.to_vec1()).transpose()
             };
             let Some(values_clean) = values(&clean)? else {
-                bail!("{name}: no `{clean}` of shape {:?}: evaluate the run again", m.shape);
+                bail!(
+                    "{name}: no `{clean}` of shape {:?}: evaluate the run again",
+                    m.shape
+                );
             };
             (m.adversarial, m.clean) = (values(&adversarial)?, values_clean);
         }
@@ -115,11 +137,17 @@ pub fn read(path: &Path) -> Result<Vec<Example>> {
 }
 
 fn numbered(examples: &[Example]) -> impl Iterator<Item = (usize, &ExampleModality)> {
-    examples.iter().enumerate().flat_map(|(i, example)| example.modalities.iter().map(move |m| (i, m)))
+    examples
+        .iter()
+        .enumerate()
+        .flat_map(|(i, example)| example.modalities.iter().map(move |m| (i, m)))
 }
 
 fn keys(i: usize, modality: &str) -> [String; 2] {
-    [format!("{i}.{modality}.clean"), format!("{i}.{modality}.adversarial")]
+    [
+        format!("{i}.{modality}.clean"),
+        format!("{i}.{modality}.adversarial"),
+    ]
 }
 
 #[cfg(test)]
@@ -128,11 +156,21 @@ mod tests {
     use crmt_core::Domain;
 
     fn examples() -> Result<Vec<Example>> {
-        let tensor = |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu);
+        let tensor =
+            |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu);
         let image = Modality::new("image", &[1, 2, 2], Domain::Interval { lo: 0.0, hi: 1.0 });
-        let pen = Modality { scale: 2.0, ..Modality::new("pen", &[3], Domain::Unbounded) };
-        let clean = (tensor(&[0.0, 0.5, 0.5, 1.0], &[1, 2, 2])?, tensor(&[-1.0, 0.0, 7.0], &[3])?);
-        let moved = (tensor(&[0.0, 0.5, 0.75, 1.0], &[1, 2, 2])?, tensor(&[2.0, 4.0, 7.0], &[3])?);
+        let pen = Modality {
+            scale: 2.0,
+            ..Modality::new("pen", &[3], Domain::Unbounded)
+        };
+        let clean = (
+            tensor(&[0.0, 0.5, 0.5, 1.0], &[1, 2, 2])?,
+            tensor(&[-1.0, 0.0, 7.0], &[3])?,
+        );
+        let moved = (
+            tensor(&[0.0, 0.5, 0.75, 1.0], &[1, 2, 2])?,
+            tensor(&[2.0, 4.0, 7.0], &[3])?,
+        );
         let example = |norm: &str, pen_moves: bool| -> Result<Example> {
             let modalities = vec![
                 ExampleModality::new(&image, norm, &clean.0, Some(&moved.0))?,
@@ -153,7 +191,11 @@ mod tests {
                 modalities,
             })
         };
-        Ok(vec![example("l2", true)?, example("linf", true)?, example("l2", false)?])
+        Ok(vec![
+            example("l2", true)?,
+            example("linf", true)?,
+            example("l2", false)?,
+        ])
     }
 
     #[test]
@@ -164,7 +206,9 @@ mod tests {
         assert_eq!(found, [vec![0.25, 2.5], vec![0.25, 2.0], vec![0.25, 0.0]]);
         let image = Modality::new("image", &[1, 2, 2], Domain::Unbounded);
         let flat = Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu)?;
-        let refused = ExampleModality::new(&image, "l2", &flat, None).unwrap_err().to_string();
+        let refused = ExampleModality::new(&image, "l2", &flat, None)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("image"), "{refused}");
         Ok(())
     }
@@ -188,14 +232,26 @@ mod tests {
             bad[at] ^= 0x40;
             std::fs::write(&path, &bad)?;
             match read(&path) {
-                Err(error) => assert!(format!("{error:#}").contains("examples.safetensors"), "{error:#}"),
-                // What a reader of safetensors ignores (white space, the `format` entry) may change.
+                Err(error) => assert!(
+                    format!("{error:#}").contains("examples.safetensors"),
+                    "{error:#}"
+                ),
+                // What a reader of safetensors ignores (white space, the `format` entry) may
+                // change.
                 Ok(same) => assert_eq!(same, examples()?, "a changed byte at {at} went unnoticed"),
             }
         }
         // A file of another kind.
-        std::fs::write(&path, Sealed::new(String::new(), BTreeMap::new())?.to_bytes("architecture")?)?;
-        assert!(read(&path).unwrap_err().to_string().contains("no `examples`"));
+        std::fs::write(
+            &path,
+            Sealed::new(String::new(), BTreeMap::new())?.to_bytes("architecture")?,
+        )?;
+        assert!(
+            read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("no `examples`")
+        );
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! Attacks on certificates: everything a run proves of a sample is attacked strictly inside, and how much
-//! further an attack has to go is measured. Does not know how certificates are computed.
+//! Attacks on certificates: everything a run proves of a sample is attacked strictly inside, and
+//! how much further an attack has to go is measured. Does not know how certificates are computed.
 use crate::{
     agreement::{Agreement, Deployed},
     arsenal::RESTARTS,
@@ -17,10 +17,12 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use crmt_attacks::{Budget, Draws, Goal, Norm, Outcome, Pgd, Restart, Victim, correct, run_within, run_within_each};
+use crmt_attacks::{
+    Budget, Draws, Goal, Norm, Outcome, Pgd, Restart, Victim, correct, run_within, run_within_each,
+};
 use crmt_certify::{
-    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash, limits,
-    missing_regions,
+    Contributions, Evidence, Grade, MarginConstants, MissingRegion, Threat as Shape, WeightsHash,
+    limits, missing_regions,
 };
 use crmt_core::{AdditiveClassifier, Batch, Classifier, Missing, PerModality, Streams};
 use crmt_data::DataSet;
@@ -57,7 +59,11 @@ pub struct Subject<'a> {
 
 impl Subject<'_> {
     fn names(&self) -> Vec<String> {
-        self.data.modalities.iter().map(|m| m.name.clone()).collect()
+        self.data
+            .modalities
+            .iter()
+            .map(|m| m.name.clone())
+            .collect()
     }
 }
 
@@ -86,8 +92,12 @@ struct Trial<'a> {
 impl Trial<'_> {
     /// Which samples have another class at the points that were found.
     fn broken(&self, outcome: Outcome, labels: &Tensor) -> Result<Vec<bool>> {
-        let Some(judge) = &self.judge else { return Ok(outcome.success) };
-        let points = outcome.adversarial.try_map(|x| x.to_device(&Device::Cpu)?.to_dtype(self.dtype))?;
+        let Some(judge) = &self.judge else {
+            return Ok(outcome.success);
+        };
+        let points = outcome
+            .adversarial
+            .try_map(|x| x.to_device(&Device::Cpu)?.to_dtype(self.dtype))?;
         let right = correct(&judge.logits(&points)?, &labels.to_device(&Device::Cpu)?)?;
         Ok(right.into_iter().map(|right| !right).collect())
     }
@@ -102,12 +112,20 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     if let Constants::Proved(c) = &constants
         && c.weights() != Some(subject.hash)
     {
-        let of = c.weights().map_or("weights that are not named".into(), ToString::to_string);
-        bail!("the certificates are of other weights ({of}) than the model to attack ({})", subject.hash);
+        let of = c
+            .weights()
+            .map_or("weights that are not named".into(), ToString::to_string);
+        bail!(
+            "the certificates are of other weights ({of}) than the model to attack ({})",
+            subject.hash
+        );
     }
     // As the program that is certified takes them.
     let like = subject.bounds.model.head().bias();
-    let baselines = subject.data.baselines.try_map(|b| b.to_device(like.device())?.to_dtype(like.dtype()))?;
+    let baselines = subject
+        .data
+        .baselines
+        .try_map(|b| b.to_device(like.device())?.to_dtype(like.dtype()))?;
     let mut results: Vec<Falsification> = vec![];
     let evidence = match &constants {
         Constants::Proved(_) => Evidence::Proved,
@@ -118,8 +136,14 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
     let passes = kinds * (RESTARTS.len() * samples + tight * (HALVINGS + 1) / 2);
     let halvings = tight * (HALVINGS + 1) / 2;
     let gradients = kinds * plan.steps * (RESTARTS.len() * samples + halvings);
-    let seconds = gradients as f64 * effort::seconds_per_gradient(subject.model, subject.precision, subject.data)?;
-    effort::announce("attacks on certificates", seconds, "--samples and --steps make it shorter", voice);
+    let seconds = gradients as f64
+        * effort::seconds_per_gradient(subject.model, subject.precision, subject.data)?;
+    effort::announce(
+        "attacks on certificates",
+        seconds,
+        "--samples and --steps make it shorter",
+        voice,
+    );
     let bar = voice.stage("attacking certificates", passes as u64, "attacks");
     for (i, part) in drawn.chunks(EVAL_BATCH).enumerate() {
         let batch = report.samples(part)?;
@@ -128,7 +152,13 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
             Constants::Proved(c) => claims(c, subject, &baselines, plan, &batch)?,
             Constants::Estimated(c) => claims(c, subject, &baselines, plan, &batch)?,
         };
-        let search = Search { batch: &attacked, samples: part, streams: subject.streams, plan, bar: &bar };
+        let search = Search {
+            batch: &attacked,
+            samples: part,
+            streams: subject.streams,
+            plan,
+            bar: &bar,
+        };
         for (k, claim) in claims.iter().enumerate() {
             let found = search.judge(claim, tight.saturating_sub(i * EVAL_BATCH))?;
             match results.get_mut(k) {
@@ -137,7 +167,9 @@ pub fn falsify(subject: &Subject, plan: &FalsifyPlan, voice: &Voice) -> Result<V
             }
         }
     }
-    results.iter_mut().for_each(|result| result.evidence = constants.evidence().to_owned());
+    results
+        .iter_mut()
+        .for_each(|result| result.evidence = constants.evidence().to_owned());
     Ok(results)
 }
 
@@ -157,7 +189,10 @@ fn threats(subject: &Subject, plan: &FalsifyPlan, evidence: Evidence) -> Result<
             }
             _ => String::new(),
         };
-        bail!("threat `{}`: this run has no radii for it{why}", other.name(&names));
+        bail!(
+            "threat `{}`: this run has no radii for it{why}",
+            other.name(&names)
+        );
     }
     Ok(if wanted.is_empty() { told } else { wanted })
 }
@@ -180,7 +215,13 @@ fn claims<'a, E: Grade>(
     plan: &FalsifyPlan,
     batch: &Batch,
 ) -> Result<Vec<Claim<'a>>> {
-    let Subject { bounds, model, data, streams, .. } = *subject;
+    let Subject {
+        bounds,
+        model,
+        data,
+        streams,
+        ..
+    } = *subject;
     let modalities = data.modalities.len();
     let names = subject.names();
     let wanted = threats(subject, plan, E::EVIDENCE)?;
@@ -188,71 +229,132 @@ fn claims<'a, E: Grade>(
     let absent = evaluated::absent(&bounds.model, data)?;
     let contributions = Contributions::new(&of.scores, Some(&absent))?;
     let regions = missing_regions(constants, &of.evaluation, &of.labels, &contributions)?;
-    let victim = |missing| Ok::<_, anyhow::Error>(Victim::new(model, missing, &data.baselines)?.unconfined());
+    let victim = |missing| {
+        Ok::<_, anyhow::Error>(Victim::new(model, missing, &data.baselines)?.unconfined())
+    };
     let dtype = bounds.model.head().bias().dtype();
-    let trial = |victim: Victim<'a>, missing: Option<Missing>, budget: Budget| -> Result<Trial<'a>> {
+    let trial = |victim: Victim<'a>,
+                 missing: Option<Missing>,
+                 budget: Budget|
+     -> Result<Trial<'a>> {
         let judge = match E::EVIDENCE {
             Evidence::Proved => Some(Victim::new(&bounds.model, missing, baselines)?.unconfined()),
             _ => None,
         };
-        Ok(Trial { victim, judge, dtype, budget })
+        Ok(Trial {
+            victim,
+            judge,
+            dtype,
+            budget,
+        })
     };
-    let whole = |name: String, victim: Victim<'a>, budget: Budget, shape: Shape| -> Result<Claim<'a>> {
-        let limits = limits(constants, &of.evaluation, &of.labels, &shape)?;
-        let radii = limits.into_iter().map(|limit| limit.radius).collect();
-        Ok(Claim { name, trials: vec![trial(victim, None, budget)?], radii, split: None })
-    };
+    let whole =
+        |name: String, victim: Victim<'a>, budget: Budget, shape: Shape| -> Result<Claim<'a>> {
+            let limits = limits(constants, &of.evaluation, &of.labels, &shape)?;
+            let radii = limits.into_iter().map(|limit| limit.radius).collect();
+            Ok(Claim {
+                name,
+                trials: vec![trial(victim, None, budget)?],
+                radii,
+                split: None,
+            })
+        };
     let mut claims = vec![];
     let mut of_batch = OfBatch::new(constants, &of, &absent)?;
     if E::EVIDENCE == Evidence::Proved {
         // What is not told is not attacked.
-        let predicting =
-            Deployed::new(subject.deployed, data)?.margins(&subject.deployed.scores(&batch.inputs)?, &of.labels)?;
-        Agreement::new(constants.program()).compare(&of, &absent, &predicting, &mut of_batch.threats)?;
+        let predicting = Deployed::new(subject.deployed, data)?
+            .margins(&subject.deployed.scores(&batch.inputs)?, &of.labels)?;
+        Agreement::new(constants.program()).compare(
+            &of,
+            &absent,
+            &predicting,
+            &mut of_batch.threats,
+        )?;
     }
-    for (threat, radii) in of_batch.threats.into_iter().filter(|(threat, _)| wanted.contains(threat)) {
+    for (threat, radii) in of_batch
+        .threats
+        .into_iter()
+        .filter(|(threat, _)| wanted.contains(threat))
+    {
         let of_set = |gone: Option<Missing>| {
             let victim = victim(gone.clone())?;
             let left = victim.modalities().len();
             trial(victim, gone, threat.budget(Norm::L2, 1.0, left))
         };
-        let trials = threat.missing(modalities).into_iter().map(of_set).collect::<Result<_>>()?;
-        claims.push(Claim { name: threat.name(&names), trials, radii, split: None });
+        let trials = threat
+            .missing(modalities)
+            .into_iter()
+            .map(of_set)
+            .collect::<Result<_>>()?;
+        claims.push(Claim {
+            name: threat.name(&names),
+            trials,
+            radii,
+            split: None,
+        });
     }
     if modalities == 1 || !plan.threats.is_empty() {
         return Ok(claims);
     }
-    let each = |radii: PerModality<f64>| Budget::Each { norm: Norm::L2, radii };
+    let each = |radii: PerModality<f64>| Budget::Each {
+        norm: Norm::L2,
+        radii,
+    };
     for i in 0..WEIGHTED {
         let mut rng = streams.stream("falsify weights", i as u64);
         let weights = PerModality::from_fn(modalities, |_| 2f64.powf(rng.random_range(-2.0..2.0)));
         let name = format!("weighted {}", told(&weights));
-        claims.push(whole(name, victim(None)?.weighted(&weights)?, Budget::Joint(1.0), Shape::L2(weights))?);
+        claims.push(whole(
+            name,
+            victim(None)?.weighted(&weights)?,
+            Budget::Joint(1.0),
+            Shape::L2(weights),
+        )?);
     }
     for i in 0..plan.rays {
         let mut rng = streams.stream("falsify ray", i as u64);
         let ray = PerModality::from_fn(modalities, |_| rng.random::<f64>());
         let ray = ray.map(|t| t / length(&ray));
-        claims.push(whole(format!("ray {}", told(&ray)), victim(None)?, each(ray.clone()), Shape::Ray(ray))?);
+        claims.push(whole(
+            format!("ray {}", told(&ray)),
+            victim(None)?,
+            each(ray.clone()),
+            Shape::Ray(ray),
+        )?);
     }
     let ones = PerModality::from_fn(modalities, |_| 1.0);
-    let splits = regions.iter().map(|r| r.region().optimal_split(&ones)).collect::<Result<Vec<_>, _>>()?;
+    let splits = regions
+        .iter()
+        .map(|r| r.region().optimal_split(&ones))
+        .collect::<Result<Vec<_>, _>>()?;
     claims.push(Claim {
         name: "optimal split".into(),
         trials: vec![trial(victim(None)?, None, each(ones.clone()))?],
         // No radius, or an infinite one, has no split.
-        radii: splits.iter().map(|s| Some(length(s)).filter(|r| r.is_finite()).unwrap_or(0.0)).collect(),
-        split: Some(PerModality::from_fn(modalities, |m| splits.iter().map(|s| s[m] / length(s)).collect())),
+        radii: splits
+            .iter()
+            .map(|s| Some(length(s)).filter(|r| r.is_finite()).unwrap_or(0.0))
+            .collect(),
+        split: Some(PerModality::from_fn(modalities, |m| {
+            splits.iter().map(|s| s[m] / length(s)).collect()
+        })),
     });
-    let trials = Threat::AnyMissing.missing(modalities).into_iter().map(|gone| {
-        let victim = victim(gone.clone())?;
-        let budget = each(victim.part(&ones));
-        trial(victim, gone, budget)
-    });
+    let trials = Threat::AnyMissing
+        .missing(modalities)
+        .into_iter()
+        .map(|gone| {
+            let victim = victim(gone.clone())?;
+            let budget = each(victim.part(&ones));
+            trial(victim, gone, budget)
+        });
     claims.push(Claim {
         name: "any-missing, each".into(),
         trials: trials.collect::<Result<_>>()?,
-        radii: regions.iter().map(|r| equal_budgets(r, modalities)).collect::<Result<_>>()?,
+        radii: regions
+            .iter()
+            .map(|r| equal_budgets(r, modalities))
+            .collect::<Result<_>>()?,
         split: None,
     });
     Ok(claims)
@@ -263,11 +365,15 @@ fn length(values: &PerModality<f64>) -> f64 {
 }
 
 fn told(values: &PerModality<f64>) -> String {
-    values.iter().map(|v| format!("{v:.2}")).collect::<Vec<_>>().join(":")
+    values
+        .iter()
+        .map(|v| format!("{v:.2}"))
+        .collect::<Vec<_>>()
+        .join(":")
 }
 
-/// The largest `t` (to one part in a million, from below) so that any one modality may be missing while each of
-/// the others moves up to `t`.
+/// The largest `t` (to one part in a million, from below) so that any one modality may be missing
+/// while each of the others moves up to `t`.
 fn equal_budgets<E: Grade>(region: &MissingRegion<E>, modalities: usize) -> Result<f64> {
     let holds = |t: f64| region.contains(1, &PerModality::from_fn(modalities, |_| t));
     if !holds(0.0)? {
@@ -282,7 +388,11 @@ fn equal_budgets<E: Grade>(region: &MissingRegion<E>, modalities: usize) -> Resu
     }
     while outside - inside > 1e-6 * outside {
         let middle = 0.5 * (inside + outside);
-        *(if holds(middle)? { &mut inside } else { &mut outside }) = middle;
+        *(if holds(middle)? {
+            &mut inside
+        } else {
+            &mut outside
+        }) = middle;
     }
     Ok(inside)
 }
@@ -300,8 +410,16 @@ struct Search<'a> {
 impl Search<'_> {
     /// Attacks `claim` inside, and the first `tight` samples beyond.
     fn judge(&self, claim: &Claim, tight: usize) -> Result<Falsification> {
-        let claimed: Vec<u32> = (0..claim.radii.len() as u32).filter(|i| claim.radii[*i as usize] > 0.0).collect();
-        let inside = self.broken(claim, &claimed, &vec![INSIDE; claimed.len()], &RESTARTS, self.plan.steps)?;
+        let claimed: Vec<u32> = (0..claim.radii.len() as u32)
+            .filter(|i| claim.radii[*i as usize] > 0.0)
+            .collect();
+        let inside = self.broken(
+            claim,
+            &claimed,
+            &vec![INSIDE; claimed.len()],
+            &RESTARTS,
+            self.plan.steps,
+        )?;
         let violations = inside.iter().filter(|b| **b).count();
         self.bar.inc((RESTARTS.len() * claim.radii.len()) as u64);
         let looked = tight.min(claim.radii.len());
@@ -315,28 +433,54 @@ impl Search<'_> {
             samples: claimed.len() as u64,
             violations: violations as u64,
             steps: self.plan.steps as u64,
-            mean_radius: mean(claimed.iter().map(|i| within_reach(claim.radii[*i as usize]))),
+            mean_radius: mean(
+                claimed
+                    .iter()
+                    .map(|i| within_reach(claim.radii[*i as usize])),
+            ),
             tightness_samples: tightness.len() as u64,
             tightness_mean: mean(tightness.iter().copied()),
             tightness_max: tightness.into_iter().fold(0.0, f64::max),
         })
     }
 
-    /// `radius / distance of the nearest break found`, for the samples that break within [`REACH`] radii.
+    /// `radius / distance of the nearest break found`, for the samples that break within [`REACH`]
+    /// radii.
     fn tightness(&self, claim: &Claim, rows: &[u32]) -> Result<Vec<f64>> {
         let mut inside = vec![1.0 / REACH; rows.len()];
         let mut outside = vec![REACH; rows.len()];
         // Half the work: a search that misses a break understates how tight the radius is.
-        let quick = |factors: &[f64]| self.broken(claim, rows, factors, &RESTARTS[..1], self.plan.steps.div_ceil(2));
+        let quick = |factors: &[f64]| {
+            self.broken(
+                claim,
+                rows,
+                factors,
+                &RESTARTS[..1],
+                self.plan.steps.div_ceil(2),
+            )
+        };
         let broken = quick(&outside)?;
         for _ in 0..HALVINGS {
-            let middle: Vec<f64> = inside.iter().zip(&outside).map(|(a, b)| (a * b).sqrt()).collect();
+            let middle: Vec<f64> = inside
+                .iter()
+                .zip(&outside)
+                .map(|(a, b)| (a * b).sqrt())
+                .collect();
             let fell = quick(&middle)?;
             for (i, fell) in fell.into_iter().enumerate() {
-                *(if fell { &mut outside[i] } else { &mut inside[i] }) = middle[i];
+                *(if fell {
+                    &mut outside[i]
+                } else {
+                    &mut inside[i]
+                }) = middle[i];
             }
         }
-        Ok(outside.iter().zip(broken).filter(|(_, broken)| *broken).map(|(factor, _)| 1.0 / factor).collect())
+        Ok(outside
+            .iter()
+            .zip(broken)
+            .filter(|(_, broken)| *broken)
+            .map(|(factor, _)| 1.0 / factor)
+            .collect())
     }
 
     /// Which of `rows` fall within `factors` times their claims, to any trial.
@@ -357,26 +501,45 @@ impl Search<'_> {
             }
             let chosen: Vec<u32> = standing.iter().map(|i| rows[*i]).collect();
             let index = Tensor::new(chosen.as_slice(), self.batch.labels.device())?;
-            let inputs = victim.part(&self.batch.inputs).try_map(|x| x.index_select(&index, 0))?;
+            let inputs = victim
+                .part(&self.batch.inputs)
+                .try_map(|x| x.index_select(&index, 0))?;
             let labels = self.batch.labels.index_select(&index, 0)?;
             let goal = Goal::Avoid(labels.clone());
             let own: Vec<usize> = chosen.iter().map(|i| self.samples[*i as usize]).collect();
             let draws = Draws::for_samples(self.streams, ids(&own));
-            let radii: Vec<f64> =
-                standing.iter().map(|i| factors[*i] * within_reach(claim.radii[rows[*i] as usize])).collect();
-            let pgd = Pgd { restarts: restarts.to_vec(), ..Pgd::strong(budget.clone()).with_steps(steps) };
+            let radii: Vec<f64> = standing
+                .iter()
+                .map(|i| factors[*i] * within_reach(claim.radii[rows[*i] as usize]))
+                .collect();
+            let pgd = Pgd {
+                restarts: restarts.to_vec(),
+                ..Pgd::strong(budget.clone()).with_steps(steps)
+            };
             let outcome = match &claim.split {
                 None => run_within(&pgd, victim, &inputs, &goal, &draws, &radii)?,
                 Some(split) => {
-                    let own =
-                        |share: &Vec<f64>| chosen.iter().zip(&radii).map(|(i, r)| r * share[*i as usize]).collect();
+                    let own = |share: &Vec<f64>| {
+                        chosen
+                            .iter()
+                            .zip(&radii)
+                            .map(|(i, r)| r * share[*i as usize])
+                            .collect()
+                    };
                     run_within_each(&pgd, victim, &inputs, &goal, &draws, &split.map(own))?
                 }
             };
             if outcome.success.len() != standing.len() {
-                bail!("an attack answered for {} of {} samples", outcome.success.len(), standing.len());
+                bail!(
+                    "an attack answered for {} of {} samples",
+                    outcome.success.len(),
+                    standing.len()
+                );
             }
-            standing.iter().zip(trial.broken(outcome, &labels)?).for_each(|(i, fell)| broken[*i] |= fell);
+            standing
+                .iter()
+                .zip(trial.broken(outcome, &labels)?)
+                .for_each(|(i, fell)| broken[*i] |= fell);
         }
         Ok(broken)
     }
@@ -400,29 +563,47 @@ mod tests {
     use crmt_fusion::Remembering;
     use std::collections::BTreeMap;
 
-    /// Of a modality that moves margins by almost nothing, the radius is finite and beyond what `f32` holds.
+    /// Of a modality that moves margins by almost nothing, the radius is finite and beyond what
+    /// `f32` holds.
     #[test]
     fn radii_that_no_input_can_hold_are_attacked_where_inputs_are() {
-        assert_eq!([0.5, 1e12, 1e13, f64::MAX, f64::INFINITY].map(within_reach), [0.5, 1e12, FAR, FAR, FAR]);
+        assert_eq!(
+            [0.5, 1e12, 1e13, f64::MAX, f64::INFINITY].map(within_reach),
+            [0.5, 1e12, FAR, FAR, FAR]
+        );
     }
 
-    /// An untrained linear model: every radius is the distance to the boundary, so attacks get through just
-    /// beyond it, whatever the threat, and not before.
+    /// An untrained linear model: every radius is the distance to the boundary, so attacks get
+    /// through just beyond it, whatever the threat, and not before.
     #[test]
     fn radii_of_linear_models_are_exactly_as_far_as_attacks_get() -> Result<()> {
         let mut plan = Plan::default();
         plan.model.encoder = "linear".into();
         plan.model.features = 16;
         plan.model.head = "orthonormal".into();
-        (plan.synthetic.train, plan.synthetic.select, plan.synthetic.report) = (100, 20, 40);
+        (
+            plan.synthetic.train,
+            plan.synthetic.select,
+            plan.synthetic.report,
+        ) = (100, 20, 40);
         plan.certify.evidence = "proved".into();
-        plan.falsify = FalsifyPlan { samples: 40, threats: vec![], steps: 40, rays: 2, tightness_samples: 40 };
+        plan.falsify = FalsifyPlan {
+            samples: 40,
+            threats: vec![],
+            steps: 40,
+            rays: 2,
+            tightness_samples: 40,
+        };
         let data = open_data(&plan)?;
-        let architecture =
-            Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
+        let architecture = Architecture::new(&data.modalities, &data.classes, plan.head(), |m| {
+            plan.encoder(&m.name, &m.shape)
+        });
         let learner = architecture.learner(Streams::new(3), &Device::Cpu)?;
-        let weights: BTreeMap<String, Tensor> =
-            learner.variables().into_iter().map(|v| (v.name, v.var.as_detached_tensor())).collect();
+        let weights: BTreeMap<String, Tensor> = learner
+            .variables()
+            .into_iter()
+            .map(|v| (v.name, v.var.as_detached_tensor()))
+            .collect();
         let voice = Voice::new(true);
         let streams = Streams::new(3);
         let bounds = Bounds::of(&plan, &data, streams, &architecture, &weights, &voice)?;
@@ -430,33 +611,68 @@ mod tests {
         let deployed = &architecture.model(&weights, DType::F32, &Device::Cpu)?;
         let model = Remembering::new(deployed);
         let (precision, hash) = (Precision::F32, &bounds.weights);
-        let subject = Subject { bounds: &bounds, model: &model, precision, deployed, hash, data: &data, streams };
+        let subject = Subject {
+            bounds: &bounds,
+            model: &model,
+            precision,
+            deployed,
+            hash,
+            data: &data,
+            streams,
+        };
         let found = falsify(&subject, &plan.falsify, &voice)?;
         assert_eq!(found.len(), 7 + 2 + 2 + 2);
         // The untrained model is right on few samples, but on some.
         assert!(found.iter().any(|f| f.samples > 2), "{found:?}");
         for f in found.iter().filter(|f| f.samples > 0) {
             assert_eq!(f.violations, 0, "{f:?}");
-            // The search ends up to 2.2 % above the distance; a joint or uni-modal radius is the distance.
+            // The search ends up to 2.2 % above the distance; a joint or uni-modal radius is the
+            // distance.
             let exact = !f.certificate.starts_with("any-missing") && f.tightness_samples > 0;
             assert!(!exact || f.tightness_mean > 0.95, "{f:?}");
         }
         // The program that they are about falls no sooner.
-        let exact = Subject { model: &bounds.model, precision: Precision::F64, ..subject };
-        let few = FalsifyPlan { samples: 10, rays: 1, tightness_samples: 4, ..plan.falsify.clone() };
+        let exact = Subject {
+            model: &bounds.model,
+            precision: Precision::F64,
+            ..subject
+        };
+        let few = FalsifyPlan {
+            samples: 10,
+            rays: 1,
+            tightness_samples: 4,
+            ..plan.falsify.clone()
+        };
         for f in falsify(&exact, &few, &voice)? {
             assert_eq!(f.violations, 0, "{f:?}");
         }
         // Certificates are of these weights, and no others.
         let other = WeightsHash::new("another");
-        let refused = falsify(&Subject { hash: &other, ..subject }, &plan.falsify, &voice).unwrap_err().to_string();
+        let refused = falsify(
+            &Subject {
+                hash: &other,
+                ..subject
+            },
+            &plan.falsify,
+            &voice,
+        )
+        .unwrap_err()
+        .to_string();
         assert!(refused.contains("another"), "{refused}");
         // A claim three percent too large is caught.
         let samples: Vec<usize> = (0..40).collect();
         let batch = data.report.samples(&samples)?;
-        let Constants::Proved(constants) = bounds.constants()? else { unreachable!("proved") };
+        let Constants::Proved(constants) = bounds.constants()? else {
+            unreachable!("proved")
+        };
         let bar = voice.stage("", 1, "attacks");
-        let search = Search { batch: &batch, samples: &samples, streams, plan: &plan.falsify, bar: &bar };
+        let search = Search {
+            batch: &batch,
+            samples: &samples,
+            streams,
+            plan: &plan.falsify,
+            bar: &bar,
+        };
         let baselines = data.baselines.try_map(|b| b.to_dtype(DType::F64))?;
         for mut claim in claims(&constants, &subject, &baselines, &plan.falsify, &batch)? {
             claim.radii.iter_mut().for_each(|r| *r *= 1.03);

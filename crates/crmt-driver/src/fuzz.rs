@@ -1,5 +1,5 @@
-//! Damaged results: whatever is done to the files of a run, reading them ends in an error or in results that can be shown,
-//! never in a panic. Does not know which damage is refused by what.
+//! Damaged results: whatever is done to the files of a run, reading them ends in an error or in
+//! results that can be shown, never in a panic. Does not know which damage is refused by what.
 use crate::{
     people::Voice,
     record::Summary,
@@ -39,7 +39,10 @@ fn summary() -> Value {
     });
     // Whatever else there is has its default.
     let mut whole = serde_json::to_value(Summary::default()).expect("JSON");
-    let (entries, given) = (whole.as_object_mut().expect("an object"), value.as_object().expect("an object"));
+    let (entries, given) = (
+        whole.as_object_mut().expect("an object"),
+        value.as_object().expect("an object"),
+    );
     entries.extend(given.clone());
     whole
 }
@@ -64,9 +67,37 @@ fn damage(value: &mut Value, rng: &mut StdRng) {
             }
         }
         _ => {
-            let large = json!([0, 1, u64::MAX, 1u64 << 63, -1, 1e308, -0.0, 1e-320, 0.5, 2.0]);
-            let others = json!(["inf", "NaN", "-inf", "", "joint", "estimated", "\u{202e}", null, true, [], {}]);
-            let all: Vec<&Value> = large.as_array().into_iter().chain(others.as_array()).flatten().collect();
+            let large = json!([
+                0,
+                1,
+                u64::MAX,
+                1u64 << 63,
+                -1,
+                1e308,
+                -0.0,
+                1e-320,
+                0.5,
+                2.0
+            ]);
+            let others = json!([
+                "inf",
+                "NaN",
+                "-inf",
+                "",
+                "joint",
+                "estimated",
+                "\u{202e}",
+                null,
+                true,
+                [],
+                {}
+            ]);
+            let all: Vec<&Value> = large
+                .as_array()
+                .into_iter()
+                .chain(others.as_array())
+                .flatten()
+                .collect();
             *value = all[rng.random_range(0..all.len())].clone();
         }
     }
@@ -94,14 +125,24 @@ fn a_damaged_summary_is_refused_or_can_be_shown() -> Result<()> {
                 for text in [tables::sandwich(&named), tables::modality_table(&named)] {
                     assert!(!text.is_empty());
                 }
-                let _ = (tables::attacks(&named), tables::smoothed(&named), tables::corruptions(&named));
+                let _ = (
+                    tables::attacks(&named),
+                    tables::smoothed(&named),
+                    tables::corruptions(&named),
+                );
                 tables::falsification(&summary);
-                let page = report::render(&[RunRecord { summary, ..RunRecord::default() }])?;
+                let page = report::render(&[RunRecord {
+                    summary,
+                    ..RunRecord::default()
+                }])?;
                 assert!(page.ends_with("</html>\n"));
             }
         }
     }
-    assert!(shown > 50 && refused > 50, "{shown} shown, {refused} refused");
+    assert!(
+        shown > 50 && refused > 50,
+        "{shown} shown, {refused} refused"
+    );
     Ok(())
 }
 
@@ -149,7 +190,10 @@ fn damaged_rows_are_refused_by_name_or_read() -> Result<()> {
 fn damaged_votes_are_refused_by_name() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let run = RunDir::create(dir.path(), false)?;
-    let (origin, voice) = (Origin::from([("seed".to_owned(), "0".to_owned())]), Voice::new(true));
+    let (origin, voice) = (
+        Origin::from([("seed".to_owned(), "0".to_owned())]),
+        Voice::new(true),
+    );
     let smoothing = crmt_certify::Smoothing::new(crmt_core::PerModality::from([1.0]))?;
     let votes = [smoothing.counted(0, vec![3, 1], vec![90, 10])];
     Store::open(&run, origin.clone(), &voice)?.save("", &votes)?;

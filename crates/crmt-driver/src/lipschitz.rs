@@ -10,8 +10,8 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use crmt_certify::{
-    Audit, CertifyError, Estimated, GradientNorms, LipschitzRule, MarginConstants, Program, Proved, ScoreBounds,
-    WeightsHash,
+    Audit, CertifyError, Estimated, GradientNorms, LipschitzRule, MarginConstants, Program, Proved,
+    ScoreBounds, WeightsHash,
 };
 use crmt_core::{AdditiveClassifier, Fusion, PerModality, Streams};
 use crmt_data::DataSet;
@@ -21,7 +21,8 @@ use std::collections::BTreeMap;
 
 /// Constants of a model's encoders or scores, of one kind or the other.
 pub struct Bounds {
-    /// What the constants are of, on the CPU: in f64, or in f32 if certificates shall be about that program.
+    /// What the constants are of, on the CPU: in f64, or in f32 if certificates shall be about that
+    /// program.
     pub model: Model,
     /// The constants.
     pub kind: Kind,
@@ -69,13 +70,23 @@ impl Bounds {
             "proved" => true,
             "estimated" => false,
             // A product of layer norms is a theorem for a CNN too, but says nothing useful of one.
-            _ => !architecture.modalities.iter().any(|m| m.encoder.is_convolutional()),
+            _ => !architecture
+                .modalities
+                .iter()
+                .any(|m| m.encoder.is_convolutional()),
         };
-        let dtype = if proved && plan.certify.program == F32 { DType::F32 } else { DType::F64 };
+        let dtype = if proved && plan.certify.program == F32 {
+            DType::F32
+        } else {
+            DType::F64
+        };
         let model = architecture.model(weights, dtype, &Device::Cpu)?;
         let kind = if proved {
             if dtype == DType::F32
-                && let Some(m) = architecture.modalities.iter().find(|m| m.encoder.is_convolutional())
+                && let Some(m) = architecture
+                    .modalities
+                    .iter()
+                    .find(|m| m.encoder.is_convolutional())
             {
                 bail!(
                     "certify.program = \"f32\": the encoder of `{}` computes convolutions by a method whose rounding nobody \
@@ -87,7 +98,11 @@ impl Bounds {
         } else {
             Kind::Estimated(estimate(plan, data, streams, architecture, weights, voice)?)
         };
-        Ok(Self { model, kind, weights: WeightsHash::new(checkpoint::hash(architecture, weights)?) })
+        Ok(Self {
+            model,
+            kind,
+            weights: WeightsHash::new(checkpoint::hash(architecture, weights)?),
+        })
     }
 
     /// Constants of margins in declared units, about the program that computes the model.
@@ -99,9 +114,13 @@ impl Bounds {
         })
     }
 
-    /// Constants in real arithmetic for another head on the same encoders: its rows `W(m)` and integration weights `a(m)`
-    /// (f64). To compare heads by; what is reported is about a program.
-    pub fn constants_of(&self, rows: &PerModality<Tensor>, weights: &PerModality<Tensor>) -> Result<Constants> {
+    /// Constants in real arithmetic for another head on the same encoders: its rows `W(m)` and
+    /// integration weights `a(m)` (f64). To compare heads by; what is reported is about a program.
+    pub fn constants_of(
+        &self,
+        rows: &PerModality<Tensor>,
+        weights: &PerModality<Tensor>,
+    ) -> Result<Constants> {
         self.combined(rows, weights, |constants, _| Ok(constants))
     }
 
@@ -131,10 +150,14 @@ impl Bounds {
             }
             Kind::Estimated(norms) => {
                 let bounds = norms.try_map(|norms| {
-                    norms.iter().map(|n| crmt_certify::EstimatedBound::estimated(*n)).collect::<Result<Vec<_>, _>>()
+                    norms
+                        .iter()
+                        .map(|n| crmt_certify::EstimatedBound::estimated(*n))
+                        .collect::<Result<Vec<_>, _>>()
                 })?;
                 Constants::Estimated(
-                    MarginConstants::sum(weights, &ScoreBounds::unweighted(bounds))?.in_units(&scales)?,
+                    MarginConstants::sum(weights, &ScoreBounds::unweighted(bounds))?
+                        .in_units(&scales)?,
                 )
             }
         })
@@ -146,7 +169,9 @@ impl Bounds {
         Ok(match &self.kind {
             Kind::Proved(audits) => Tables::Pairwise {
                 rows: self.model.head().rows()?,
-                features: audits.zip(&scales, "scales")?.map(|(audit, scale)| audit.bound().value() * **scale),
+                features: audits
+                    .zip(&scales, "scales")?
+                    .map(|(audit, scale)| audit.bound().value() * **scale),
             },
             Kind::Estimated(norms) => {
                 let scaled = norms.zip(&scales, "scales")?;
@@ -154,7 +179,9 @@ impl Bounds {
                     let norms: Vec<f64> = norms.iter().map(|n| n * **scale).collect();
                     Tensor::new(norms, &Device::Cpu)
                 };
-                Tables::Sum { norms: scaled.try_map(tensor)? }
+                Tables::Sum {
+                    norms: scaled.try_map(tensor)?,
+                }
             }
         })
     }
@@ -172,7 +199,12 @@ pub fn audits(model: &Model, architecture: &Architecture) -> Result<PerModality<
         // Our encoders store weights as they describe them.
         crmt_certify::audit(&layers)
             .map(Audit::out_in)
-            .with_context(|| format!("modality `{}` has no proved bound", architecture.modalities[m].name))
+            .with_context(|| {
+                format!(
+                    "modality `{}` has no proved bound",
+                    architecture.modalities[m].name
+                )
+            })
     })
 }
 
@@ -202,5 +234,8 @@ fn estimate(
         });
         bar.inc(batch.len() as u64);
     }
-    Ok(all.context("no training sample to estimate Lipschitz constants on")?.greatest().clone())
+    Ok(all
+        .context("no training sample to estimate Lipschitz constants on")?
+        .greatest()
+        .clone())
 }

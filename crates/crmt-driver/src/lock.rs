@@ -26,7 +26,8 @@ impl Lock {
     /// Takes the lock of `dir` for `command`; the lock of a killed process is free.
     ///
     /// # Errors
-    /// Another process holds it, or what is called `lock` is not ours: a link, say, which is never followed.
+    /// Another process holds it, or what is called `lock` is not ours: a link, say, which is never
+    /// followed.
     pub fn take(dir: &Path, command: &str) -> Result<Self> {
         let path = dir.join(LOCK);
         loop {
@@ -34,7 +35,9 @@ impl Lock {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => bail!(busy(dir, &holder(&mut file))),
-                Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("can't lock {}", path.display())),
+                Err(TryLockError::Error(e)) => {
+                    return Err(e).with_context(|| format!("can't lock {}", path.display()));
+                }
             }
             // Whoever held it may have removed its file in the meantime.
             if !is_at(&file, &path) {
@@ -46,7 +49,10 @@ impl Lock {
             }
             let failed = || format!("can't write {}", path.display());
             file.set_len(0).with_context(failed)?;
-            let mut lock = Self { file, path: path.clone() };
+            let mut lock = Self {
+                file,
+                path: path.clone(),
+            };
             lock.tell(command).with_context(failed)?;
             return Ok(lock);
         }
@@ -55,7 +61,8 @@ impl Lock {
     fn tell(&mut self, command: &str) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         // In one piece, so that whoever is killed leaves all of it or nothing.
-        self.file.write_all(format!("{OURS}{command}, process {}\n", std::process::id()).as_bytes())
+        self.file
+            .write_all(format!("{OURS}{command}, process {}\n", std::process::id()).as_bytes())
     }
 }
 
@@ -71,7 +78,11 @@ impl Drop for Lock {
 /// Whether a killed process may have left the file, or it is held.
 pub fn is_ours(path: &Path) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
-    let content = regular.then(|| File::open(path).map(|mut file| holder(&mut file)).unwrap_or_default());
+    let content = regular.then(|| {
+        File::open(path)
+            .map(|mut file| holder(&mut file))
+            .unwrap_or_default()
+    });
     content.is_some_and(|content| wrote(&content))
 }
 
@@ -89,7 +100,12 @@ fn open(path: &Path) -> Result<File> {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
         file => return file.with_context(failed),
     }
-    let stranger = || format!("{} is a link or no file: it is not of this program; move it away", path.display());
+    let stranger = || {
+        format!(
+            "{} is a link or no file: it is not of this program; move it away",
+            path.display()
+        )
+    };
     match fs::symlink_metadata(path) {
         Ok(m) if m.is_file() => {}
         Ok(_) => bail!(stranger()),
@@ -111,7 +127,9 @@ fn holder(file: &mut File) -> String {
 }
 
 fn busy(dir: &Path, holder: &str) -> String {
-    let told = holder.strip_prefix(OURS).and_then(|rest| rest.rsplit_once(", process "));
+    let told = holder
+        .strip_prefix(OURS)
+        .and_then(|rest| rest.rsplit_once(", process "));
     let dir = dir.display();
     match told {
         Some(("train", process)) => format!(
@@ -120,13 +138,17 @@ fn busy(dir: &Path, holder: &str) -> String {
         Some((command, process)) => format!(
             "{dir} is in use by another process ({process}), `{command}`: give this command again when that has ended"
         ),
-        None => format!("{dir} is in use by another process: give this command again when that has ended"),
+        None => format!(
+            "{dir} is in use by another process: give this command again when that has ended"
+        ),
     }
 }
 
 /// Whether the open file is the one at `path`.
 fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(opened), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
+    let (Ok(opened), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else {
+        return false;
+    };
     same(&opened, &named)
 }
 
@@ -151,15 +173,31 @@ mod tests {
         let lock = Lock::take(dir.path(), "evaluate")?;
         let error = Lock::take(dir.path(), "certify").unwrap_err().to_string();
         let process = std::process::id().to_string();
-        assert!(error.contains("`evaluate`") && error.contains(&process), "{error}");
+        assert!(
+            error.contains("`evaluate`") && error.contains(&process),
+            "{error}"
+        );
         drop(lock);
-        assert_eq!(fs::read_dir(dir.path())?.count(), 0, "nothing is left in the way");
+        assert_eq!(
+            fs::read_dir(dir.path())?.count(),
+            0,
+            "nothing is left in the way"
+        );
         // A killed process leaves its file, but no lock.
-        fs::write(dir.path().join(LOCK), "crmt-driver train, process 1\n and more")?;
+        fs::write(
+            dir.path().join(LOCK),
+            "crmt-driver train, process 1\n and more",
+        )?;
         let lock = Lock::take(dir.path(), "train")?;
-        assert_eq!(fs::read_to_string(dir.path().join(LOCK))?, format!("crmt-driver train, process {process}\n"));
+        assert_eq!(
+            fs::read_to_string(dir.path().join(LOCK))?,
+            format!("crmt-driver train, process {process}\n")
+        );
         let error = Lock::take(dir.path(), "train").unwrap_err().to_string();
-        assert!(error.contains("being trained by another process"), "{error}");
+        assert!(
+            error.contains("being trained by another process"),
+            "{error}"
+        );
         drop(lock);
         for part in ["", "crmt", "crmt-driver", "crmt-driver tr"] {
             fs::write(dir.path().join(LOCK), part)?;

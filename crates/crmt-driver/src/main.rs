@@ -91,9 +91,11 @@ fn main() -> ExitCode {
         (_, true) => "debug",
         _ => "warn",
     };
-    let filter =
-        tracing_subscriber::EnvFilter::builder().parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| terminal::Stderr);
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .parse_lossy(format!("error,crmt={level},crmt_driver={level}"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| terminal::Stderr);
     log.with_ansi(terminal::colours()).without_time().init();
     match commands::run(cli) {
         Ok(Verdict::Fine) => ExitCode::SUCCESS,
@@ -110,7 +112,11 @@ fn one_message(error: &anyhow::Error) -> String {
     let mut message = String::new();
     for cause in error.chain().map(ToString::to_string) {
         // With RUST_BACKTRACE set, the tensor library's messages end in a backtrace.
-        let cause = cause.split("\n   0: ").next().unwrap_or_default().to_owned();
+        let cause = cause
+            .split("\n   0: ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         if message.is_empty() {
             message = cause;
         } else if !message.contains(&cause) {

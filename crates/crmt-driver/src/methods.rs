@@ -14,13 +14,21 @@ const CRMT: &str = "model.head = 'orthonormal'\ntrain.rho = 2.0\n";
 
 /// Every method is a few settings of one loop.
 pub const METHODS: &[Method] = &[
-    Method { name: "jt", about: "joint training: one cross-entropy on summed scores", settings: "" },
+    Method {
+        name: "jt",
+        about: "joint training: one cross-entropy on summed scores",
+        settings: "",
+    },
     Method {
         name: "ojt",
         about: "joint training with orthonormal class directions",
         settings: "model.head = 'orthonormal'",
     },
-    Method { name: "mixup", about: "joint training on Mixup samples", settings: "train.inputs = 'mixup'" },
+    Method {
+        name: "mixup",
+        about: "joint training on Mixup samples",
+        settings: "train.inputs = 'mixup'",
+    },
     Method {
         name: "at",
         about: "adversarial training: joint-l2 PGD samples",
@@ -56,7 +64,11 @@ pub const METHODS: &[Method] = &[
         about: "joint training on noisy inputs, for randomized smoothing (certify --smooth)",
         settings: "train.inputs = 'noise'",
     },
-    Method { name: "crmt-step-1", about: "CRMT's first step alone: orthonormal head and margin term", settings: CRMT },
+    Method {
+        name: "crmt-step-1",
+        about: "CRMT's first step alone: orthonormal head and margin term",
+        settings: CRMT,
+    },
     Method {
         name: "crmt-step-2",
         about: "CRMT's second step alone, after joint training with an orthonormal head",
@@ -97,7 +109,10 @@ mod tests {
         for method in METHODS {
             let mut settings = Settings::default();
             settings.set("method", method.name.into(), "test".into());
-            let plan = settings.resolve().unwrap_or_else(|e| panic!("{}: {e}", method.name)).plan;
+            let plan = settings
+                .resolve()
+                .unwrap_or_else(|e| panic!("{}: {e}", method.name))
+                .plan;
             assert_eq!(plan.method, method.name);
             assert_eq!(plan.faults(), Vec::<String>::new());
         }

@@ -1,5 +1,5 @@
-//! Ways into a run directory: a new run, one to go on with, a complete one; and whose the directory is.
-//! Does not know what the files mean.
+//! Ways into a run directory: a new run, one to go on with, a complete one; and whose the directory
+//! is. Does not know what the files mean.
 use crate::{
     checkpoints::Checkpoints,
     lock::{LOCK, Lock, is_ours},
@@ -45,15 +45,22 @@ impl RunDir {
     /// A finished run is replaced only with `overwrite`; then just the files of a run go.
     pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
         Self::check_new(path, overwrite)?;
-        fs::create_dir_all(path).with_context(|| format!("can't create the run directory {}", path.display()))?;
+        fs::create_dir_all(path)
+            .with_context(|| format!("can't create the run directory {}", path.display()))?;
         let run = Self::locked(path, "train")?;
         // Another process may have trained here in the meantime.
         Self::check_new(path, overwrite)?;
         if let Some(name) = FILES.iter().find(|name| run.file(name).is_dir()) {
-            bail!("{} is a directory, and in the way: move it away", run.file(name).display());
+            bail!(
+                "{} is a directory, and in the way: move it away",
+                run.file(name).display()
+            );
         }
         // It may be killed at any line from here on, and is known for a run of ours.
-        run.write(MARK, format!("{MARKED}; `crmt-driver report` shows it.\n").as_bytes())?;
+        run.write(
+            MARK,
+            format!("{MARKED}; `crmt-driver report` shows it.\n").as_bytes(),
+        )?;
         results::discard(&run)?;
         for name in FILES {
             run.remove(name)?;
@@ -64,7 +71,12 @@ impl RunDir {
 
     /// A run that was stopped before it was complete, to go on with.
     pub fn resume(path: &Path) -> Result<Self> {
-        let absent = || format!("no run to go on with in {}: it has no {CONFIG}", path.display());
+        let absent = || {
+            format!(
+                "no run to go on with in {}: it has no {CONFIG}",
+                path.display()
+            )
+        };
         if !path.join(CONFIG).exists() {
             bail!(absent());
         }
@@ -73,7 +85,10 @@ impl RunDir {
             bail!(absent());
         }
         if path.join(SUMMARY).exists() {
-            bail!("{} is complete: there is nothing to go on with", path.display());
+            bail!(
+                "{} is complete: there is nothing to go on with",
+                path.display()
+            );
         }
         Ok(run)
     }
@@ -88,8 +103,8 @@ impl RunDir {
         Ok(run)
     }
 
-    /// An existing, complete run that is only read: also while another command works on it, and where nothing can be
-    /// written.
+    /// An existing, complete run that is only read: also while another command works on it, and
+    /// where nothing can be written.
     pub fn look(path: &Path) -> Result<Self> {
         check_complete(path)?;
         match Self::locked(path, "report") {
@@ -119,15 +134,24 @@ pub fn has(path: &Path, name: &str) -> bool {
 
 fn check_complete(path: &Path) -> Result<()> {
     if !path.is_dir() {
-        bail!("no run directory {}: train one with --out {0}", path.display());
+        bail!(
+            "no run directory {}: train one with --out {0}",
+            path.display()
+        );
     }
-    if let Some(missing) = [CONFIG, MODEL, SUMMARY].iter().find(|name| !has(path, name)) {
+    if let Some(missing) = [CONFIG, MODEL, SUMMARY]
+        .iter()
+        .find(|name| !has(path, name))
+    {
         let stopped = if is_marked(path) {
             format!("; train --resume {} goes on with it", path.display())
         } else {
             String::new()
         };
-        bail!("{} is not a complete run: it has no {missing}{stopped}", path.display());
+        bail!(
+            "{} is not a complete run: it has no {missing}{stopped}",
+            path.display()
+        );
     }
     Ok(())
 }
@@ -137,13 +161,18 @@ fn stranger(path: &Path) -> Result<Option<PathBuf>> {
     let failed = || format!("can't use {} as a run directory", path.display());
     let entries = match fs::read_dir(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        entries => entries.with_context(failed)?.collect::<io::Result<Vec<_>>>().with_context(failed)?,
+        entries => entries
+            .with_context(failed)?
+            .collect::<io::Result<Vec<_>>>()
+            .with_context(failed)?,
     };
     if is_marked(path) || results::is_summary(&path.join(SUMMARY)) {
         return Ok(None);
     }
     // Our own lock of a process that was killed at once.
-    let mut others = entries.iter().filter(|e| !(e.file_name() == LOCK && is_ours(&e.path())));
+    let mut others = entries
+        .iter()
+        .filter(|e| !(e.file_name() == LOCK && is_ours(&e.path())));
     Ok(others.next().map(|e| e.file_name().into()))
 }
 
@@ -167,7 +196,8 @@ mod tests {
         let again = RunDir::create(dir.path(), true)?;
         again.write(METRICS, b"")?;
         drop(again);
-        let again = RunDir::create(dir.path(), false).expect("a run that never finished may be started again");
+        let again = RunDir::create(dir.path(), false)
+            .expect("a run that never finished may be started again");
         assert!(!again.file(SUMMARY).exists() && !again.file(METRICS).exists());
         assert_eq!(again.read("notes.txt")?, "mine");
         Ok(())
@@ -180,8 +210,13 @@ mod tests {
             for name in [CONFIG, MODEL, "lock", ".tmpnotes", "probe", ".crmt-run"] {
                 let file = dir.path().join(name);
                 fs::write(&file, "mine")?;
-                let refused = RunDir::create(dir.path(), overwrite).unwrap_err().to_string();
-                assert!(refused.contains(name) && refused.contains("--out"), "{refused}");
+                let refused = RunDir::create(dir.path(), overwrite)
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    refused.contains(name) && refused.contains("--out"),
+                    "{refused}"
+                );
                 assert_eq!(fs::read_to_string(&file)?, "mine");
                 assert_eq!(fs::read_dir(dir.path())?.count(), 1);
                 fs::remove_file(&file)?;
@@ -219,7 +254,10 @@ mod tests {
     #[test]
     fn a_path_below_a_file_is_refused_by_name() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = format!("{:#}", RunDir::create(&file.path().join("run"), false).unwrap_err());
+        let error = format!(
+            "{:#}",
+            RunDir::create(&file.path().join("run"), false).unwrap_err()
+        );
         assert!(error.contains("run directory"), "{error}");
     }
 }

@@ -15,12 +15,21 @@ pub fn parameters(model: &dyn Trainable) -> Vec<Parameter> {
 pub fn optimizer(plan: &Plan, learner: &Learner) -> Result<Box<dyn Optimizer>> {
     let parameters = parameters(learner);
     let weight_decay = plan.train.weight_decay;
-    let adam = |decoupled| AdamW { weight_decay, decoupled, ..AdamW::default() };
+    let adam = |decoupled| AdamW {
+        weight_decay,
+        decoupled,
+        ..AdamW::default()
+    };
     Ok(match plan.train.optimizer() {
         OptimizerKind::Adam => Box::new(adam(false).over(parameters)?),
         OptimizerKind::AdamW => Box::new(adam(true).over(parameters)?),
-        OptimizerKind::Sgd => {
-            Box::new(Sgd { momentum: plan.train.momentum, weight_decay, ..Sgd::default() }.over(parameters)?)
-        }
+        OptimizerKind::Sgd => Box::new(
+            Sgd {
+                momentum: plan.train.momentum,
+                weight_decay,
+                ..Sgd::default()
+            }
+            .over(parameters)?,
+        ),
     })
 }

@@ -30,11 +30,14 @@ pub struct Parts {
 impl Parts {
     /// Those in the directory `name` of a run. Nothing is read or written yet.
     pub fn new(run: &RunDir, name: &str, origin: Origin) -> Self {
-        Self { dir: run.file(name), origin }
+        Self {
+            dir: run.file(name),
+            origin,
+        }
     }
 
-    /// A part and its tensors by name; none if it is not there, or truncated, altered or of another origin: then it is
-    /// to be made again.
+    /// A part and its tensors by name; none if it is not there, or truncated, altered or of another
+    /// origin: then it is to be made again.
     pub fn read<T: DeserializeOwned>(&self, name: &str) -> Option<(T, BTreeMap<String, Tensor>)> {
         let sealed = Sealed::read(&self.path(name), KIND).ok()?;
         let card: Card<T> = serde_json::from_str(&sealed.description).ok()?;
@@ -42,10 +45,21 @@ impl Parts {
     }
 
     /// Keeps a part, with tensors (f32): all of it, or none.
-    pub fn write<T: Serialize>(&self, name: &str, content: &T, tensors: BTreeMap<String, Tensor>) -> Result<()> {
+    pub fn write<T: Serialize>(
+        &self,
+        name: &str,
+        content: &T,
+        tensors: BTreeMap<String, Tensor>,
+    ) -> Result<()> {
         make_folder(&self.dir)?;
-        let card = serde_json::to_string(&Card { origin: self.origin.clone(), content })?;
-        write_file(&self.path(name), &Sealed::new(card, tensors)?.to_bytes(KIND)?)
+        let card = serde_json::to_string(&Card {
+            origin: self.origin.clone(),
+            content,
+        })?;
+        write_file(
+            &self.path(name),
+            &Sealed::new(card, tensors)?.to_bytes(KIND)?,
+        )
     }
 
     /// Removes the parts in the directory `name` of a run, whatever their origin.
@@ -70,12 +84,22 @@ mod tests {
         let run = RunDir::create(dir.path(), false)?;
         let origin = |seed: &str| Origin::from([("seed".to_owned(), seed.to_owned())]);
         let parts = Parts::new(&run, "parts", origin("0"));
-        let tensors = BTreeMap::from([("x".to_owned(), Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?)]);
+        let tensors = BTreeMap::from([(
+            "x".to_owned(),
+            Tensor::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?,
+        )]);
         assert!(parts.read::<Vec<u32>>("joint-0").is_none());
         parts.write("joint-0", &vec![7u32], tensors)?;
         let (content, back) = parts.read::<Vec<u32>>("joint-0").expect("written");
-        assert_eq!((content, back["x"].to_vec2::<f32>()?), (vec![7], vec![vec![1., 2.], vec![3., 4.]]));
-        assert!(Parts::new(&run, "parts", origin("1")).read::<Vec<u32>>("joint-0").is_none());
+        assert_eq!(
+            (content, back["x"].to_vec2::<f32>()?),
+            (vec![7], vec![vec![1., 2.], vec![3., 4.]])
+        );
+        assert!(
+            Parts::new(&run, "parts", origin("1"))
+                .read::<Vec<u32>>("joint-0")
+                .is_none()
+        );
         let path = dir.path().join("parts/joint-0.safetensors");
         let bytes = fs::read(&path)?;
         fs::write(&path, &bytes[..bytes.len() - 1])?;

@@ -23,7 +23,10 @@ pub struct Voice {
 impl Voice {
     /// Bars only on a terminal.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, bars: !quiet && std::io::stderr().is_terminal() }
+        Self {
+            quiet,
+            bars: !quiet && std::io::stderr().is_terminal(),
+        }
     }
 
     /// One line.
@@ -40,13 +43,23 @@ impl Voice {
         let bar = self.bars.then(|| self.bar(what, steps, unit));
         let now = Instant::now();
         let clock = Cell::new(Clock { done: 0, told: now });
-        Stage { voice: *self, bar, what: what.to_owned(), steps, unit, start: now, clock }
+        Stage {
+            voice: *self,
+            bar,
+            what: what.to_owned(),
+            steps,
+            unit,
+            start: now,
+            clock,
+        }
     }
 
     fn bar(&self, what: &str, steps: u64, unit: &'static str) -> ProgressBar {
         let target = ProgressDrawTarget::stderr_with_hz(8);
         let style = "  {msg:24} {bar:30} {human_pos}/{human_len} {prefix}  {eta} left";
-        let style = ProgressStyle::with_template(style).expect("a valid template").progress_chars("━╸─");
+        let style = ProgressStyle::with_template(style)
+            .expect("a valid template")
+            .progress_chars("━╸─");
         let bar = ProgressBar::with_draw_target(Some(steps), target)
             .with_style(style)
             .with_prefix(unit)
@@ -88,8 +101,10 @@ impl Stage {
         if clock.told.elapsed() >= PATIENCE && clock.done < self.steps {
             let seconds = self.start.elapsed().as_secs_f64();
             let left = seconds / clock.done.max(1) as f64 * (self.steps - clock.done) as f64;
-            self.voice
-                .say(format!("  {} {}/{} {}, about {left:.0} s left", self.what, clock.done, self.steps, self.unit));
+            self.voice.say(format!(
+                "  {} {}/{} {}, about {left:.0} s left",
+                self.what, clock.done, self.steps, self.unit
+            ));
             clock.told = Instant::now();
         }
         self.clock.set(clock);
@@ -106,7 +121,10 @@ impl Stage {
             Some(bar) => bar.println(terminal::safe(line)),
             None => self.voice.say(line),
         }
-        self.clock.set(Clock { told: Instant::now(), ..self.clock.get() });
+        self.clock.set(Clock {
+            told: Instant::now(),
+            ..self.clock.get()
+        });
     }
 }
 
@@ -115,7 +133,11 @@ impl Drop for Stage {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
             None if self.start.elapsed() >= PATIENCE => {
-                self.voice.say(format!("  {}: {:.0} s", self.what, self.start.elapsed().as_secs_f64()));
+                self.voice.say(format!(
+                    "  {}: {:.0} s",
+                    self.what,
+                    self.start.elapsed().as_secs_f64()
+                ));
             }
             None => {}
         }

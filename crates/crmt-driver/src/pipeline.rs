@@ -27,7 +27,10 @@ pub fn resume(out: &Path, device: Option<Compute>, voice: &Voice) -> Result<Run>
     settings.read_file(&dir.file(run_dir::CONFIG))?;
     let plan = settings.resolve()?.plan;
     if let Some(device) = device.filter(|device| device.to_string() != plan.device) {
-        bail!("--device {device}: the run was begun on {}, where alone its bits go on", plan.device);
+        bail!(
+            "--device {device}: the run was begun on {}, where alone its bits go on",
+            plan.device
+        );
     }
     let data = open_data(&plan)?;
     introduce(&plan, &data, voice);
@@ -44,7 +47,9 @@ fn introduce(plan: &Plan, data: &DataSet, voice: &Voice) {
         data.report.len(),
         plan.seed
     ));
-    data.doubts().iter().for_each(|doubt| voice.say(format!("warning: {doubt}")));
+    data.doubts()
+        .iter()
+        .for_each(|doubt| voice.say(format!("warning: {doubt}")));
 }
 
 fn measured(mut run: Run, voice: &Voice) -> Result<Run> {

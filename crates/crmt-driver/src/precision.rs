@@ -1,5 +1,5 @@
-//! The arithmetic of the network that is attacked: the one that is deployed, or the one that certificates are about.
-//! Does not know attacks.
+//! The arithmetic of the network that is attacked: the one that is deployed, or the one that
+//! certificates are about. Does not know attacks.
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use crmt_core::{Batch, PerModality};
@@ -28,7 +28,9 @@ impl Precision {
     /// The precision called `name`.
     pub fn of(name: &str) -> Result<Self> {
         let all = [Self::F32, Self::F64];
-        all.into_iter().find(|p| p.name() == name).with_context(|| format!("precision `{name}`: expected f32 or f64"))
+        all.into_iter()
+            .find(|p| p.name() == name)
+            .with_context(|| format!("precision `{name}`: expected f32 or f64"))
     }
 
     /// As in settings and results.
@@ -65,6 +67,9 @@ impl Precision {
 
     /// One input of each modality as the network takes it.
     pub fn inputs(self, x: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
-        x.try_map(|x| Ok(x.to_device(&self.device(x.device()))?.to_dtype(self.dtype())?))
+        x.try_map(|x| {
+            Ok(x.to_device(&self.device(x.device()))?
+                .to_dtype(self.dtype())?)
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Results on the terminal, and how a command that printed them ends. Does not know how tables are laid out.
+//! Results on the terminal, and how a command that printed them ends. Does not know how tables are
+//! laid out.
 use crate::{
     people::Voice,
     record::Summary,
@@ -13,12 +14,17 @@ use std::path::Path;
 
 /// Results under the names of their runs.
 pub fn named<'a>(names: &'a [String], records: &'a [RunRecord]) -> Vec<Named<'a>> {
-    names.iter().zip(records).map(|(name, record)| (name.as_str(), &record.summary)).collect()
+    names
+        .iter()
+        .zip(records)
+        .map(|(name, record)| (name.as_str(), &record.summary))
+        .collect()
 }
 
 /// Prints results to stdout, and where the report is; decides how the program ends.
 pub fn tell(runs: &[Named<'_>], json: bool, voice: &Voice, report: &Path) -> Result<Verdict> {
-    let below = |table: Option<String>| table.map_or_else(String::new, |table| format!("\n{table}"));
+    let below =
+        |table: Option<String>| table.map_or_else(String::new, |table| format!("\n{table}"));
     let text = [
         format!("\n{}", tables::modality_table(runs)),
         below(tables::baselines(runs)),
@@ -29,7 +35,10 @@ pub fn tell(runs: &[Named<'_>], json: bool, voice: &Voice, report: &Path) -> Res
     ];
     let summaries: Vec<&Summary> = runs.iter().map(|(_, run)| *run).collect();
     answer(&text.concat(), &summaries, json, voice)?;
-    for (run, warning) in runs.iter().flat_map(|(name, run)| run.warnings.iter().map(move |w| (name, w))) {
+    for (run, warning) in runs
+        .iter()
+        .flat_map(|(name, run)| run.warnings.iter().map(move |w| (name, w)))
+    {
         voice.say(format!("warning: {run}: {warning}"));
     }
     voice.say(format!("report: {}", report.display()));
@@ -51,9 +60,13 @@ pub fn answer<T: Serialize>(text: &str, runs: &[T], json: bool, voice: &Voice) -
 
 /// A violation is a failed check.
 pub fn verdict(runs: &[Named<'_>]) -> Result<Verdict> {
-    let violations: u64 = runs.iter().fold(0, |all, (_, run)| all.saturating_add(run.violations));
-    for judged in
-        runs.iter().filter_map(|(_, run)| run.smoothing.as_ref()?.judged.as_ref()).filter(|j| j.violations > 0)
+    let violations: u64 = runs
+        .iter()
+        .fold(0, |all, (_, run)| all.saturating_add(run.violations));
+    for judged in runs
+        .iter()
+        .filter_map(|(_, run)| run.smoothing.as_ref()?.judged.as_ref())
+        .filter(|j| j.violations > 0)
     {
         terminal::err(&format!(
             "error: {} of {} certificates of the smoothed network fell, which chance does less than once in a million runs",

@@ -24,7 +24,8 @@ pub struct Summary {
     pub seed: u64,
     /// Names, in the model's order.
     pub modalities: Vec<String>,
-    /// By modality: how far one declared unit of distance is, in the units of its arrays; empty in runs that did not note it.
+    /// By modality: how far one declared unit of distance is, in the units of its arrays; empty in
+    /// runs that did not note it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, f64>,
     /// Class names, in label order.
@@ -49,15 +50,15 @@ pub struct Summary {
     /// Certificates of the smoothed network; none unless it was smoothed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub smoothing: Option<SmoothingResult>,
-    /// By stage that measured report samples (`evaluate`, `falsify`, `smooth`, `corrupt`): how many there are to draw from. A
-    /// measurement of n of them is of the rows of `samples.csv` with `drawn` below n. A stage that is not named took the first
-    /// n, as older programs did.
+    /// By stage that measured report samples (`evaluate`, `falsify`, `smooth`, `corrupt`): how many
+    /// there are to draw from. A measurement of n of them is of the rows of `samples.csv` with
+    /// `drawn` below n. A stage that is not named took the first n, as older programs did.
     #[serde(default)]
     pub drawn: BTreeMap<String, u64>,
     /// `confusion[label][prediction]`: counts on the clean report split.
     pub confusion: Vec<Vec<u64>>,
-    /// Attacks that succeeded inside a certified region, those inside smoothed ones if they are beyond chance. Anything but 0
-    /// is a bug of this program.
+    /// Attacks that succeeded inside a certified region, those inside smoothed ones if they are
+    /// beyond chance. Anything but 0 is a bug of this program.
     pub violations: u64,
     /// What a reader should know before trusting the numbers.
     pub warnings: Vec<String>,
@@ -75,7 +76,8 @@ pub struct Summary {
     pub baselines_sha256: String,
     /// Wall-clock seconds of everything below together.
     pub seconds: f64,
-    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`, `diagnose`.
+    /// Wall-clock seconds by stage: `train`, `evaluate`, `certify`, `smooth`, `corrupt`,
+    /// `diagnose`.
     pub stages: BTreeMap<String, f64>,
     /// SHA-256 of every other file of these results, by name.
     pub files: BTreeMap<String, String>,
@@ -86,18 +88,30 @@ pub struct Summary {
 impl Summary {
     /// What the run goes by when it is alone: its label, or its method as a setting spells it.
     pub fn name(&self) -> String {
-        if self.label.is_empty() { self.method.clone() } else { self.label.clone() }
+        if self.label.is_empty() {
+            self.method.clone()
+        } else {
+            self.label.clone()
+        }
     }
 
     /// The same as a heading.
     pub fn title(&self) -> String {
-        if self.label.is_empty() { self.method.to_uppercase() } else { self.label.clone() }
+        if self.label.is_empty() {
+            self.method.to_uppercase()
+        } else {
+            self.label.clone()
+        }
     }
 
     /// What a distance of 1 is: `image 1, audio 0.5`; nothing where that was not noted.
     pub fn unit(&self) -> String {
         let of = |m: &String| Some(format!("{m} {}", self.units.get(m)?));
-        self.modalities.iter().filter_map(of).collect::<Vec<_>>().join(", ")
+        self.modalities
+            .iter()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -110,7 +124,8 @@ pub struct Accuracy {
     pub samples: u64,
     /// By the names of the missing modalities joined with `+`.
     pub missing: BTreeMap<String, f64>,
-    /// The same with other baselines, by `evaluate.baseline`: `zeros`, `mean` or `learned`; those that were asked for.
+    /// The same with other baselines, by `evaluate.baseline`: `zeros`, `mean` or `learned`; those
+    /// that were asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub missing_by_baseline: BTreeMap<String, BTreeMap<String, f64>>,
     /// Each modality's own head alone.
@@ -120,11 +135,12 @@ pub struct Accuracy {
 /// Accuracy under one attack at one budget.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttackResult {
-    /// One of `evaluate.attacks`, or `strongest`: a sample counts as broken when any attack at this or a smaller budget
-    /// broke it.
+    /// One of `evaluate.attacks`, or `strongest`: a sample counts as broken when any attack at this
+    /// or a smaller budget broke it.
     pub name: String,
-    /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked, `without-NAME+NAME`
-    /// or `any-missing`; with `@zeros`, `@mean` or `@learned` where that stood in for what is missing.
+    /// `joint` (one l2 budget over all modalities), `each`, the one modality attacked,
+    /// `without-NAME+NAME` or `any-missing`; with `@zeros`, `@mean` or `@learned` where that stood
+    /// in for what is missing.
     pub threat: String,
     /// `l2` or `linf`.
     pub norm: String,
@@ -141,8 +157,8 @@ pub struct AttackResult {
     pub samples: u64,
 }
 
-/// Accuracy with one modality corrupted, without an attacker. Severities of one corruption stand together, in order, and
-/// so do the corruptions of one modality.
+/// Accuracy with one modality corrupted, without an attacker. Severities of one corruption stand
+/// together, in order, and so do the corruptions of one modality.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CorruptionResult {
     /// Of the corruption, e.g. `blur`, or as the data set calls what was prepared with it.
@@ -164,7 +180,8 @@ pub fn mean_accuracy(severities: &[CorruptionResult]) -> f64 {
     severities.iter().map(|r| r.accuracy).sum::<f64>() / severities.len().max(1) as f64
 }
 
-/// How near the nearest adversarials of one threat are, of the samples that are right without an attacker.
+/// How near the nearest adversarials of one threat are, of the samples that are right without an
+/// attacker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct NearestResult {
     /// As in [`AttackResult::threat`].
@@ -177,14 +194,16 @@ pub struct NearestResult {
     pub found: u64,
     /// Median distance of those, in declared units; none for none.
     pub median: Option<f64>,
-    /// Whether an attack that looks for the nearest was among them. Otherwise they stopped at the first adversarial within
-    /// a budget, and the distances only say that the nearest is not farther.
+    /// Whether an attack that looks for the nearest was among them. Otherwise they stopped at the
+    /// first adversarial within a budget, and the distances only say that the nearest is not
+    /// farther.
     #[serde(default = "yes")]
     pub looked: bool,
     /// As in [`AttackResult::precision`].
     #[serde(default)]
     pub precision: Precision,
-    /// Mean share of the squared distance that falls on each modality: how the attacks split their budget. l2 only.
+    /// Mean share of the squared distance that falls on each modality: how the attacks split their
+    /// budget. l2 only.
     pub split: BTreeMap<String, f64>,
 }
 
@@ -231,14 +250,16 @@ pub struct RadiusResult {
 pub struct ProgramResult {
     /// `f64`: the network as it is computed in f64; `f32`: as it is computed in f32, on a CPU.
     pub program: String,
-    /// The greatest difference between a margin of this program and of the one that predicts (f32), over all report samples
-    /// and sets of missing modalities.
+    /// The greatest difference between a margin of this program and of the one that predicts (f32),
+    /// over all report samples and sets of missing modalities.
     pub greatest_difference: f64,
-    /// Radii, of all samples and threats, that are 0 because the program that predicts takes the sample for another class.
+    /// Radii, of all samples and threats, that are 0 because the program that predicts takes the
+    /// sample for another class.
     pub other_class: u64,
     /// Those that are 0 because the margins of the two programs differ by more than a tenth.
     pub other_margin: u64,
-    /// Those that rounding alone took: the margin is positive, and less than what the program may round.
+    /// Those that rounding alone took: the margin is positive, and less than what the program may
+    /// round.
     pub rounding: u64,
     /// Of how many radii, without these, that are positive.
     pub positive: u64,
@@ -247,10 +268,12 @@ pub struct ProgramResult {
 /// Attacks on one kind of certificate, strictly inside it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Falsification {
-    /// A threat as in [`RadiusResult::threat`]; `weighted W:…` (a joint norm with these weights), `ray E:…` (budgets
-    /// in these proportions), `optimal split` (the worst attack's own), or `any-missing, each`.
+    /// A threat as in [`RadiusResult::threat`]; `weighted W:…` (a joint norm with these weights),
+    /// `ray E:…` (budgets in these proportions), `optimal split` (the worst attack's own), or
+    /// `any-missing, each`.
     pub certificate: String,
-    /// As in [`CertifiedResult::evidence`]; only certificates can be violated, estimates are disproved.
+    /// As in [`CertifiedResult::evidence`]; only certificates can be violated, estimates are
+    /// disproved.
     pub evidence: String,
     /// Report samples with a radius, all of them attacked at 0.999 of it.
     pub samples: u64,
@@ -261,7 +284,8 @@ pub struct Falsification {
     pub steps: u64,
     /// Mean radius of these samples; an infinite one counts as 20, where it is attacked.
     pub mean_radius: f64,
-    /// Of the samples searched for their nearest break, those with one between a quarter and four radii.
+    /// Of the samples searched for their nearest break, those with one between a quarter and four
+    /// radii.
     pub tightness_samples: u64,
     /// Mean over these of radius / distance of the nearest break found.
     pub tightness_mean: f64,
@@ -272,8 +296,14 @@ pub struct Falsification {
 impl Falsification {
     /// Adds the samples of `other`, attacked in the same way.
     pub fn merge(&mut self, other: Self) {
-        let mean = |a: f64, n: u64, b: f64, m: u64| (a * n as f64 + b * m as f64) / (n + m).max(1) as f64;
-        self.mean_radius = mean(self.mean_radius, self.samples, other.mean_radius, other.samples);
+        let mean =
+            |a: f64, n: u64, b: f64, m: u64| (a * n as f64 + b * m as f64) / (n + m).max(1) as f64;
+        self.mean_radius = mean(
+            self.mean_radius,
+            self.samples,
+            other.mean_radius,
+            other.samples,
+        );
         let tight = (self.tightness_samples, other.tightness_samples);
         self.tightness_mean = mean(self.tightness_mean, tight.0, other.tightness_mean, tight.1);
         self.tightness_max = self.tightness_max.max(other.tightness_max);
@@ -283,7 +313,8 @@ impl Falsification {
     }
 }
 
-/// Randomized smoothing. Nothing here is about the network `f` itself, but about `g(x) = argmax_c P[f(x + noise) = c]`.
+/// Randomized smoothing. Nothing here is about the network `f` itself, but about
+/// `g(x) = argmax_c P[f(x + noise) = c]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SmoothingResult {
     /// Standard deviation of the noise by modality, in declared units.
@@ -315,7 +346,8 @@ pub struct SmoothedAttack {
     pub threat: String,
     /// The budget.
     pub eps: f64,
-    /// Fraction whose label still has the most votes under fresh noise; wrong without an attacker counts as broken.
+    /// Fraction whose label still has the most votes under fresh noise; wrong without an attacker
+    /// counts as broken.
     pub accuracy: f64,
     /// Fresh draws that judge each sample.
     pub draws: u64,
@@ -325,16 +357,16 @@ pub struct SmoothedAttack {
     pub fell: u64,
 }
 
-/// What all attacks on a smoothed network say of its certificates. Each may be wrong with a small probability, and so may its
-/// judge: only more failures than chance explains are violations.
+/// What all attacks on a smoothed network say of its certificates. Each may be wrong with a small
+/// probability, and so may its judge: only more failures than chance explains are violations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Judged {
     /// Samples that were attacked strictly inside a certificate.
     pub samples: u64,
     /// Those that fell to any attack inside.
     pub fell: u64,
-    /// The most that the probability of this can be for a sample of a right program: that of a wrong certificate, and that
-    /// of a wrong judgement for each attack.
+    /// The most that the probability of this can be for a sample of a right program: that of a
+    /// wrong certificate, and that of a wrong judgement for each attack.
     pub chance: f64,
     /// `fell`, if so many are less likely than one in a million by chance; otherwise 0.
     pub violations: u64,
@@ -378,7 +410,8 @@ pub struct EpochMetrics {
     /// By modality: mean over the epoch's samples of its own margin `s_y − max_{j≠y} s_j`.
     #[serde(default)]
     pub margins: BTreeMap<String, f64>,
-    /// By modality: mean norm of its encoder's gradient, before clipping; `head`: of everything else.
+    /// By modality: mean norm of its encoder's gradient, before clipping; `head`: of everything
+    /// else.
     #[serde(default)]
     pub gradient_norms: BTreeMap<String, f64>,
     /// Wall-clock seconds; the only field that differs between equal runs.
@@ -395,7 +428,11 @@ enum Number {
 
 impl From<f64> for Number {
     fn from(value: f64) -> Self {
-        if value.is_finite() { Self::Finite(value) } else { Self::Other(value.to_string()) }
+        if value.is_finite() {
+            Self::Finite(value)
+        } else {
+            Self::Other(value.to_string())
+        }
     }
 }
 
@@ -403,7 +440,9 @@ impl Number {
     fn value<E: serde::de::Error>(self) -> Result<f64, E> {
         match self {
             Self::Finite(value) => Ok(value),
-            Self::Other(text) => text.parse().map_err(|_| E::custom(format!("expected a number, got \"{text}\""))),
+            Self::Other(text) => text
+                .parse()
+                .map_err(|_| E::custom(format!("expected a number, got \"{text}\""))),
         }
     }
 }
@@ -434,6 +473,9 @@ pub mod numbers {
     }
     /// The same, read back.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<f64>, D::Error> {
-        Vec::<Number>::deserialize(deserializer)?.into_iter().map(Number::value).collect()
+        Vec::<Number>::deserialize(deserializer)?
+            .into_iter()
+            .map(Number::value)
+            .collect()
     }
 }

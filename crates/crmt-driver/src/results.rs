@@ -1,10 +1,10 @@
-//! The results of a run as one: written all together or not at all, and read only where they belong together.
-//! Does not know what they say.
+//! The results of a run as one: written all together or not at all, and read only where they belong
+//! together. Does not know what they say.
 use crate::{
     record::{FORMAT, Summary},
     run_dir::{
-        CONFIG, DIAGNOSIS, DIAGNOSIS_SAMPLES, EXAMPLES, METRICS, REPORT, RunDir, SAMPLES, SMOOTHED, SUMMARY,
-        make_folder,
+        CONFIG, DIAGNOSIS, DIAGNOSIS_SAMPLES, EXAMPLES, METRICS, REPORT, RunDir, SAMPLES, SMOOTHED,
+        SUMMARY, make_folder,
     },
     sealed::hex,
 };
@@ -20,18 +20,28 @@ use std::{
 };
 
 /// What `summary.json` seals, by the SHA-256 of each file; the report is made from them.
-const SEALED: [&str; 7] = [CONFIG, METRICS, SAMPLES, EXAMPLES, SMOOTHED, DIAGNOSIS_SAMPLES, DIAGNOSIS];
+const SEALED: [&str; 7] = [
+    CONFIG,
+    METRICS,
+    SAMPLES,
+    EXAMPLES,
+    SMOOTHED,
+    DIAGNOSIS_SAMPLES,
+    DIAGNOSIS,
+];
 
 /// Where new results are written before they are the run's.
 const STAGED: &str = ".crmt-staged";
-/// Its name once all of it is written: from here on these are the run's results, wherever their files are.
+/// Its name once all of it is written: from here on these are the run's results, wherever their
+/// files are.
 const COMMITTED: &str = ".crmt-committed";
 
-/// Writes a generation of results. `files` are new, `gone` no longer exist, what else is sealed stays.
+/// Writes a generation of results. `files` are new, `gone` no longer exist, what else is sealed
+/// stays.
 ///
-/// All files are written aside; then one renaming makes them the run's results: whoever is killed before it has changed
-/// nothing, and after it the next command completes what is left to do (see [`recover`]). The report of older results goes
-/// before they do.
+/// All files are written aside; then one renaming makes them the run's results: whoever is killed
+/// before it has changed nothing, and after it the next command completes what is left to do (see
+/// [`recover`]). The report of older results goes before they do.
 ///
 /// # Errors
 /// What can't be written; the old results stay.
@@ -43,12 +53,26 @@ pub fn commit(
 ) -> Result<()> {
     // What would be refused when it is read is not written.
     summary.check().context("the results do not add up")?;
-    summary.files.retain(|name, _| !gone.contains(&name.as_str()));
-    summary.files.extend(files.iter().map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))));
+    summary
+        .files
+        .retain(|name, _| !gone.contains(&name.as_str()));
+    summary.files.extend(
+        files
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), sha256(bytes))),
+    );
     let json = seal(summary)?;
-    let new = || files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).chain([(SUMMARY, json.as_slice())]);
+    let new = || {
+        files
+            .iter()
+            .map(|(name, bytes)| (*name, bytes.as_slice()))
+            .chain([(SUMMARY, json.as_slice())])
+    };
     if let Some((name, _)) = new().find(|(name, _)| dir.file(name).is_dir()) {
-        bail!("{} is a directory, and in the way: move it away; nothing was changed", dir.file(name).display());
+        bail!(
+            "{} is a directory, and in the way: move it away; nothing was changed",
+            dir.file(name).display()
+        );
     }
     dir.remove_all(STAGED)?;
     let staged = dir.file(STAGED);
@@ -56,10 +80,12 @@ pub fn commit(
         make_folder(&staged)?;
         for (name, bytes) in new() {
             let path = staged.join(name);
-            write_new(&path, bytes).with_context(|| format!("can't write {}", dir.file(name).display()))?;
+            write_new(&path, bytes)
+                .with_context(|| format!("can't write {}", dir.file(name).display()))?;
         }
         sync(&staged)?;
-        fs::rename(&staged, pending(dir.path())).with_context(|| format!("can't write to {}", dir.path().display()))
+        fs::rename(&staged, pending(dir.path()))
+            .with_context(|| format!("can't write to {}", dir.path().display()))
     };
     if let Err(e) = stage() {
         let _ = dir.remove_all(STAGED);
@@ -69,7 +95,8 @@ pub fn commit(
     recover(dir)
 }
 
-/// Completes what a command that was killed had committed, and removes what it had not. The lock is held.
+/// Completes what a command that was killed had committed, and removes what it had not. The lock is
+/// held.
 pub fn recover(dir: &RunDir) -> Result<()> {
     dir.remove_all(STAGED)?;
     let committed = pending(dir.path());
@@ -80,7 +107,13 @@ pub fn recover(dir: &RunDir) -> Result<()> {
     if committed.join(SUMMARY).exists() {
         let summary = parse(&committed.join(SUMMARY))?;
         // A directory of that name is none of ours.
-        let remove = |name| if dir.file(name).is_dir() { Ok(()) } else { dir.remove(name) };
+        let remove = |name| {
+            if dir.file(name).is_dir() {
+                Ok(())
+            } else {
+                dir.remove(name)
+            }
+        };
         remove(REPORT)?;
         for name in SEALED {
             let new = committed.join(name);
@@ -125,9 +158,12 @@ pub fn summary(dir: &RunDir) -> Result<Summary> {
 
 /// Refuses a file that is not the one that the summary was written with.
 pub fn check(dir: &RunDir, summary: &Summary, name: &str) -> Result<()> {
-    let Some(known) = summary.files.get(name) else { return Ok(()) };
+    let Some(known) = summary.files.get(name) else {
+        return Ok(());
+    };
     let path = dir.file(name);
-    let bytes = fs::read(&path).with_context(|| format!("can't read {}; {}", path.display(), remedy(dir, name)))?;
+    let bytes = fs::read(&path)
+        .with_context(|| format!("can't read {}; {}", path.display(), remedy(dir, name)))?;
     if sha256(&bytes) != *known {
         bail!(
             "{} is not the file that {SUMMARY} was written with: it was altered, or is of another time; {}",
@@ -152,18 +188,25 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 pub fn is_summary(path: &Path) -> bool {
     let regular = fs::symlink_metadata(path).is_ok_and(|m| m.is_file());
     let value = || serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok();
-    let ours = |value: Value| ["method", "weights", "confusion"].iter().all(|key| value.get(key).is_some());
+    let ours = |value: Value| {
+        ["method", "weights", "confusion"]
+            .iter()
+            .all(|key| value.get(key).is_some())
+    };
     regular && value().is_some_and(ours)
 }
 
 fn remedy(dir: &RunDir, name: &str) -> String {
     let run = dir.path().display();
     match name {
-        SAMPLES => format!("`certify {run}` computes the radii again, `evaluate {run}` after it the attacks"),
+        SAMPLES => format!(
+            "`certify {run}` computes the radii again, `evaluate {run}` after it the attacks"
+        ),
         EXAMPLES => format!("`evaluate {run}` makes it again"),
         SMOOTHED => format!("`certify {run} --smooth` makes it again"),
         DIAGNOSIS | DIAGNOSIS_SAMPLES => format!("`diagnose {run}` makes it again"),
-        _ => "restore it, or train the run again (what is measured is set by options and by --set)".to_owned(),
+        _ => "restore it, or train the run again (what is measured is set by options and by --set)"
+            .to_owned(),
     }
 }
 
@@ -174,7 +217,9 @@ fn parse(path: &Path) -> Result<Summary> {
     let value: Value = serde_json::from_str(&text).with_context(altered)?;
     match value.get("format").and_then(Value::as_u64) {
         Some(FORMAT) => {}
-        Some(other) => bail!("{name} has the format {other}, this program reads {FORMAT}: train the run again"),
+        Some(other) => {
+            bail!("{name} has the format {other}, this program reads {FORMAT}: train the run again")
+        }
         None if value.get("weights").is_some() => {
             bail!("{name} is of an older version of this program: train the run again")
         }

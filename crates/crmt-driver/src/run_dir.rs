@@ -46,21 +46,36 @@ pub const MARK: &str = ".crmt-run";
 pub const MARKED: &str = "A run of crmt-driver";
 
 /// A run is complete as long as it has its summary, so that goes first.
-pub const FILES: &[&str] =
-    &[SUMMARY, CONFIG, METRICS, MODEL, SAMPLES, EXAMPLES, VOTES, SMOOTHED, DIAGNOSIS, DIAGNOSIS_SAMPLES, REPORT];
+pub const FILES: &[&str] = &[
+    SUMMARY,
+    CONFIG,
+    METRICS,
+    MODEL,
+    SAMPLES,
+    EXAMPLES,
+    VOTES,
+    SMOOTHED,
+    DIAGNOSIS,
+    DIAGNOSIS_SAMPLES,
+    REPORT,
+];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
 pub struct RunDir {
     path: PathBuf,
-    /// Held by one command at a time: others would take files away from under it. None for whoever only reads.
+    /// Held by one command at a time: others would take files away from under it. None for whoever
+    /// only reads.
     lock: Option<Arc<Lock>>,
 }
 
 impl RunDir {
     /// Locked, or only to be read.
     pub fn new(path: &Path, lock: Option<Lock>) -> Self {
-        Self { path: path.to_owned(), lock: lock.map(Arc::new) }
+        Self {
+            path: path.to_owned(),
+            lock: lock.map(Arc::new),
+        }
     }
 
     /// Whether no other command can change it meanwhile.
@@ -86,13 +101,15 @@ impl RunDir {
     /// Removes a file, or a link, if it is there.
     pub fn remove(&self, name: &str) -> Result<()> {
         let file = self.file(name);
-        absent_is_fine(fs::remove_file(&file)).with_context(|| format!("can't remove {}", file.display()))
+        absent_is_fine(fs::remove_file(&file))
+            .with_context(|| format!("can't remove {}", file.display()))
     }
 
     /// Removes a folder and what is in it, if it is there; of a link, the link.
     pub fn remove_all(&self, name: &str) -> Result<()> {
         let dir = self.file(name);
-        absent_is_fine(fs::remove_dir_all(&dir)).with_context(|| format!("can't remove {}", dir.display()))
+        absent_is_fine(fs::remove_dir_all(&dir))
+            .with_context(|| format!("can't remove {}", dir.display()))
     }
 
     /// A file's text.
@@ -103,13 +120,23 @@ impl RunDir {
 
     /// A file as JSON.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
-        serde_json::from_str(&self.read(name)?)
-            .with_context(|| format!("{} was not written by this program, or was altered", self.file(name).display()))
+        serde_json::from_str(&self.read(name)?).with_context(|| {
+            format!(
+                "{} was not written by this program, or was altered",
+                self.file(name).display()
+            )
+        })
     }
 }
 
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })
+    done.or_else(|e| {
+        if e.kind() == ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(e)
+        }
+    })
 }
 
 /// Whether a run was begun here: it may have no other file yet.
@@ -133,20 +160,30 @@ pub fn make_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a path where no file can be written, before work is spent on its content; what is there stays.
+/// Refuses a path where no file can be written, before work is spent on its content; what is there
+/// stays.
 ///
 /// # Errors
 /// Nothing can be written there, or it is a file that a run is made of.
 pub fn check_file(flag: &str, path: &Path) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let own = FILES.iter().any(|name| *name != REPORT && path.file_name().is_some_and(|file| file == *name));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let own = FILES
+        .iter()
+        .any(|name| *name != REPORT && path.file_name().is_some_and(|file| file == *name));
     if own && is_marked(folder) {
-        bail!("{flag}: {} is a file of a run: choose another", path.display());
+        bail!(
+            "{flag}: {} is a file of a run: choose another",
+            path.display()
+        );
     }
     check_writable(path).with_context(|| format!("{flag}: can't write {}", path.display()))
 }
 
 /// Replaces a file atomically, and names it if that fails.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    crmt_data::write_atomically(path, bytes).with_context(|| format!("can't write {}", path.display()))
+    crmt_data::write_atomically(path, bytes)
+        .with_context(|| format!("can't write {}", path.display()))
 }

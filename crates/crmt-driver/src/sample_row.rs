@@ -13,12 +13,13 @@ pub struct SampleRow {
     pub prediction: Option<usize>,
     /// Its place among all report samples in the order in which they are drawn, from 0.
     pub drawn: u64,
-    /// `min_j h_y - h_j` over the other classes without an attacker: of the key `""`, and of `without-NAME` where modalities are
-    /// missing; none where it is not a number.
+    /// `min_j h_y - h_j` over the other classes without an attacker: of the key `""`, and of
+    /// `without-NAME` where modalities are missing; none where it is not a number.
     pub margins: BTreeMap<String, f64>,
     /// Radius by threat (`joint` or a modality's name), in declared units.
     pub radii: BTreeMap<String, f64>,
-    /// Of all these radii, which rest on the same constants: `proved` or `estimated`; empty before they are computed.
+    /// Of all these radii, which rest on the same constants: `proved` or `estimated`; empty before
+    /// they are computed.
     pub evidence: String,
     /// What limits the joint radius; none before radii are computed.
     pub why: Option<Why>,
@@ -26,7 +27,8 @@ pub struct SampleRow {
     pub precision: Precision,
     /// What each attack achieved; empty for samples that were not attacked.
     pub outcomes: Vec<Outcome>,
-    /// The nearest adversarial that any attack found, by `THREAT.NORM`; none for samples that stood or were wrong.
+    /// The nearest adversarial that any attack found, by `THREAT.NORM`; none for samples that stood
+    /// or were wrong.
     pub nearest: BTreeMap<String, Nearest>,
 }
 
@@ -42,9 +44,11 @@ impl SampleRow {
 pub struct Why {
     /// The class nearest to being confused with (for a radius of 0: the one with the least margin).
     pub rival: usize,
-    /// The part of the squared budget that the worst joint attack spends on each modality; they sum to 1.
+    /// The part of the squared budget that the worst joint attack spends on each modality; they sum
+    /// to 1.
     pub vulnerability: BTreeMap<String, f64>,
-    /// What each modality adds to the margin over the rival beyond its baseline, in logits: its Shapley value.
+    /// What each modality adds to the margin over the rival beyond its baseline, in logits: its
+    /// Shapley value.
     pub shapley: BTreeMap<String, f64>,
 }
 
@@ -57,14 +61,16 @@ pub struct Nearest {
     pub distance: f64,
     /// Of each modality: how the attack split what it spent.
     pub spent: BTreeMap<String, f64>,
-    /// Whether the program that certificates are about takes it for another class than its label, too.
+    /// Whether the program that certificates are about takes it for another class than its label,
+    /// too.
     pub confirmed: bool,
 }
 
 /// One attack on one sample.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// As in [`crate::record::AttackResult::name`]; one sample counts as broken when any of its attacks broke it.
+    /// As in [`crate::record::AttackResult::name`]; one sample counts as broken when any of its
+    /// attacks broke it.
     pub name: String,
     /// As in [`crate::record::AttackResult::threat`].
     pub threat: String,

@@ -1,5 +1,6 @@
-//! The sandwich: what is known of a run at each threat and budget, clean ≥ strongest attack ≥ certified, on the same samples.
-//! Knows no attack and no certificate, only their results, and not how any of it is shown.
+//! The sandwich: what is known of a run at each threat and budget, clean ≥ strongest attack ≥
+//! certified, on the same samples. Knows no attack and no certificate, only their results, and not
+//! how any of it is shown.
 use crate::record::{AttackResult, CertifiedResult, Summary};
 
 /// Whom the attacker may touch, and how the budget is measured.
@@ -25,9 +26,22 @@ impl Threat {
 /// Every threat that any run was attacked or certified under: joint first, then as met.
 pub fn threats(runs: &[&Summary]) -> Vec<Threat> {
     let mut out: Vec<Threat> = Vec::new();
-    let attacked = |run: &Summary| run.attacks.iter().map(|a| (a.threat.clone(), a.norm.clone())).collect::<Vec<_>>();
-    let claimed = |run: &Summary| run.certified.iter().map(|c| (c.threat.clone(), "l2".into())).collect::<Vec<_>>();
-    for (name, norm) in runs.iter().flat_map(|run| [attacked(run), claimed(run)].concat()) {
+    let attacked = |run: &Summary| {
+        run.attacks
+            .iter()
+            .map(|a| (a.threat.clone(), a.norm.clone()))
+            .collect::<Vec<_>>()
+    };
+    let claimed = |run: &Summary| {
+        run.certified
+            .iter()
+            .map(|c| (c.threat.clone(), "l2".into()))
+            .collect::<Vec<_>>()
+    };
+    for (name, norm) in runs
+        .iter()
+        .flat_map(|run| [attacked(run), claimed(run)].concat())
+    {
         let threat = Threat { name, norm };
         if !out.contains(&threat) {
             out.push(threat);
@@ -38,8 +52,8 @@ pub fn threats(runs: &[&Summary]) -> Vec<Threat> {
     out
 }
 
-/// Those of [`threats`] with both sides of the sandwich: attacked in some run; and the others, with claims only. The
-/// joint threat is always of the first kind.
+/// Those of [`threats`] with both sides of the sandwich: attacked in some run; and the others, with
+/// claims only. The joint threat is always of the first kind.
 pub fn sides(runs: &[&Summary]) -> (Vec<Threat>, Vec<Threat>) {
     let attacked = |threat: &Threat| {
         let mut attacks = runs.iter().flat_map(|run| &run.attacks);
@@ -48,7 +62,8 @@ pub fn sides(runs: &[&Summary]) -> (Vec<Threat>, Vec<Threat>) {
     threats(runs).into_iter().partition(attacked)
 }
 
-/// The word for a piece of evidence and its CSS class; whatever is no known certificate is estimated.
+/// The word for a piece of evidence and its CSS class; whatever is no known certificate is
+/// estimated.
 pub fn evidence(evidence: &str) -> (&'static str, &'static str) {
     match evidence {
         "proved" => ("certified", "certified"),
@@ -64,7 +79,11 @@ pub fn program(run: &Summary) -> Option<String> {
         "certificates are about the network as computed in {}, less what that rounds; its margins and those of the program \
          that predicts (f32) differ by at most {:.1e}. Radii that are 0 for this: {} where that program names another class, {} \
          where the margins differ by more than a tenth, {} where rounding takes the whole margin",
-        result.program, result.greatest_difference, result.other_class, result.other_margin, result.rounding
+        result.program,
+        result.greatest_difference,
+        result.other_class,
+        result.other_margin,
+        result.rounding
     ))
 }
 
@@ -93,13 +112,21 @@ impl Cell {
 
     /// The part that evidence of this class ([`evidence`]) covers.
     pub fn claim(&self, class: &str) -> Option<f64> {
-        self.claims.iter().find(|(e, _)| evidence(e).1 == class).map(|(_, v)| *v)
+        self.claims
+            .iter()
+            .find(|(e, _)| evidence(e).1 == class)
+            .map(|(_, v)| *v)
     }
 
-    /// The attack left fewer of the same samples standing than the claim allows, so the claim is wrong.
+    /// The attack left fewer of the same samples standing than the claim allows, so the claim is
+    /// wrong.
     pub fn beats(&self, claim: f64) -> bool {
-        // Both are counts over the same number of samples; the slack is for their division, far below one sample.
-        self.same && self.attacked.is_some_and(|attacked| attacked < claim - 1e-9)
+        // Both are counts over the same number of samples; the slack is for their division, far
+        // below one sample.
+        self.same
+            && self
+                .attacked
+                .is_some_and(|attacked| attacked < claim - 1e-9)
     }
 }
 
@@ -116,15 +143,21 @@ pub fn budgets(all: impl IntoIterator<Item = f64>) -> Vec<f64> {
     budgets
 }
 
-/// One cell per budget that was attacked or certified, ascending. All are of the attacked samples, where there are any.
+/// One cell per budget that was attacked or certified, ascending. All are of the attacked samples,
+/// where there are any.
 pub fn cells(run: &Summary, threat: &Threat) -> Vec<Cell> {
     let attacks: Vec<_> = run.attacks.iter().filter(|a| threat.is_of(a)).collect();
-    let claims: Vec<_> = run.certified.iter().filter(|c| threat.has_claims() && c.threat == threat.name).collect();
+    let claims: Vec<_> = run
+        .certified
+        .iter()
+        .filter(|c| threat.has_claims() && c.threat == threat.name)
+        .collect();
     let any = attacks.first();
     let cell = |eps| {
         let here = || attacks.iter().filter(|a| same_budget(a.eps, eps));
-        let strongest =
-            here().find(|a| a.name == "strongest").or_else(|| here().min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)));
+        let strongest = here()
+            .find(|a| a.name == "strongest")
+            .or_else(|| here().min_by(|a, b| a.accuracy.total_cmp(&b.accuracy)));
         let like = strongest.or(any);
         let claims: Vec<_> = claims.iter().filter(|c| same_budget(c.eps, eps)).collect();
         let of_the_same = |c: &CertifiedResult| match like {
@@ -136,11 +169,22 @@ pub fn cells(run: &Summary, threat: &Threat) -> Vec<Cell> {
             clean: like.map_or(run.accuracy.clean, |a| a.clean),
             attacked: strongest.map(|a| a.accuracy),
             same: claims.iter().all(|c| of_the_same(c).is_some()),
-            claims: claims.iter().map(|c| (c.evidence.clone(), of_the_same(c).unwrap_or(c.accuracy))).collect(),
+            claims: claims
+                .iter()
+                .map(|c| (c.evidence.clone(), of_the_same(c).unwrap_or(c.accuracy)))
+                .collect(),
             samples: like.map_or(run.accuracy.samples, |a| a.samples),
         }
     };
-    budgets(attacks.iter().map(|a| a.eps).chain(claims.iter().map(|c| c.eps))).into_iter().map(cell).collect()
+    budgets(
+        attacks
+            .iter()
+            .map(|a| a.eps)
+            .chain(claims.iter().map(|c| c.eps)),
+    )
+    .into_iter()
+    .map(cell)
+    .collect()
 }
 
 #[cfg(test)]
@@ -167,17 +211,37 @@ mod tests {
             samples: 100,
             attacked_samples: attacked,
         };
-        let mut run = Summary { attacks: vec![attack("l2")], ..Summary::default() };
+        let mut run = Summary {
+            attacks: vec![attack("l2")],
+            ..Summary::default()
+        };
         run.accuracy.clean = 0.9;
         run.certified = vec![claim(2.0, 0.1, Some(0.2)), claim(0.5, 0.4, Some(0.5))];
         let told = |run: &Summary| {
             let cell = |c: Cell| (c.eps, c.clean, c.attacked, c.certified(), c.samples);
-            cells(run, &threats(&[run])[0]).into_iter().map(cell).collect::<Vec<_>>()
+            cells(run, &threats(&[run])[0])
+                .into_iter()
+                .map(cell)
+                .collect::<Vec<_>>()
         };
-        assert_eq!(told(&run), [(0.5, 0.8, Some(0.6), Some(0.5), 10), (2.0, 0.8, None, Some(0.2), 10)]);
+        assert_eq!(
+            told(&run),
+            [
+                (0.5, 0.8, Some(0.6), Some(0.5), 10),
+                (2.0, 0.8, None, Some(0.2), 10)
+            ]
+        );
         run.attacks = vec![attack("linf")];
-        let [l2, linf] = &threats(&[&run])[..] else { panic!("two norms") };
-        assert_eq!((cells(&run, l2)[0].certified(), cells(&run, linf)[0].certified()), (Some(0.4), None));
+        let [l2, linf] = &threats(&[&run])[..] else {
+            panic!("two norms")
+        };
+        assert_eq!(
+            (
+                cells(&run, l2)[0].certified(),
+                cells(&run, linf)[0].certified()
+            ),
+            (Some(0.4), None)
+        );
         run.attacks.clear();
         assert_eq!(told(&run)[1], (2.0, 0.9, None, Some(0.1), 0));
     }

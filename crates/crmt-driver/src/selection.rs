@@ -20,7 +20,8 @@ pub enum Criterion {
     Clean,
     /// Accuracy under the probing attack.
     Attacked,
-    /// The mean radius, clipped at this one. It takes features to be 1-Lipschitz: it steers, and never certifies.
+    /// The mean radius, clipped at this one. It takes features to be 1-Lipschitz: it steers, and
+    /// never certifies.
     Certified(f64),
 }
 
@@ -40,8 +41,17 @@ impl Criterion {
 pub const AS_RELEASED: &str = "as-released";
 
 /// Measures `model`.
-pub fn select(plan: &Plan, data: &DataSet, model: &Model, criterion: Criterion) -> Result<Selected> {
-    let split = if plan.select.split == AS_RELEASED { &data.report } else { &data.select };
+pub fn select(
+    plan: &Plan,
+    data: &DataSet,
+    model: &Model,
+    criterion: Criterion,
+) -> Result<Selected> {
+    let split = if plan.select.split == AS_RELEASED {
+        &data.report
+    } else {
+        &data.select
+    };
     let (accuracy, radius) = clean(model, split, criterion)?;
     let attacked = match plan.select.samples {
         0 => None,
@@ -52,7 +62,11 @@ pub fn select(plan: &Plan, data: &DataSet, model: &Model, criterion: Criterion) 
         Criterion::Attacked => attacked.unwrap_or(accuracy),
         Criterion::Certified(_) => radius,
     };
-    Ok(Selected { accuracy, attacked, score })
+    Ok(Selected {
+        accuracy,
+        attacked,
+        score,
+    })
 }
 
 /// Accuracy of `model` on a split.
@@ -62,15 +76,22 @@ pub fn accuracy(model: &Model, split: &Split) -> Result<f64> {
 
 /// Accuracy, and the mean clipped radius if that is the criterion.
 fn clean(model: &Model, split: &Split, criterion: Criterion) -> Result<(f64, f64)> {
-    let tables = Tables::Pairwise { rows: model.head().rows()?, features: scales(model) };
+    let tables = Tables::Pairwise {
+        rows: model.head().rows()?,
+        features: scales(model),
+    };
     let (mut right, mut radius) = (0.0, 0.0);
     for batch in split.batches(EVAL_BATCH) {
         let batch = batch?;
         let scores = model.scores(&batch.inputs)?;
         right += crmt_attacks::accuracy(&scores.logits()?, &batch.labels)? * batch.len() as f64;
         if let Criterion::Certified(target) = criterion {
-            let radii = RadiusHinge::signed_radii(&tables, &scores, &batch.labels)?.to_vec1::<f32>()?;
-            radius += radii.into_iter().map(|r| f64::from(r).min(target)).sum::<f64>();
+            let radii =
+                RadiusHinge::signed_radii(&tables, &scores, &batch.labels)?.to_vec1::<f32>()?;
+            radius += radii
+                .into_iter()
+                .map(|r| f64::from(r).min(target))
+                .sum::<f64>();
         }
     }
     let n = split.len() as f64;
@@ -79,7 +100,11 @@ fn clean(model: &Model, split: &Split, criterion: Criterion) -> Result<(f64, f64
 
 /// Accuracy of drawn samples under a quick attack.
 fn attacked(plan: &Plan, split: &Split, model: &Model) -> Result<f64> {
-    let attack = Pgd::quick(Budget::Joint(plan.select.eps), plan.select.steps, Loss::Margin);
+    let attack = Pgd::quick(
+        Budget::Joint(plan.select.eps),
+        plan.select.steps,
+        Loss::Margin,
+    );
     let mut standing = 0;
     let streams = Streams::new(plan.seed);
     let samples = drawn(plan.select.samples, split.len(), &streams);

@@ -13,29 +13,53 @@ pub fn parse(text: &str, names: &[String]) -> Result<(Option<f64>, BTreeMap<Stri
     }
     let mut named = BTreeMap::new();
     for part in text.split(',') {
-        let pair = part.split_once('=').and_then(|(name, sigma)| Some((name.trim().to_owned(), number(sigma)?)));
+        let pair = part
+            .split_once('=')
+            .and_then(|(name, sigma)| Some((name.trim().to_owned(), number(sigma)?)));
         let Some((name, sigma)) = pair else {
             let each: Vec<_> = names.iter().map(|name| format!("{name}=0.25")).collect();
-            bail!("--smooth {text}: expected one number, or one for each modality: {}", each.join(","));
+            bail!(
+                "--smooth {text}: expected one number, or one for each modality: {}",
+                each.join(",")
+            );
         };
         if !names.contains(&name) {
-            bail!("--smooth {text}: no modality `{name}`; this run has {}", names.join(", "));
+            bail!(
+                "--smooth {text}: no modality `{name}`; this run has {}",
+                names.join(", ")
+            );
         }
         if named.insert(name.clone(), sigma).is_some() {
             bail!("--smooth {text}: {name} is named twice");
         }
     }
     if let Some(name) = names.iter().find(|name| !named.contains_key(*name)) {
-        bail!("--smooth {text}: no sigma for {name}; 0 leaves a modality as it is, and certifies nothing of it");
+        bail!(
+            "--smooth {text}: no sigma for {name}; 0 leaves a modality as it is, and certifies nothing of it"
+        );
     }
     Ok((None, named))
 }
 
 /// `named` where it names a modality, `all` elsewhere. `key`: the table of names in the settings.
-pub fn sigmas(key: &str, all: f64, named: &BTreeMap<String, f64>, data: &DataSet) -> Result<PerModality<f64>> {
-    if let Some(name) = named.keys().find(|name| data.modalities.iter().all(|m| m.name != **name)) {
+pub fn sigmas(
+    key: &str,
+    all: f64,
+    named: &BTreeMap<String, f64>,
+    data: &DataSet,
+) -> Result<PerModality<f64>> {
+    if let Some(name) = named
+        .keys()
+        .find(|name| data.modalities.iter().all(|m| m.name != **name))
+    {
         let known: Vec<_> = data.modalities.iter().map(|m| m.name.as_str()).collect();
-        bail!("{key}.{name}: the data set `{}` has the modalities {}", data.name, known.join(", "));
+        bail!(
+            "{key}.{name}: the data set `{}` has the modalities {}",
+            data.name,
+            known.join(", ")
+        );
     }
-    Ok(data.modalities.map(|m| named.get(&m.name).copied().unwrap_or(all)))
+    Ok(data
+        .modalities
+        .map(|m| named.get(&m.name).copied().unwrap_or(all)))
 }

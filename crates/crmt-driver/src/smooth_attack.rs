@@ -1,5 +1,5 @@
-//! Attacks on a smoothed network: they see through the noise, and votes under fresh noise judge what they find.
-//! Does not know how certificates are computed, only how far they claim to reach.
+//! Attacks on a smoothed network: they see through the noise, and votes under fresh noise judge
+//! what they find. Does not know how certificates are computed, only how far they claim to reach.
 use crate::{
     drawn::ids,
     people::Voice,
@@ -37,8 +37,8 @@ pub struct Target<'a> {
     pub alpha: f64,
 }
 
-/// Joint and each modality alone, at each budget, on the samples that `certified` is about: `steps` gradient steps on
-/// the average, all of them taken, from the clean input.
+/// Joint and each modality alone, at each budget, on the samples that `certified` is about: `steps`
+/// gradient steps on the average, all of them taken, from the clean input.
 pub fn attack(
     of: &Target,
     certified: &Smoothed,
@@ -52,26 +52,40 @@ pub fn attack(
     let judge = Smoothing::new(of.sigmas.clone())?.draws(0, DRAWS);
     let threats = Threat::usual(names.len());
     let samples = certified.samples.len();
-    let bar = voice.stage("attacking the votes", (samples * threats.len() * eps.len()) as u64, "samples");
+    let bar = voice.stage(
+        "attacking the votes",
+        (samples * threats.len() * eps.len()) as u64,
+        "samples",
+    );
     let mut results = vec![];
     let (mut all_inside, mut all_fell) = (BTreeSet::new(), BTreeSet::new());
     for threat in &threats {
         for eps in eps {
             let name = threat.name(&names);
             let (mut standing, mut inside, mut fell) = (0, 0, 0);
-            let pgd = Pgd::quick(threat.budget(Norm::L2, *eps, names.len()), steps, Loss::Margin);
-            let pgd = Pgd { to_the_end: true, ..pgd };
+            let pgd = Pgd::quick(
+                threat.budget(Norm::L2, *eps, names.len()),
+                steps,
+                Loss::Margin,
+            );
+            let pgd = Pgd {
+                to_the_end: true,
+                ..pgd
+            };
             for part in certified.samples.chunks(ROWS) {
                 let rows: Vec<usize> = part.iter().map(|s| s.sample as usize).collect();
                 let batch = of.data.report.samples(&rows)?;
                 let goal = Goal::Avoid(batch.labels.clone());
                 let draws = Draws::for_samples(streams, ids(&rows));
                 let moved = run(&pgd, &averaged, &batch.inputs, &goal, &draws)?.adversarial;
-                // No certificate and no other attack has seen these draws: their ids are beyond any sample's.
+                // No certificate and no other attack has seen these draws: their ids are beyond any
+                // sample's.
                 let id = |row: usize| ((results.len() as u64 + 1) << SAMPLE_BITS) + row as u64;
                 let mut votes: Vec<Votes> = rows.iter().map(|row| Votes::new(id(*row))).collect();
                 let go = |_: &[Votes], _, _| ControlFlow::Continue(());
-                let _ = judge.run(of.model, &moved, &streams, &mut votes, of.chunk, go).map_err(of_sample)?;
+                let _ = judge
+                    .run(of.model, &moved, &streams, &mut votes, of.chunk, go)
+                    .map_err(of_sample)?;
                 for (s, votes) in part.iter().zip(&votes) {
                     let own = votes.estimation.get(s.label as usize).copied().unwrap_or(0);
                     let most = votes.estimation.iter().max() == Some(&own);
@@ -89,20 +103,38 @@ pub fn attack(
                 bar.inc(votes.len() as u64);
             }
             let accuracy = standing as f64 / samples.max(1) as f64;
-            results.push(SmoothedAttack { threat: name, eps: *eps, accuracy, draws: DRAWS, inside, fell });
+            results.push(SmoothedAttack {
+                threat: name,
+                eps: *eps,
+                accuracy,
+                draws: DRAWS,
+                inside,
+                fell,
+            });
         }
     }
-    let judged = against_chance(all_inside.len() as u64, all_fell.len() as u64, of.alpha, results.len());
+    let judged = against_chance(
+        all_inside.len() as u64,
+        all_fell.len() as u64,
+        of.alpha,
+        results.len(),
+    );
     Ok((results, judged))
 }
 
-/// A test of `fell` of `samples` independent certificates against chance: each is wrong with probability `alpha` at most, and
-/// each of `attacks` is misjudged with [`MISJUDGED`] at most.
+/// A test of `fell` of `samples` independent certificates against chance: each is wrong with
+/// probability `alpha` at most, and each of `attacks` is misjudged with [`MISJUDGED`] at most.
 fn against_chance(samples: u64, fell: u64, alpha: f64, attacks: usize) -> Judged {
     let chance = (alpha + attacks as f64 * MISJUDGED).min(1.0);
-    // Clopper and Pearson's lower bound exceeds `chance` exactly where so many or more have a probability below the level.
+    // Clopper and Pearson's lower bound exceeds `chance` exactly where so many or more have a
+    // probability below the level.
     let beyond = fell > 0 && lower_bound(fell, samples, LEVEL) > chance;
-    Judged { samples, fell, chance, violations: if beyond { fell } else { 0 } }
+    Judged {
+        samples,
+        fell,
+        chance,
+        violations: if beyond { fell } else { 0 },
+    }
 }
 
 /// Of a right program, one run in a million is accused.
@@ -116,13 +148,15 @@ const SAMPLE_BITS: u32 = 32;
 /// The same about the sample that an id belongs to.
 fn of_sample(e: CertifyError) -> CertifyError {
     match e {
-        CertifyError::NaN { id } => CertifyError::NaN { id: id & ((1 << SAMPLE_BITS) - 1) },
+        CertifyError::NaN { id } => CertifyError::NaN {
+            id: id & ((1 << SAMPLE_BITS) - 1),
+        },
         other => other,
     }
 }
 
-/// A class of probability one half or more has so many of `draws` votes, but for one time in 30,000 (four standard
-/// deviations).
+/// A class of probability one half or more has so many of `draws` votes, but for one time in 30,000
+/// (four standard deviations).
 fn least(draws: u64) -> f64 {
     0.5 * draws as f64 - 2.0 * (draws as f64).sqrt()
 }
@@ -134,9 +168,13 @@ mod tests {
 
     #[test]
     fn a_class_of_one_half_is_misjudged_as_rarely_as_said() {
-        // So many votes or fewer, by the bound of Clopper and Pearson: p = 1/2 is above it but for one time in 30,000.
+        // So many votes or fewer, by the bound of Clopper and Pearson: p = 1/2 is above it but for
+        // one time in 30,000.
         let most = (least(DRAWS).ceil() - 1.0) as u64;
-        assert!(upper_bound(most, DRAWS, MISJUDGED) < 0.5, "{most} votes of {DRAWS}");
+        assert!(
+            upper_bound(most, DRAWS, MISJUDGED) < 0.5,
+            "{most} votes of {DRAWS}"
+        );
     }
 
     #[test]

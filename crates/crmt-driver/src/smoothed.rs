@@ -1,5 +1,5 @@
-//! What the certificates of smoothed classifiers say of the samples together: for `summary.json` and `smoothed.csv`.
-//! Does not know how they were made.
+//! What the certificates of smoothed classifiers say of the samples together: for `summary.json`
+//! and `smoothed.csv`. Does not know how they were made.
 use crate::{
     certification::quantiles,
     record::{CertifiedResult, RadiusResult, SmoothedResult},
@@ -43,7 +43,10 @@ impl Certified {
 
     /// In declared units.
     pub fn radius(&self, threat: &str) -> Option<f64> {
-        self.radii.iter().find(|(name, _)| name == threat).map(|(_, radius)| *radius)
+        self.radii
+            .iter()
+            .find(|(name, _)| name == threat)
+            .map(|(_, radius)| *radius)
     }
 }
 
@@ -51,12 +54,20 @@ impl Smoothed {
     /// Fractions and means; radii count as 0 where the class is wrong or the certificate abstains.
     pub fn result(&self, eps: &[f64]) -> SmoothedResult {
         let n = self.samples.len().max(1) as f64;
-        let fraction = |holds: &dyn Fn(&Certified) -> bool| self.samples.iter().filter(|s| holds(s)).count() as f64 / n;
+        let fraction = |holds: &dyn Fn(&Certified) -> bool| {
+            self.samples.iter().filter(|s| holds(s)).count() as f64 / n
+        };
         let right = |s: &Certified, radius: f64| if s.right() { radius } else { 0.0 };
         let of = |threat: &str| -> Vec<f64> {
-            self.samples.iter().map(|s| right(s, s.radius(threat).unwrap_or(0.0))).collect()
+            self.samples
+                .iter()
+                .map(|s| right(s, s.radius(threat).unwrap_or(0.0)))
+                .collect()
         };
-        let threats: Vec<&String> = self.samples.first().map_or(vec![], |s| s.radii.iter().map(|(t, _)| t).collect());
+        let threats: Vec<&String> = self
+            .samples
+            .first()
+            .map_or(vec![], |s| s.radii.iter().map(|(t, _)| t).collect());
         let certified = |threat: &&String, eps: f64| CertifiedResult {
             threat: (*threat).clone(),
             eps,
@@ -77,18 +88,32 @@ impl Smoothed {
             accuracy: fraction(&|s| s.right()),
             abstained: fraction(&|s| s.class.is_none()),
             mean_radius: self.samples.iter().map(|s| right(s, s.radius)).sum::<f64>() / n,
-            certified: threats.iter().flat_map(|t| eps.iter().map(move |eps| certified(t, *eps))).collect(),
+            certified: threats
+                .iter()
+                .flat_map(|t| eps.iter().map(move |eps| certified(t, *eps)))
+                .collect(),
             radii: threats.iter().map(radii).collect(),
         }
     }
 }
 
-/// `smoothed.csv`: a row per classifier and sample. What is missing can't be attacked, and has no radius.
+/// `smoothed.csv`: a row per classifier and sample. What is missing can't be attacked, and has no
+/// radius.
 pub fn to_csv(classifiers: &[Smoothed], names: &[String]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
-    let threats: Vec<&str> = [JOINT].into_iter().chain(names.iter().map(String::as_str)).collect();
-    let fixed = ["sample", "label", "missing", "class", "n_A", "p_lower", "radius"].map(str::to_owned);
-    csv.write_record(fixed.into_iter().chain(threats.iter().map(|t| format!("radius.{t}"))))?;
+    let threats: Vec<&str> = [JOINT]
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+        .collect();
+    let fixed = [
+        "sample", "label", "missing", "class", "n_A", "p_lower", "radius",
+    ]
+    .map(str::to_owned);
+    csv.write_record(
+        fixed
+            .into_iter()
+            .chain(threats.iter().map(|t| format!("radius.{t}"))),
+    )?;
     for classifier in classifiers {
         for s in &classifier.samples {
             let fixed = [
@@ -100,7 +125,9 @@ pub fn to_csv(classifiers: &[Smoothed], names: &[String]) -> Result<Vec<u8>> {
                 s.p_lower.to_string(),
                 s.radius.to_string(),
             ];
-            let radii = threats.iter().map(|t| s.radius(t).map(|r| r.to_string()).unwrap_or_default());
+            let radii = threats
+                .iter()
+                .map(|t| s.radius(t).map(|r| r.to_string()).unwrap_or_default());
             csv.write_record(fixed.into_iter().chain(radii))?;
         }
     }
@@ -113,8 +140,18 @@ mod tests {
 
     fn sample(sample: u64, label: u32, class: Option<u32>, radius: f64) -> Certified {
         let radii = [("joint", 0.25), ("pix", 0.25), ("wav", 1.0)];
-        let radii = radii.map(|(t, sigma)| (t.to_owned(), sigma * radius)).to_vec();
-        Certified { sample, label, class, count: 9, p_lower: 0.75, radius, radii }
+        let radii = radii
+            .map(|(t, sigma)| (t.to_owned(), sigma * radius))
+            .to_vec();
+        Certified {
+            sample,
+            label,
+            class,
+            count: 9,
+            p_lower: 0.75,
+            radius,
+            radii,
+        }
     }
 
     #[test]
@@ -125,18 +162,35 @@ mod tests {
             sample(9, 0, None, 0.0),
             sample(0, 0, Some(0), 1.0),
         ];
-        let smoothed = Smoothed { missing: String::new(), samples };
+        let smoothed = Smoothed {
+            missing: String::new(),
+            samples,
+        };
         let result = smoothed.result(&[0.5, 2.0]);
-        assert_eq!((result.accuracy, result.abstained, result.mean_radius), (0.5, 0.25, 0.75));
+        assert_eq!(
+            (result.accuracy, result.abstained, result.mean_radius),
+            (0.5, 0.25, 0.75)
+        );
         let at = |threat: &str| -> Vec<f64> {
-            result.certified.iter().filter(|c| c.threat == threat).map(|c| c.accuracy).collect()
+            result
+                .certified
+                .iter()
+                .filter(|c| c.threat == threat)
+                .map(|c| c.accuracy)
+                .collect()
         };
         assert_eq!((at("joint"), at("wav")), (vec![0.25, 0.0], vec![0.5, 0.25]));
         assert_eq!(result.radii[2].mean, 0.75);
         let csv = String::from_utf8(to_csv(&[smoothed], &["pix".into(), "wav".into()])?)?;
         let lines: Vec<&str> = csv.lines().collect();
-        assert_eq!(lines[0], "sample,label,missing,class,n_A,p_lower,radius,radius.joint,radius.pix,radius.wav");
-        assert_eq!((lines[1], lines[3]), ("5,1,,1,9,0.75,2,0.5,0.5,2", "9,0,,,9,0.75,0,0,0,0"));
+        assert_eq!(
+            lines[0],
+            "sample,label,missing,class,n_A,p_lower,radius,radius.joint,radius.pix,radius.wav"
+        );
+        assert_eq!(
+            (lines[1], lines[3]),
+            ("5,1,,1,9,0.75,2,0.5,0.5,2", "9,0,,,9,0.75,0,0,0,0")
+        );
         Ok(())
     }
 }

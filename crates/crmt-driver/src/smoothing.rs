@@ -60,15 +60,34 @@ pub fn smooth(of: &Subject, plan: &SmoothPlan, voice: &Voice) -> Result<Vec<Smoo
     let mut variants = variants(of, plan, &sigmas)?;
     let mut store = Store::open(of.dir, origin(of, plan, &names, &sigmas)?, voice)?;
     let batch = of.data.report.samples(&samples)?;
-    draw(of, plan, &samples, &batch.inputs, &mut variants, &mut store, voice)?;
+    draw(
+        of,
+        plan,
+        &samples,
+        &batch.inputs,
+        &mut variants,
+        &mut store,
+        voice,
+    )?;
     let labels = batch.labels.to_vec1::<u32>()?;
-    variants.iter().map(|variant| variant.smoothed(&labels, &names, of.weights)).collect()
+    variants
+        .iter()
+        .map(|variant| variant.smoothed(&labels, &names, of.weights))
+        .collect()
 }
 
 /// All that a vote depends on: neither the number of samples nor alpha.
-fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: &PerModality<f64>) -> Result<Origin> {
+fn origin(
+    of: &Subject,
+    plan: &SmoothPlan,
+    names: &PerModality<String>,
+    sigmas: &PerModality<f64>,
+) -> Result<Origin> {
     let mut baselines = Sha256::new();
-    of.data.baselines.iter().try_for_each(|b| sealed::bytes(b).map(|bytes| baselines.update(bytes)))?;
+    of.data
+        .baselines
+        .iter()
+        .try_for_each(|b| sealed::bytes(b).map(|bytes| baselines.update(bytes)))?;
     let settings = [
         // Another number where what is counted changes: votes of older programs are not used.
         ("format", "2".to_owned()),
@@ -79,8 +98,15 @@ fn origin(of: &Subject, plan: &SmoothPlan, names: &PerModality<String>, sigmas: 
         ("selection_draws", plan.selection_draws.to_string()),
         ("draws", plan.draws.to_string()),
     ];
-    let sigmas = names.iter().zip(sigmas).map(|(name, sigma)| (format!("sigma.{name}"), sigma.to_string()));
-    Ok(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(sigmas).collect())
+    let sigmas = names
+        .iter()
+        .zip(sigmas)
+        .map(|(name, sigma)| (format!("sigma.{name}"), sigma.to_string()));
+    Ok(settings
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .chain(sigmas)
+        .collect())
 }
 
 /// The network with every modality, and without each.
@@ -89,7 +115,11 @@ fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Resul
     if plan.missing && modalities == 1 {
         bail!("smooth.missing: nothing is left without the only modality; leave --missing out");
     }
-    let each = if plan.missing { Missing::each(modalities) } else { vec![] };
+    let each = if plan.missing {
+        Missing::each(modalities)
+    } else {
+        vec![]
+    };
     let certificates = 1 + each.len();
     if let Some(fault) = plan.too_few_draws(certificates) {
         bail!(fault);
@@ -98,23 +128,44 @@ fn variants(of: &Subject, plan: &SmoothPlan, sigmas: &PerModality<f64>) -> Resul
         // A baseline gets no noise.
         let gone = |m| missing.as_ref().is_some_and(|missing| missing.contains(m));
         let sigmas = PerModality::from_fn(modalities, |m| if gone(m) { 0.0 } else { sigmas[m] });
-        let name = missing.as_ref().map_or_else(String::new, |missing| missing.describe(&of.data.modalities));
+        let name = missing
+            .as_ref()
+            .map_or_else(String::new, |missing| missing.describe(&of.data.modalities));
         if sigmas.iter().all(|s| *s == 0.0) {
-            let without = if name.is_empty() { String::new() } else { format!(" without {name}") };
+            let without = if name.is_empty() {
+                String::new()
+            } else {
+                format!(" without {name}")
+            };
             bail!(
                 "smooth.sigma: every modality{without} has sigma 0, so nothing is smoothed; give one a positive sigma"
             );
         }
-        let smoothing = Smoothing::new(sigmas)?.draws(plan.selection_draws, plan.draws).alpha(plan.alpha)?;
-        let smoothing = smoothing.one_of(certificates).for_weights(WeightsHash::new(of.weights));
+        let smoothing = Smoothing::new(sigmas)?
+            .draws(plan.selection_draws, plan.draws)
+            .alpha(plan.alpha)?;
+        let smoothing = smoothing
+            .one_of(certificates)
+            .for_weights(WeightsHash::new(of.weights));
         let alpha = plan.alpha / certificates as f64;
-        Ok(Variant { missing, name, smoothing, draws: plan.draws, alpha, votes: vec![] })
+        Ok(Variant {
+            missing,
+            name,
+            smoothing,
+            draws: plan.draws,
+            alpha,
+            votes: vec![],
+        })
     };
-    [None].into_iter().chain(each.into_iter().map(Some)).map(variant).collect()
+    [None]
+        .into_iter()
+        .chain(each.into_iter().map(Some))
+        .map(variant)
+        .collect()
 }
 
-/// Draws what is not drawn yet. Votes are saved at once, so that a full disk is noticed before hours of work, then now
-/// and then, and at the end.
+/// Draws what is not drawn yet. Votes are saved at once, so that a full disk is noticed before
+/// hours of work, then now and then, and at the end.
 fn draw(
     of: &Subject,
     plan: &SmoothPlan,
@@ -124,14 +175,30 @@ fn draw(
     store: &mut Store,
     voice: &Voice,
 ) -> Result<()> {
-    let counted = |votes: &[Votes]| votes.iter().flat_map(|v| v.selection.iter().chain(&v.estimation)).sum::<u64>();
+    let counted = |votes: &[Votes]| {
+        votes
+            .iter()
+            .flat_map(|v| v.selection.iter().chain(&v.estimation))
+            .sum::<u64>()
+    };
     let total = (variants.len() * samples.len()) as u64 * (plan.selection_draws + plan.draws);
-    let known: u64 = variants.iter().map(|v| counted(&store.votes(&v.name, &v.smoothing, samples))).sum();
+    let known: u64 = variants
+        .iter()
+        .map(|v| counted(&store.votes(&v.name, &v.smoothing, samples)))
+        .sum();
     if known > 0 {
-        voice.say(format!("  {known} of {total} draws are in {} already", of.dir.file(run_dir::VOTES).display()));
+        voice.say(format!(
+            "  {known} of {total} draws are in {} already",
+            of.dir.file(run_dir::VOTES).display()
+        ));
     }
     let seconds = effort::forward_seconds(of.model, of.data, total.saturating_sub(known) as f64)?;
-    effort::announce("smoothing", seconds, "--samples and --draws make it shorter", voice);
+    effort::announce(
+        "smoothing",
+        seconds,
+        "--samples and --draws make it shorter",
+        voice,
+    );
     let bar = voice.stage("smoothing", total.saturating_sub(known), "draws");
     let mut saved: Option<Instant> = None;
     for variant in variants {
@@ -149,10 +216,20 @@ fn draw(
                 saved = Some(Instant::now());
                 failed = store.save(&variant.name, votes).err();
             }
-            if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if failed.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         };
-        let flow =
-            variant.smoothing.run(of.model, &inputs, &Streams::new(of.seed), &mut votes, plan.chunk, progress)?;
+        let flow = variant.smoothing.run(
+            of.model,
+            &inputs,
+            &Streams::new(of.seed),
+            &mut votes,
+            plan.chunk,
+            progress,
+        )?;
         if let (ControlFlow::Break(()), Some(e)) = (flow, failed) {
             return Err(e);
         }
@@ -163,20 +240,37 @@ fn draw(
 }
 
 impl Variant {
-    fn smoothed(&self, labels: &[u32], names: &PerModality<String>, weights: &str) -> Result<Smoothed> {
+    fn smoothed(
+        &self,
+        labels: &[u32],
+        names: &PerModality<String>,
+        weights: &str,
+    ) -> Result<Smoothed> {
         let weights = WeightsHash::new(weights);
-        let gone = |m: usize| self.missing.as_ref().is_some_and(|missing| missing.contains(m));
+        let gone = |m: usize| {
+            self.missing
+                .as_ref()
+                .is_some_and(|missing| missing.contains(m))
+        };
         let present: Vec<usize> = (0..names.len()).filter(|m| !gone(*m)).collect();
         let certified = |(votes, label): (&Votes, &u32)| {
-            // One-sided, as agreed before the draws: bounding rivals as well would take half of alpha, and of a clear
-            // winner certify less; the better of the two, chosen afterwards, would fail more often than alpha.
+            // One-sided, as agreed before the draws: bounding rivals as well would take half of
+            // alpha, and of a clear winner certify less; the better of the two, chosen afterwards,
+            // would fail more often than alpha.
             let certificate = self.smoothing.certificate(votes)?;
             certificate.iter().try_for_each(|c| c.check(&weights))?;
             let each = certificate.as_ref().map(SmoothCertificate::unimodal);
             let alone = |m: usize| each.as_ref().map_or(0.0, |each| each[m]);
-            let joint = present.iter().map(|m| alone(*m)).fold(f64::INFINITY, f64::min);
+            let joint = present
+                .iter()
+                .map(|m| alone(*m))
+                .fold(f64::INFINITY, f64::min);
             let alone = present.iter().map(|m| (names[*m].clone(), alone(*m)));
-            let count = votes.selected().and_then(|k| votes.estimation.get(k as usize)).copied().unwrap_or(0);
+            let count = votes
+                .selected()
+                .and_then(|k| votes.estimation.get(k as usize))
+                .copied()
+                .unwrap_or(0);
             Ok(Certified {
                 sample: votes.id,
                 label: *label,
@@ -184,11 +278,22 @@ impl Variant {
                 count,
                 p_lower: lower_bound(count, self.draws, self.alpha),
                 radius: certificate.as_ref().map_or(0.0, SmoothCertificate::radius),
-                radii: [(JOINT.to_owned(), joint)].into_iter().chain(alone).collect(),
+                radii: [(JOINT.to_owned(), joint)]
+                    .into_iter()
+                    .chain(alone)
+                    .collect(),
             })
         };
-        let samples = self.votes.iter().zip(labels).map(certified).collect::<Result<_>>()?;
-        Ok(Smoothed { missing: self.name.clone(), samples })
+        let samples = self
+            .votes
+            .iter()
+            .zip(labels)
+            .map(certified)
+            .collect::<Result<_>>()?;
+        Ok(Smoothed {
+            missing: self.name.clone(),
+            samples,
+        })
     }
 }
 
@@ -223,30 +328,53 @@ mod tests {
         }
     }
 
-    /// The certificate without a modality is about its declared baseline, on which there is no noise; what is there has
-    /// noise on every copy.
+    /// The certificate without a modality is about its declared baseline, on which there is no
+    /// noise; what is there has noise on every copy.
     #[test]
     fn what_is_missing_gets_no_noise() -> Result<()> {
         let mut plan = Plan::default();
-        (plan.synthetic.train, plan.synthetic.select, plan.synthetic.report) = (20, 10, 10);
-        let smooth_plan =
-            SmoothPlan { samples: 2, draws: 12, selection_draws: 3, missing: true, ..plan.smooth.clone() };
+        (
+            plan.synthetic.train,
+            plan.synthetic.select,
+            plan.synthetic.report,
+        ) = (20, 10, 10);
+        let smooth_plan = SmoothPlan {
+            samples: 2,
+            draws: 12,
+            selection_draws: 3,
+            missing: true,
+            ..plan.smooth.clone()
+        };
         let data = open_data(&plan)?;
-        let model =
-            Recording { modalities: data.modalities.clone(), seen: data.modalities.map(|_| RefCell::new(vec![])) };
+        let model = Recording {
+            modalities: data.modalities.clone(),
+            seen: data.modalities.map(|_| RefCell::new(vec![])),
+        };
         let out = tempfile::tempdir()?;
         let dir = RunDir::create(&out.path().join("r"), false)?;
-        let of = Subject { model: &model, weights: "w", data: &data, report_sha256: "r", seed: 0, dir: &dir };
+        let of = Subject {
+            model: &model,
+            weights: "w",
+            data: &data,
+            report_sha256: "r",
+            seed: 0,
+            dir: &dir,
+        };
         smooth(&of, &smooth_plan, &Voice::new(true))?;
         // With everything there, and without each: two samples, fifteen draws.
         for (m, seen) in model.seen.iter().enumerate() {
             let baseline = data.baselines[m].flatten_all()?.to_vec1::<f32>()?;
             let seen = seen.borrow();
-            let at_baseline = |copies: &[Vec<f32>]| copies.iter().filter(|copy| **copy == baseline).count();
+            let at_baseline =
+                |copies: &[Vec<f32>]| copies.iter().filter(|copy| **copy == baseline).count();
             assert_eq!(seen.len(), (1 + data.modalities.len()) * 30);
             for (variant, copies) in seen.chunks(30).enumerate() {
                 let expected = if variant == m + 1 { 30 } else { 0 };
-                assert_eq!(at_baseline(copies), expected, "modality {m}, variant {variant}");
+                assert_eq!(
+                    at_baseline(copies),
+                    expected,
+                    "modality {m}, variant {variant}"
+                );
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! CRMT's second step on a trained model: which modalities it tries to do without, how results are judged on
-//! the selection split, and which one is kept. Does not know how a phase is trained.
+//! CRMT's second step on a trained model: which modalities it tries to do without, how results are
+//! judged on the selection split, and which one is kept. Does not know how a phase is trained.
 use crate::{
     acceptance::{Conditions, Judged},
     batches::{EVAL_BATCH, Epochs, failed},
@@ -20,7 +20,9 @@ use crmt_core::{AdditiveClassifier, AdditiveScores, Batch, Fusion, Missing, Stre
 use crmt_data::{DataSet, EpochPlan};
 use crmt_fusion::Learner;
 use crmt_kernels::AdamW;
-use crmt_train::{CachedScores, IntegrationModel, Phase, RadiusHinge, Rate, Rules, Selected, Tables};
+use crmt_train::{
+    CachedScores, IntegrationModel, Phase, RadiusHinge, Rate, Rules, Selected, Tables,
+};
 
 /// All that the second step looks at.
 pub struct StepTwo<'a> {
@@ -43,12 +45,32 @@ struct Known {
 impl StepTwo<'_> {
     /// Runs it. Returns why it was rejected, if it was.
     pub fn run(&self, log: &mut Log) -> Result<Option<String>> {
-        let Self { plan, data, learner, .. } = self;
+        let Self {
+            plan,
+            data,
+            learner,
+            ..
+        } = self;
         let settings = &plan.step2;
-        let head = learner.integration().context("the second step needs integration weights (an orthonormal head)")?;
+        let head = learner
+            .integration()
+            .context("the second step needs integration weights (an orthonormal head)")?;
         // Heads are compared in f64, whatever the program that certificates will be about.
-        let plan = &Plan { certify: CertifyPlan { program: F64.into(), ..plan.certify.clone() }, ..(*plan).clone() };
-        let bounds = Bounds::of(plan, data, self.streams, self.architecture, &weights(learner), log.voice)?;
+        let plan = &Plan {
+            certify: CertifyPlan {
+                program: F64.into(),
+                ..plan.certify.clone()
+            },
+            ..(*plan).clone()
+        };
+        let bounds = Bounds::of(
+            plan,
+            data,
+            self.streams,
+            self.architecture,
+            &weights(learner),
+            log.voice,
+        )?;
         let known = Known {
             tables: bounds.tables()?,
             train: self.training()?,
@@ -63,14 +85,24 @@ impl StepTwo<'_> {
                 false => attacked(settings, learner, &data.select, self.streams)?,
             };
             let clean = accuracy(learner.model(), &data.select)?;
-            Ok(Judged { clean, robust, missing: self.worst_missing(select.all())? })
+            Ok(Judged {
+                clean,
+                robust,
+                missing: self.worst_missing(select.all())?,
+            })
         };
 
         let before = judge(&known.select)?;
         // All that a candidate changes.
         let mut changed: Vec<Var> = head.weights.iter().chain([&head.bias]).cloned().collect();
         if self.statistics_move() {
-            changed.extend(learner.variables().into_iter().filter(|v| !v.learned).map(|v| v.var));
+            changed.extend(
+                learner
+                    .variables()
+                    .into_iter()
+                    .filter(|v| !v.learned)
+                    .map(|v| v.var),
+            );
         }
         let undo = copies(&changed)?;
         let mut best: Option<(Judged, Vec<Tensor>, Option<Missing>)> = None;
@@ -78,32 +110,56 @@ impl StepTwo<'_> {
         let mut refused: Option<String> = None;
         for pruned in self.candidates() {
             let model = IntegrationModel::new(&data.modalities, &head, pruned.as_ref())?;
-            let model = if self.statistics_move() { model.moving(*learner) } else { model };
-            let name = pruned.as_ref().map_or("step-2".into(), |gone| format!("step-2 without {}", self.names(gone)));
+            let model = if self.statistics_move() {
+                model.moving(*learner)
+            } else {
+                model
+            };
+            let name = pruned.as_ref().map_or("step-2".into(), |gone| {
+                format!("step-2 without {}", self.names(gone))
+            });
             self.optimise(&name, &model, &known, log)?;
             model.write_to(&head)?;
-            let after = if self.statistics_move() { judge(&self.selection()?)? } else { judge(&known.select)? };
+            let after = if self.statistics_move() {
+                judge(&self.selection()?)?
+            } else {
+                judge(&known.select)?
+            };
             let values = copies(&changed)?;
             set(&changed, &undo)?;
             tracing::debug!("step 2{}", self.told(before, after, pruned.as_ref()));
-            let conditions = Conditions { settings, certified: self.certifies(), pruned: pruned.is_some() };
+            let conditions = Conditions {
+                settings,
+                certified: self.certifies(),
+                pruned: pruned.is_some(),
+            };
             let broken = conditions.broken(before, after);
             if !broken.is_empty() {
                 let told = self.told(before, after, pruned.as_ref());
-                refused.get_or_insert_with(|| format!("{}. It would have given{told}", broken.join("; ")));
-            } else if best.as_ref().is_none_or(|(best, ..)| after.robust > best.robust) {
+                refused.get_or_insert_with(|| {
+                    format!("{}. It would have given{told}", broken.join("; "))
+                });
+            } else if best
+                .as_ref()
+                .is_none_or(|(best, ..)| after.robust > best.robust)
+            {
                 best = Some((after, values, pruned));
             }
         }
         match best {
             Some((after, values, pruned)) => {
                 set(&changed, &values)?;
-                log.voice.say(format!("  step 2 accepted{}", self.told(before, after, pruned.as_ref())));
+                log.voice.say(format!(
+                    "  step 2 accepted{}",
+                    self.told(before, after, pruned.as_ref())
+                ));
                 Ok(None)
             }
             None => {
                 let why = refused.unwrap_or_default();
-                Ok(Some(format!("step 2 was rejected, the weights of step 1 are kept: {why}")))
+                Ok(Some(format!(
+                    "step 2 was rejected, the weights of step 1 are kept: {why}"
+                )))
             }
         }
     }
@@ -117,11 +173,18 @@ impl StepTwo<'_> {
     }
 
     fn told(&self, before: Judged, after: Judged, pruned: Option<&Missing>) -> String {
-        let what = if self.certifies() { "certified" } else { "attacked" };
+        let what = if self.certifies() {
+            "certified"
+        } else {
+            "attacked"
+        };
         format!(
             "{}, on the selection split: clean {:.1} → {:.1} %, {what} (mean over eps {:?}) {:.1} → {:.1} %, worst \
              modality missing {:.1} → {:.1} %",
-            pruned.map_or(String::new(), |gone| format!(" without {}", self.names(gone))),
+            pruned.map_or(String::new(), |gone| format!(
+                " without {}",
+                self.names(gone)
+            )),
             100.0 * before.clean,
             100.0 * after.clean,
             self.plan.step2.accept_eps,
@@ -140,10 +203,21 @@ impl StepTwo<'_> {
         let bias = exact(&absent.bias)?;
         let mut worst = 1.0f64;
         for gone in Missing::each(select.inputs.len()) {
-            let unimodal = select.inputs.zip(&absent.unimodal, "baselines")?.try_enumerate(|m, (own, absent)| {
-                if gone.contains(m) { exact(absent)?.broadcast_as(own.shape()) } else { Ok((*own).clone()) }
-            })?;
-            let scores = AdditiveScores { unimodal, weights: weights.clone(), bias: bias.clone() };
+            let unimodal = select
+                .inputs
+                .zip(&absent.unimodal, "baselines")?
+                .try_enumerate(|m, (own, absent)| {
+                    if gone.contains(m) {
+                        exact(absent)?.broadcast_as(own.shape())
+                    } else {
+                        Ok((*own).clone())
+                    }
+                })?;
+            let scores = AdditiveScores {
+                unimodal,
+                weights: weights.clone(),
+                bias: bias.clone(),
+            };
             worst = worst.min(crmt_attacks::accuracy(&scores.logits()?, &select.labels)?);
         }
         Ok(worst)
@@ -157,7 +231,9 @@ impl StepTwo<'_> {
             1..=4 => Missing::all(modalities),
             _ => Missing::each(modalities),
         };
-        std::iter::once(None).chain(pruned.into_iter().map(Some)).collect()
+        std::iter::once(None)
+            .chain(pruned.into_iter().map(Some))
+            .collect()
     }
 
     fn names(&self, gone: &Missing) -> String {
@@ -166,7 +242,9 @@ impl StepTwo<'_> {
 
     /// Scores of the training samples.
     fn training(&self) -> Result<CachedScores> {
-        let batch = self.data.train_sample(&self.streams, self.plan.step2.samples)?;
+        let batch = self
+            .data
+            .train_sample(&self.streams, self.plan.step2.samples)?;
         self.cached((0..batch.len()).step_by(EVAL_BATCH).map(|i| {
             let rows = EVAL_BATCH.min(batch.len() - i);
             Ok(batch.narrow(i, rows)?)
@@ -175,47 +253,103 @@ impl StepTwo<'_> {
 
     /// Scores of the selection split, of the model as it is now.
     fn selection(&self) -> Result<CachedScores> {
-        self.cached(self.data.select.batches(EVAL_BATCH).map(|batch| batch.map_err(failed)))
+        self.cached(
+            self.data
+                .select
+                .batches(EVAL_BATCH)
+                .map(|batch| batch.map_err(failed)),
+        )
     }
 
-    fn cached(&self, batches: impl Iterator<Item = crmt_train::Result<Batch>>) -> Result<CachedScores> {
-        Ok(CachedScores::new(self.learner.fixed(), batches, self.plan.step2.batch, self.streams)?)
+    fn cached(
+        &self,
+        batches: impl Iterator<Item = crmt_train::Result<Batch>>,
+    ) -> Result<CachedScores> {
+        Ok(CachedScores::new(
+            self.learner.fixed(),
+            batches,
+            self.plan.step2.batch,
+            self.streams,
+        )?)
     }
 
-    /// Raises radii up to a target. The best epoch has the largest mean radius on the selection split, clipped at
-    /// the target, of those whose clean accuracy is tolerable.
-    fn optimise(&self, name: &str, model: &IntegrationModel<'_>, known: &Known, log: &mut Log) -> Result<()> {
-        let Known { tables, train, select, clean } = known;
+    /// Raises radii up to a target. The best epoch has the largest mean radius on the selection
+    /// split, clipped at the target, of those whose clean accuracy is tolerable.
+    fn optimise(
+        &self,
+        name: &str,
+        model: &IntegrationModel<'_>,
+        known: &Known,
+        log: &mut Log,
+    ) -> Result<()> {
+        let Known {
+            tables,
+            train,
+            select,
+            clean,
+        } = known;
         let settings = &self.plan.step2;
         let mut radii = signed_radii(model, tables, train.all())?;
         radii.sort_by(f64::total_cmp);
-        let quantile = radii[((radii.len() - 1) as f64 * settings.target_quantile).round() as usize];
+        let quantile =
+            radii[((radii.len() - 1) as f64 * settings.target_quantile).round() as usize];
         let target = quantile.max(f64::MIN_POSITIVE);
-        let rival = if settings.rival == AS_RELEASED { RivalRule::RunnerUp } else { RivalRule::Minimum };
-        let mut strategy = RadiusHinge { tables: tables.clone(), target, rival };
-        let options = AdamW { weight_decay: 0.0, ..AdamW::default() };
+        let rival = if settings.rival == AS_RELEASED {
+            RivalRule::RunnerUp
+        } else {
+            RivalRule::Minimum
+        };
+        let mut strategy = RadiusHinge {
+            tables: tables.clone(),
+            target,
+            rival,
+        };
+        let options = AdamW {
+            weight_decay: 0.0,
+            ..AdamW::default()
+        };
         let mut optimizer = options.over(parameters(model))?;
         let samples = settings.samples.min(self.data.train.len());
-        let drawn = EpochPlan { samples: Some(samples), batch: settings.batch.min(samples) };
-        let drawn = Epochs { data: self.data, streams: self.streams, plan: drawn };
+        let drawn = EpochPlan {
+            samples: Some(samples),
+            batch: settings.batch.min(samples),
+        };
+        let drawn = Epochs {
+            data: self.data,
+            streams: self.streams,
+            plan: drawn,
+        };
         let mut phase = Phase {
             name,
             strategy: &mut strategy,
-            source: if self.statistics_move() { &drawn } else { train },
+            source: if self.statistics_move() {
+                &drawn
+            } else {
+                train
+            },
             epochs: settings.epochs,
             rate: Rate::constant(settings.learning_rate),
             streams: self.streams,
             rules: Rules::default(),
         };
         let score = |model: &dyn Trainable| -> Result<Selected> {
-            let moved = if self.statistics_move() { Some(self.selection()?) } else { None };
+            let moved = if self.statistics_move() {
+                Some(self.selection()?)
+            } else {
+                None
+            };
             let batch = moved.as_ref().unwrap_or(select).all();
             let scores = model.fixed().scores(&batch.inputs)?;
-            let radii = RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
+            let radii =
+                RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1::<f64>()?;
             let accuracy = crmt_attacks::accuracy(&scores.logits()?, &batch.labels)?;
             let radius = radii.iter().map(|r| r.min(target)).sum::<f64>() / radii.len() as f64;
             let tolerable = accuracy >= *clean - settings.tolerance;
-            Ok(Selected { accuracy, attacked: None, score: if tolerable { radius } else { f64::MIN } })
+            Ok(Selected {
+                accuracy,
+                attacked: None,
+                score: if tolerable { radius } else { f64::MIN },
+            })
         };
         log.phase(model, &mut optimizer, &mut phase, (false, None), score)
     }
@@ -227,11 +361,17 @@ fn exact(t: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 fn copies(vars: &[Var]) -> Result<Vec<Tensor>> {
-    Ok(vars.iter().map(|var| Ok(var.as_tensor().copy()?.detach())).collect::<candle_core::Result<_>>()?)
+    Ok(vars
+        .iter()
+        .map(|var| Ok(var.as_tensor().copy()?.detach()))
+        .collect::<candle_core::Result<_>>()?)
 }
 
 fn set(vars: &[Var], values: &[Tensor]) -> Result<()> {
-    Ok(vars.iter().zip(values).try_for_each(|(var, value)| var.set(value))?)
+    Ok(vars
+        .iter()
+        .zip(values)
+        .try_for_each(|(var, value)| var.set(value))?)
 }
 
 fn signed_radii(model: &IntegrationModel<'_>, tables: &Tables, batch: &Batch) -> Result<Vec<f64>> {
@@ -239,14 +379,24 @@ fn signed_radii(model: &IntegrationModel<'_>, tables: &Tables, batch: &Batch) ->
     Ok(RadiusHinge::signed_radii(tables, &scores, &batch.labels)?.to_vec1()?)
 }
 
-/// Mean certified accuracy over the accepting budgets, of `select`'s cached scores under the learner's present
-/// integration weights; the encoders are those of `bounds`.
-fn certified(settings: &StepTwoPlan, bounds: &Bounds, learner: &Learner, select: &Batch) -> Result<f64> {
+/// Mean certified accuracy over the accepting budgets, of `select`'s cached scores under the
+/// learner's present integration weights; the encoders are those of `bounds`.
+fn certified(
+    settings: &StepTwoPlan,
+    bounds: &Bounds,
+    learner: &Learner,
+    select: &Batch,
+) -> Result<f64> {
     let head = learner.model().head();
     let weights = head.weights()?.try_map(exact)?;
     let bias = exact(head.bias())?;
     let constants = bounds.constants_of(&head.rows()?.try_map(exact)?, &weights)?;
-    let logits = AdditiveScores { unimodal: select.inputs.clone(), weights, bias }.logits()?;
+    let logits = AdditiveScores {
+        unimodal: select.inputs.clone(),
+        weights,
+        bias,
+    }
+    .logits()?;
     let labels = select.labels.to_vec1::<u32>()?;
     let radii = match &constants {
         Constants::Proved(c) => crmt_certify::radii(c, &logits, &labels)?.joint(),
@@ -258,7 +408,12 @@ fn certified(settings: &StepTwoPlan, bounds: &Bounds, learner: &Learner, select:
 }
 
 /// Mean accuracy over the accepting budgets, under a joint 20-step PGD on the margin.
-fn attacked(settings: &StepTwoPlan, learner: &Learner, select: &crmt_data::Split, streams: Streams) -> Result<f64> {
+fn attacked(
+    settings: &StepTwoPlan,
+    learner: &Learner,
+    select: &crmt_data::Split,
+    streams: Streams,
+) -> Result<f64> {
     let samples = drawn(settings.accept_samples, select.len(), &streams);
     let batch = select.samples(&samples)?;
     let goal = Goal::Avoid(batch.labels.clone());

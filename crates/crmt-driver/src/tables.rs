@@ -2,15 +2,18 @@
 //! Does not compute anything, nor know how wide a terminal is.
 use crate::{
     drawn, layout,
-    record::{CertifiedResult, Falsification, SmoothedAttack, SmoothedResult, SmoothingResult, Summary, mean_accuracy},
+    record::{
+        CertifiedResult, Falsification, SmoothedAttack, SmoothedResult, SmoothingResult, Summary,
+        mean_accuracy,
+    },
     sandwich::{Cell, cells, program, sides},
 };
 
 /// A run's results under the name it goes by beside the others.
 pub type Named<'a> = (&'a str, &'a Summary);
 
-/// The sandwich of several runs: clean ≥ strongest attack ≥ certified or estimated, on the same samples; at every budget
-/// that was attacked or certified.
+/// The sandwich of several runs: clean ≥ strongest attack ≥ certified or estimated, on the same
+/// samples; at every budget that was attacked or certified.
 pub fn sandwich(runs: &[Named<'_>]) -> String {
     let summaries: Vec<&Summary> = runs.iter().map(|(_, run)| *run).collect();
     let (threats, _) = sides(&summaries);
@@ -22,54 +25,123 @@ pub fn sandwich(runs: &[Named<'_>]) -> String {
                 let claim = |class| share(cell.claim(class).filter(|_| cell.same));
                 let budget = format!("{} {}", threat.norm, cell.eps);
                 let (clean, attacked) = (percent(cell.clean), share(cell.attacked));
-                [name.to_string(), threat.name.clone(), budget, clean, attacked, claim("certified"), claim("estimated")]
+                [
+                    name.to_string(),
+                    threat.name.clone(),
+                    budget,
+                    clean,
+                    attacked,
+                    claim("certified"),
+                    claim("estimated"),
+                ]
             };
             rows.extend(cells(run, threat).into_iter().map(row));
         }
         if let Some(attack) = run.attacks.first() {
-            let of = drawn::told(attack.samples, run.accuracy.samples, run.drawn.contains_key("evaluate"));
+            let of = drawn::told(
+                attack.samples,
+                run.accuracy.samples,
+                run.drawn.contains_key("evaluate"),
+            );
             words.push(layout::paragraph(&format!("  {name}: of {of}"), 2));
         }
-        words.extend(program(run).map(|program| layout::paragraph(&format!("  {name}: {program}"), 2)));
+        words.extend(
+            program(run).map(|program| layout::paragraph(&format!("  {name}: {program}"), 2)),
+        );
     }
-    let mut units: Vec<String> =
-        summaries.iter().filter(|run| run.units.values().any(|u| *u != 1.0)).map(|r| r.unit()).collect();
+    let mut units: Vec<String> = summaries
+        .iter()
+        .filter(|run| run.units.values().any(|u| *u != 1.0))
+        .map(|r| r.unit())
+        .collect();
     units.dedup();
-    words.extend(units.iter().map(|u| layout::paragraph(&format!("  one unit of budget, in the arrays' own: {u}"), 2)));
-    let header = ["run", "threat", "budget", "clean", "attacked", "certified", "estimated"];
+    words.extend(
+        units.iter().map(|u| {
+            layout::paragraph(&format!("  one unit of budget, in the arrays' own: {u}"), 2)
+        }),
+    );
+    let header = [
+        "run",
+        "threat",
+        "budget",
+        "clean",
+        "attacked",
+        "certified",
+        "estimated",
+    ];
     layout::table(&header, &rows, 3) + &words.concat()
 }
 
-/// What each attack left standing, and how near the nearest adversarials are; nothing unless there were several.
+/// What each attack left standing, and how near the nearest adversarials are; nothing unless there
+/// were several.
 pub fn attacks(runs: &[Named<'_>]) -> Option<String> {
     let (mut rows, mut nearest) = (vec![], vec![]);
     for (name, run) in runs {
-        for series in run.attacks.chunk_by(|a, b| (&a.threat, &a.norm) == (&b.threat, &b.norm)) {
+        for series in run
+            .attacks
+            .chunk_by(|a, b| (&a.threat, &a.norm) == (&b.threat, &b.norm))
+        {
             let mut names: Vec<&str> = vec![];
-            series.iter().for_each(|a| names.extend(Some(a.name.as_str()).filter(|name| !names.contains(name))));
+            series.iter().for_each(|a| {
+                names.extend(Some(a.name.as_str()).filter(|name| !names.contains(name)))
+            });
             for attack in names {
                 let own = || series.iter().filter(|a| a.name == attack);
-                let budgets = own().map(|a| a.eps.to_string()).collect::<Vec<_>>().join(" / ");
-                let left = own().map(|a| format!("{:.1}", 100.0 * a.accuracy)).collect::<Vec<_>>().join(" / ");
-                let of = if series[0].precision == crate::precision::Precision::F64 { " in f64" } else { "" };
+                let budgets = own()
+                    .map(|a| a.eps.to_string())
+                    .collect::<Vec<_>>()
+                    .join(" / ");
+                let left = own()
+                    .map(|a| format!("{:.1}", 100.0 * a.accuracy))
+                    .collect::<Vec<_>>()
+                    .join(" / ");
+                let of = if series[0].precision == crate::precision::Precision::F64 {
+                    " in f64"
+                } else {
+                    ""
+                };
                 let threat = format!("{}, {} {budgets}{of}", series[0].threat, series[0].norm);
                 rows.push([name.to_string(), threat, attack.to_owned(), left]);
             }
         }
         for n in &run.nearest {
-            let split: Vec<String> =
-                n.split.iter().map(|(modality, share)| format!("{modality} {}", percent(*share))).collect();
+            let split: Vec<String> = n
+                .split
+                .iter()
+                .map(|(modality, share)| format!("{modality} {}", percent(*share)))
+                .collect();
             let most = if n.looked { "" } else { "≤ " };
-            let median = n.median.map_or_else(|| "–".into(), |d| format!("{most}{d:.3}"));
+            let median = n
+                .median
+                .map_or_else(|| "–".into(), |d| format!("{most}{d:.3}"));
             let found = format!("{} of {}", n.found, n.samples);
-            nearest.push([name.to_string(), format!("{}, {}", n.threat, n.norm), split.join(", "), found, median]);
+            nearest.push([
+                name.to_string(),
+                format!("{}, {}", n.threat, n.norm),
+                split.join(", "),
+                found,
+                median,
+            ]);
         }
     }
-    let several =
-        runs.iter().any(|(_, run)| run.attacks.iter().any(|a| !["fgm", "pgd", "strongest"].contains(&a.name.as_str())));
+    let several = runs.iter().any(|(_, run)| {
+        run.attacks
+            .iter()
+            .any(|a| !["fgm", "pgd", "strongest"].contains(&a.name.as_str()))
+    });
     several.then(|| {
-        let attacks = layout::table(&["run", "threat and budgets", "attack", "% standing"], &rows, 3);
-        let header = ["run", "nearest adversarial", "split", "found", "median distance"];
+        let attacks = layout::table(
+            &["run", "threat and budgets", "attack", "% standing"],
+            &rows,
+            3,
+        );
+        let header = [
+            "run",
+            "nearest adversarial",
+            "split",
+            "found",
+            "median distance",
+        ];
         format!("{attacks}\n{}", layout::table(&header, &nearest, 3))
     })
 }
@@ -78,32 +150,70 @@ pub fn attacks(runs: &[Named<'_>]) -> Option<String> {
 pub fn modality_table(runs: &[Named<'_>]) -> String {
     let mut rows = vec![];
     for (name, run) in runs {
-        rows.push([name.to_string(), "all present".into(), percent(run.accuracy.clean)]);
+        rows.push([
+            name.to_string(),
+            "all present".into(),
+            percent(run.accuracy.clean),
+        ]);
         // Every subset is in the summary; of many modalities only single ones are shown.
         let few = run.modalities.len() <= 3;
         let shown = |m: &str| few || !m.contains('+');
-        let missing = run.accuracy.missing.iter().filter(|(m, _)| shown(m)).map(|(m, a)| (format!("without {m}"), a));
-        let solo = run.accuracy.solo.iter().map(|(m, a)| (format!("{m}'s own head"), a));
-        rows.extend(missing.chain(solo).map(|(what, a)| [name.to_string(), what, percent(*a)]));
+        let missing = run
+            .accuracy
+            .missing
+            .iter()
+            .filter(|(m, _)| shown(m))
+            .map(|(m, a)| (format!("without {m}"), a));
+        let solo = run
+            .accuracy
+            .solo
+            .iter()
+            .map(|(m, a)| (format!("{m}'s own head"), a));
+        rows.extend(
+            missing
+                .chain(solo)
+                .map(|(what, a)| [name.to_string(), what, percent(*a)]),
+        );
     }
     layout::table(&["run", "modalities", "accuracy"], &rows, 2)
 }
 
-/// Accuracies without each set of modalities by what stood in for it; nothing unless others than the declared ones were
-/// evaluated.
+/// Accuracies without each set of modalities by what stood in for it; nothing unless others than
+/// the declared ones were evaluated.
 pub fn baselines(runs: &[Named<'_>]) -> Option<String> {
     let mut rows = vec![];
-    for (name, run) in runs.iter().filter(|(_, run)| !run.accuracy.missing_by_baseline.is_empty()) {
+    for (name, run) in runs
+        .iter()
+        .filter(|(_, run)| !run.accuracy.missing_by_baseline.is_empty())
+    {
         for (missing, declared) in &run.accuracy.missing {
             let by = |baseline: &str| {
-                let known = run.accuracy.missing_by_baseline.get(baseline).and_then(|table| table.get(missing));
+                let known = run
+                    .accuracy
+                    .missing_by_baseline
+                    .get(baseline)
+                    .and_then(|table| table.get(missing));
                 known.map_or_else(|| "–".into(), |a| percent(*a))
             };
             let [zeros, mean, learned] = ["zeros", "mean", "learned"].map(by);
-            rows.push([name.to_string(), format!("without {missing}"), percent(*declared), zeros, mean, learned]);
+            rows.push([
+                name.to_string(),
+                format!("without {missing}"),
+                percent(*declared),
+                zeros,
+                mean,
+                learned,
+            ]);
         }
     }
-    let header = ["run", "in its place:", "declared", "zeros", "mean", "learned"];
+    let header = [
+        "run",
+        "in its place:",
+        "declared",
+        "zeros",
+        "mean",
+        "learned",
+    ];
     (!rows.is_empty()).then(|| layout::table(&header, &rows, 2))
 }
 
@@ -113,42 +223,104 @@ pub fn falsification(run: &Summary) -> String {
     let row = |f: &Falsification| {
         let tight = match f.tightness_samples {
             0 => ["–".into(), "–".into()],
-            _ => [format!("{:.2}", f.tightness_mean), format!("{:.2}", f.tightness_max)],
+            _ => [
+                format!("{:.2}", f.tightness_mean),
+                format!("{:.2}", f.tightness_max),
+            ],
         };
         let [mean, max] = tight;
         let attacked = f.samples.to_string();
-        [f.certificate.clone(), attacked, f.violations.to_string(), format!("{:.3}", f.mean_radius), mean, max]
+        [
+            f.certificate.clone(),
+            attacked,
+            f.violations.to_string(),
+            format!("{:.3}", f.mean_radius),
+            mean,
+            max,
+        ]
     };
     let rows: Vec<_> = run.falsification.iter().map(row).collect();
     let fell = if proved { "violations" } else { "disproved" };
-    layout::table(&["attacked inside", "samples", fell, "mean radius", "tightness, mean", "max"], &rows, 1)
+    layout::table(
+        &[
+            "attacked inside",
+            "samples",
+            fell,
+            "mean radius",
+            "tightness, mean",
+            "max",
+        ],
+        &rows,
+        1,
+    )
 }
 
 /// Accuracy by corruption and severity; nothing unless one was measured.
 pub fn corruptions(runs: &[Named<'_>]) -> Option<String> {
     let mut rows = vec![];
     for (name, run) in runs {
-        for series in run.corruptions.chunk_by(|a, b| (&a.modality, &a.name) == (&b.modality, &b.name)) {
-            let at =
-                |severity| series.iter().find(|r| r.severity == severity).map_or("–".into(), |r| percent(r.accuracy));
+        for series in run
+            .corruptions
+            .chunk_by(|a, b| (&a.modality, &a.name) == (&b.modality, &b.name))
+        {
+            let at = |severity| {
+                series
+                    .iter()
+                    .find(|r| r.severity == severity)
+                    .map_or("–".into(), |r| percent(r.accuracy))
+            };
             let (first, mean) = (&series[0], percent(mean_accuracy(series)));
             let what = format!("{} of {}", first.name, first.modality);
-            rows.push([name.to_string(), what, percent(first.clean), at(1), at(2), at(3), at(4), at(5), mean]);
+            rows.push([
+                name.to_string(),
+                what,
+                percent(first.clean),
+                at(1),
+                at(2),
+                at(3),
+                at(4),
+                at(5),
+                mean,
+            ]);
         }
     }
-    let header = ["run", "corruption, severity", "clean", "1", "2", "3", "4", "5", "mean"];
+    let header = [
+        "run",
+        "corruption, severity",
+        "clean",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "mean",
+    ];
     (!rows.is_empty()).then(|| layout::table(&header, &rows, 2))
 }
 
-/// Certified accuracy of the smoothed networks, by threat and budget; nothing unless one was smoothed.
+/// Certified accuracy of the smoothed networks, by threat and budget; nothing unless one was
+/// smoothed.
 pub fn smoothed(runs: &[Named<'_>]) -> Option<String> {
     let mut rows = vec![];
     let mut words = vec![];
-    for (name, run, smoothing) in runs.iter().filter_map(|(name, run)| Some((name, run, run.smoothing.as_ref()?))) {
-        let sigmas = run.modalities.iter().filter_map(|m| Some(format!("{m} {}", smoothing.sigmas.get(m)?)));
-        let (sigmas, confidence) = (sigmas.collect::<Vec<_>>().join(", "), confidence(smoothing.alpha_each));
+    for (name, run, smoothing) in runs
+        .iter()
+        .filter_map(|(name, run)| Some((name, run, run.smoothing.as_ref()?)))
+    {
+        let sigmas = run
+            .modalities
+            .iter()
+            .filter_map(|m| Some(format!("{m} {}", smoothing.sigmas.get(m)?)));
+        let (sigmas, confidence) = (
+            sigmas.collect::<Vec<_>>().join(", "),
+            confidence(smoothing.alpha_each),
+        );
         let (first, draws) = (smoothing.selection_draws, smoothing.draws);
-        let of = drawn::told(smoothing.samples, run.accuracy.samples, run.drawn.contains_key("smooth"));
+        let of = drawn::told(
+            smoothing.samples,
+            run.accuracy.samples,
+            run.drawn.contains_key("smooth"),
+        );
         let line = format!(
             "  {name}: noise of sigma {sigmas}; {first} + {draws} draws; each certificate holds with confidence \
              {confidence} %; of {of}"
@@ -164,7 +336,11 @@ pub fn smoothed(runs: &[Named<'_>]) -> Option<String> {
             words.push(layout::paragraph(&line, 2));
         }
         if let Some(judged) = &smoothing.judged {
-            let chance = if judged.violations > 0 { "beyond" } else { "within" };
+            let chance = if judged.violations > 0 {
+                "beyond"
+            } else {
+                "within"
+            };
             let line = format!(
                 "  {} of {} attacked samples fell, {chance} chance alone ({:.2} % each at most)",
                 judged.fell,
@@ -191,15 +367,39 @@ pub fn smoothed(runs: &[Named<'_>]) -> Option<String> {
             }
         }
     }
-    let header = ["run", "modalities", "threat", "budget", "right", "abstained", "attacked", "certified"];
+    let header = [
+        "run",
+        "modalities",
+        "threat",
+        "budget",
+        "right",
+        "abstained",
+        "attacked",
+        "certified",
+    ];
     let title = "The smoothed network g(x) = argmax P[f(x + noise)], not f itself:\n";
-    (!rows.is_empty()).then(|| format!("{title}{}\n{}", words.concat(), layout::table(&header, &rows, 3)))
+    (!rows.is_empty()).then(|| {
+        format!(
+            "{title}{}\n{}",
+            words.concat(),
+            layout::table(&header, &rows, 3)
+        )
+    })
 }
 
-/// What stood under the attack that `certified` is about; only the classifier with every modality was attacked.
-fn attacked(of: &SmoothingResult, classifier: &SmoothedResult, certified: &CertifiedResult) -> Option<f64> {
+/// What stood under the attack that `certified` is about; only the classifier with every modality
+/// was attacked.
+fn attacked(
+    of: &SmoothingResult,
+    classifier: &SmoothedResult,
+    certified: &CertifiedResult,
+) -> Option<f64> {
     let same = |a: &&SmoothedAttack| a.threat == certified.threat && a.eps == certified.eps;
-    of.attacks.iter().find(same).filter(|_| classifier.missing.is_empty()).map(|a| a.accuracy)
+    of.attacks
+        .iter()
+        .find(same)
+        .filter(|_| classifier.missing.is_empty())
+        .map(|a| a.accuracy)
 }
 
 /// `1 - alpha` in percent, never rounded up: 99.9, 99.966.
@@ -244,7 +444,10 @@ mod tests {
         });
         let text = sandwich(&[("jt", &run)]);
         let line = |norm: &str| text.lines().find(|l| l.contains(norm)).unwrap().to_owned();
-        assert!(line("l2 1").contains("50.0 %") && !line("linf 1").contains("50.0 %"), "{text}");
+        assert!(
+            line("l2 1").contains("50.0 %") && !line("linf 1").contains("50.0 %"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -31,11 +31,21 @@ impl Format {
     /// By the ending of the file that `option` names: one of `formats`.
     pub fn of(option: &str, file: &Path, formats: &[Self]) -> Result<Self> {
         let ending = file.extension().and_then(|ending| ending.to_str());
-        if let Some(format) = formats.iter().find(|format| ending == Some(format.ending())) {
+        if let Some(format) = formats
+            .iter()
+            .find(|format| ending == Some(format.ending()))
+        {
             return Ok(*format);
         }
-        let endings: Vec<_> = formats.iter().map(|format| format!(".{}", format.ending())).collect();
-        bail!("{option} {}: let the name end in {}", file.display(), endings.join(" or "))
+        let endings: Vec<_> = formats
+            .iter()
+            .map(|format| format!(".{}", format.ending()))
+            .collect();
+        bail!(
+            "{option} {}: let the name end in {}",
+            file.display(),
+            endings.join(" or ")
+        )
     }
 }
 
@@ -49,22 +59,39 @@ type Array = (String, Dtype, Vec<usize>, Vec<u8>);
 impl TensorFile {
     /// `I64`, `[n]`.
     pub fn integers(&mut self, name: impl Into<String>, values: &[i64]) {
-        self.0.push((name.into(), Dtype::I64, vec![values.len()], bytes(values, |v| v.to_le_bytes())));
+        self.0.push((
+            name.into(),
+            Dtype::I64,
+            vec![values.len()],
+            bytes(values, |v| v.to_le_bytes()),
+        ));
     }
 
     /// `F64`, `[n]`.
     pub fn doubles(&mut self, name: impl Into<String>, values: &[f64]) {
-        self.0.push((name.into(), Dtype::F64, vec![values.len()], bytes(values, |v| v.to_le_bytes())));
+        self.0.push((
+            name.into(),
+            Dtype::F64,
+            vec![values.len()],
+            bytes(values, |v| v.to_le_bytes()),
+        ));
     }
 
     /// `F32` or `F64`, as the tensor is, of its shape.
     pub fn floats(&mut self, name: impl Into<String>, tensor: &Tensor) -> Result<()> {
         let flat = tensor.flatten_all()?;
         let (dtype, values) = match tensor.dtype() {
-            DType::F64 => (Dtype::F64, bytes(&flat.to_vec1::<f64>()?, |v| v.to_le_bytes())),
-            _ => (Dtype::F32, bytes(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes())),
+            DType::F64 => (
+                Dtype::F64,
+                bytes(&flat.to_vec1::<f64>()?, |v| v.to_le_bytes()),
+            ),
+            _ => (
+                Dtype::F32,
+                bytes(&flat.to_vec1::<f32>()?, |v| v.to_le_bytes()),
+            ),
         };
-        self.0.push((name.into(), dtype, tensor.dims().to_vec(), values));
+        self.0
+            .push((name.into(), dtype, tensor.dims().to_vec(), values));
         Ok(())
     }
 
@@ -80,26 +107,32 @@ impl TensorFile {
     fn npz(&self, card: &serde_json::Value) -> Result<Vec<u8>> {
         let mut archive = zip::ZipWriter::new(Cursor::new(vec![]));
         archive.set_comment(card.to_string())?;
-        // The same arrays are the same bytes, whatever the time; arrays beyond 4 GiB need its large form.
+        // The same arrays are the same bytes, whatever the time; arrays beyond 4 GiB need its large
+        // form.
         let options = SimpleFileOptions::default()
             .compression_method(zip::CompressionMethod::Stored)
             .last_modified_time(zip::DateTime::default());
         for array in &self.0 {
             let bytes = npy(array)?;
-            archive.start_file(format!("{}.npy", array.0), options.large_file(bytes.len() >= u32::MAX as usize))?;
+            archive.start_file(
+                format!("{}.npy", array.0),
+                options.large_file(bytes.len() >= u32::MAX as usize),
+            )?;
             archive.write_all(&bytes)?;
         }
         Ok(archive.finish()?.into_inner())
     }
 
     fn safetensors(&self, card: &serde_json::Value) -> Result<Vec<u8>> {
-        let views = self
-            .0
-            .iter()
-            .map(|(name, dtype, shape, data)| Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), data)?)));
+        let views = self.0.iter().map(|(name, dtype, shape, data)| {
+            Ok((name.as_str(), TensorView::new(*dtype, shape.clone(), data)?))
+        });
         // One entry: several would be written in a random order.
         let metadata = HashMap::from([("crmt".to_owned(), card.to_string())]);
-        Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, Some(metadata))?)
+        Ok(safetensors::serialize(
+            views.collect::<Result<Vec<_>>>()?,
+            Some(metadata),
+        )?)
     }
 }
 
@@ -124,16 +157,23 @@ mod tests {
 
     #[test]
     fn the_ending_decides_and_others_are_refused() {
-        let of =
-            |name: &str, formats: &[Format]| Format::of("--save", Path::new(name), formats).map_err(|e| e.to_string());
+        let of = |name: &str, formats: &[Format]| {
+            Format::of("--save", Path::new(name), formats).map_err(|e| e.to_string())
+        };
         let all = [Format::Safetensors, Format::Npz, Format::Npy];
-        for (name, format) in [("a/b.npy", Format::Npy), ("b.safetensors", Format::Safetensors), ("b.npz", Format::Npz)]
-        {
+        for (name, format) in [
+            ("a/b.npy", Format::Npy),
+            ("b.safetensors", Format::Safetensors),
+            ("b.npz", Format::Npz),
+        ] {
             assert_eq!(of(name, &all), Ok(format));
         }
         for name in ["b", "npy", "b.csv", "b.npy.gz"] {
             let error = of(name, &all).unwrap_err();
-            assert_eq!(error, format!("--save {name}: let the name end in .safetensors or .npz or .npy"));
+            assert_eq!(
+                error,
+                format!("--save {name}: let the name end in .safetensors or .npz or .npy")
+            );
         }
         assert!(of("b.npy", &all[..2]).is_err());
     }

@@ -1,5 +1,5 @@
-//! Where text leaves for people or pipes: nothing here panics, and nothing but our own text reaches a terminal.
-//! Does not know what is said.
+//! Where text leaves for people or pipes: nothing here panics, and nothing but our own text reaches
+//! a terminal. Does not know what is said.
 use anyhow::{Context, Result};
 use std::{
     borrow::Cow,
@@ -20,14 +20,22 @@ pub fn out(text: &str) -> Result<()> {
 /// # Errors
 /// As [`out`].
 pub fn out_json(text: &str) -> Result<()> {
-    let escape = |c: char| if obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let escape = |c: char| {
+        if obeyed(c) {
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.to_string()
+        }
+    };
     write_out(&text.chars().map(escape).collect::<String>())
 }
 
 fn write_out(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e).context("can't write to standard output"),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(e).context("can't write to standard output")
+        }
         _ => Ok(()),
     }
 }
@@ -40,7 +48,9 @@ pub fn err(line: &str) {
 /// Whether people see colours on standard error.
 pub fn colours() -> bool {
     let asked_not = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !asked_not && env::var_os("TERM").is_none_or(|term| term != "dumb")
+    std::io::stderr().is_terminal()
+        && !asked_not
+        && env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Standard error that never fails: what can't be written is lost.
@@ -59,9 +69,14 @@ impl Write for Stderr {
     }
 }
 
-/// The text without what a terminal would obey: names of data sets, classes and files may hold anything.
+/// The text without what a terminal would obey: names of data sets, classes and files may hold
+/// anything.
 pub fn safe(text: &str) -> Cow<'_, str> {
-    if text.contains(obeyed) { text.replace(obeyed, "\u{fffd}").into() } else { text.into() }
+    if text.contains(obeyed) {
+        text.replace(obeyed, "\u{fffd}").into()
+    } else {
+        text.into()
+    }
 }
 
 /// Controls other than a line's end, and what turns the direction of writing.
@@ -79,6 +94,9 @@ mod tests {
         let name = "\u{1b}[31mX\u{1b}]0;t\u{7}\u{9b}2J\r\u{202e}abc\u{2066}\u{200f}";
         let told = safe(name).into_owned();
         assert_eq!(told, "�[31mX�]0;t��2J��abc��");
-        assert!(matches!(safe("größer als 1\nnoch eine – Zeile"), Cow::Borrowed(_)));
+        assert!(matches!(
+            safe("größer als 1\nnoch eine – Zeile"),
+            Cow::Borrowed(_)
+        ));
     }
 }

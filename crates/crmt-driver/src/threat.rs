@@ -38,7 +38,9 @@ impl Threat {
     pub fn usual(modalities: usize) -> Vec<Self> {
         // With one modality both are the same.
         let alone = if modalities > 1 { 0..modalities } else { 0..0 };
-        std::iter::once(Self::Joint).chain(alone.map(Self::Only)).collect()
+        std::iter::once(Self::Joint)
+            .chain(alone.map(Self::Only))
+            .collect()
     }
 
     /// Every threat that radii are computed for: of many modalities, only single ones are missing.
@@ -47,7 +49,11 @@ impl Threat {
         if modalities > 1 {
             threats.push(Self::Each);
             let few = modalities <= ALL_SUBSETS_UP_TO;
-            let missing = if few { Missing::all(modalities) } else { Missing::each(modalities) };
+            let missing = if few {
+                Missing::all(modalities)
+            } else {
+                Missing::each(modalities)
+            };
             threats.extend(missing.into_iter().map(Self::Without));
             threats.push(Self::AnyMissing);
         }
@@ -61,18 +67,30 @@ impl Threat {
             Self::Each => EACH.to_owned(),
             Self::Only(m) => modalities[*m].clone(),
             Self::Without(gone) => {
-                let gone = modalities.iter().enumerate().filter(|(m, _)| gone.contains(*m));
-                format!("{WITHOUT}{}", gone.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join("+"))
+                let gone = modalities
+                    .iter()
+                    .enumerate()
+                    .filter(|(m, _)| gone.contains(*m));
+                format!(
+                    "{WITHOUT}{}",
+                    gone.map(|(_, name)| name.as_str())
+                        .collect::<Vec<_>>()
+                        .join("+")
+                )
             }
             Self::AnyMissing => ANY_MISSING.to_owned(),
         }
     }
 
-    /// The name of what an evaluation did in which `baseline` stood in for what is missing. Certificates are of the
-    /// declared one, and go by names without `@`.
+    /// The name of what an evaluation did in which `baseline` stood in for what is missing.
+    /// Certificates are of the declared one, and go by names without `@`.
     pub fn name_with(&self, modalities: &[String], baseline: &str) -> String {
         let missing = matches!(self, Self::Without(_) | Self::AnyMissing);
-        let other = if missing && baseline != DECLARED { format!("@{baseline}") } else { String::new() };
+        let other = if missing && baseline != DECLARED {
+            format!("@{baseline}")
+        } else {
+            String::new()
+        };
         self.name(modalities) + &other
     }
 
@@ -80,7 +98,10 @@ impl Threat {
     pub fn parse(name: &str, modalities: &[String]) -> Result<Self> {
         // With one modality these are the joint threat by another name, and have an linf norm.
         let alone = [Self::Only(0), Self::Each];
-        let known = Self::usual(modalities.len()).into_iter().chain(alone).find(|t| t.name(modalities) == name);
+        let known = Self::usual(modalities.len())
+            .into_iter()
+            .chain(alone)
+            .find(|t| t.name(modalities) == name);
         let missing = || match name.strip_prefix(WITHOUT) {
             Some(gone) => without(gone, modalities),
             None => (name == ANY_MISSING && modalities.len() > 1).then_some(Self::AnyMissing),
@@ -90,7 +111,9 @@ impl Threat {
             let more = match modalities {
                 [_] | [] => String::new(),
                 [_, _] => format!(", {WITHOUT}MODALITY or {ANY_MISSING}"),
-                [a, b, ..] => format!(", {WITHOUT}{a}, {WITHOUT}{a}+{b} and so on, or {ANY_MISSING}"),
+                [a, b, ..] => {
+                    format!(", {WITHOUT}{a}, {WITHOUT}{a}+{b} and so on, or {ANY_MISSING}")
+                }
             };
             bail!("threat `{name}`: expected joint, each, usual, a modality ({names}){more}")
         };
@@ -102,7 +125,11 @@ impl Threat {
         let mut threats = vec![];
         for name in names {
             let several = name == USUAL && !modalities.contains(name);
-            let meant = if several { Self::usual(modalities.len()) } else { vec![Self::parse(name, modalities)?] };
+            let meant = if several {
+                Self::usual(modalities.len())
+            } else {
+                vec![Self::parse(name, modalities)?]
+            };
             meant.into_iter().for_each(|threat| {
                 if !threats.contains(&threat) {
                     threats.push(threat)
@@ -130,11 +157,14 @@ impl Threat {
         match self {
             Self::Joint | Self::Each | Self::Only(_) => vec![None],
             Self::Without(gone) => vec![Some(gone.clone())],
-            Self::AnyMissing => std::iter::once(None).chain(Missing::each(modalities).into_iter().map(Some)).collect(),
+            Self::AnyMissing => std::iter::once(None)
+                .chain(Missing::each(modalities).into_iter().map(Some))
+                .collect(),
         }
     }
 
-    /// Whether everything that `other` may do with a budget is allowed with the same budget of one norm.
+    /// Whether everything that `other` may do with a budget is allowed with the same budget of one
+    /// norm.
     pub fn contains(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Joint | Self::Each, Self::Only(_)) => true,
@@ -155,10 +185,17 @@ impl Threat {
 /// `NAME+NAME`: in any order, none of them twice, and not all.
 fn without(gone: &str, modalities: &[String]) -> Option<Threat> {
     let mut names: Vec<&str> = gone.split('+').collect();
-    let set = PerModality::new(modalities.iter().map(|m| names.contains(&m.as_str())).collect())?;
+    let set = PerModality::new(
+        modalities
+            .iter()
+            .map(|m| names.contains(&m.as_str()))
+            .collect(),
+    )?;
     names.retain(|name| !modalities.iter().any(|m| m == name));
     let once = gone.split('+').count() == set.iter().filter(|gone| **gone).count();
-    (names.is_empty() && once).then(|| Missing::new(set).map(Threat::Without)).flatten()
+    (names.is_empty() && once)
+        .then(|| Missing::new(set).map(Threat::Without))
+        .flatten()
 }
 
 #[cfg(test)]
@@ -171,22 +208,50 @@ mod tests {
         let all = Threat::all(2);
         assert_eq!(all.len(), 7);
         for threat in &all {
-            assert_eq!(Threat::parse(&threat.name(&names), &names).unwrap(), *threat);
+            assert_eq!(
+                Threat::parse(&threat.name(&names), &names).unwrap(),
+                *threat
+            );
         }
         assert_eq!(Threat::all(1), [Threat::Joint]);
-        assert_eq!(Threat::parse("image", &names[..1]).unwrap(), Threat::Only(0));
+        assert_eq!(
+            Threat::parse("image", &names[..1]).unwrap(),
+            Threat::Only(0)
+        );
         assert_eq!(Threat::parse("each", &names[..1]).unwrap(), Threat::Each);
         let twice = ["each", "each", "audio"].map(str::to_owned);
-        assert_eq!(Threat::parse_all(&twice, &names).unwrap(), [Threat::Each, Threat::Only(1)]);
+        assert_eq!(
+            Threat::parse_all(&twice, &names).unwrap(),
+            [Threat::Each, Threat::Only(1)]
+        );
         let usual = ["each", "usual"].map(str::to_owned);
         let [image, audio] = [Threat::Only(0), Threat::Only(1)];
-        assert_eq!(Threat::parse_all(&usual, &names).unwrap(), [Threat::Each, Threat::Joint, image, audio]);
-        assert_eq!(Threat::parse_all(&usual, &names[..1]).unwrap(), [Threat::Each, Threat::Joint]);
+        assert_eq!(
+            Threat::parse_all(&usual, &names).unwrap(),
+            [Threat::Each, Threat::Joint, image, audio]
+        );
+        assert_eq!(
+            Threat::parse_all(&usual, &names[..1]).unwrap(),
+            [Threat::Each, Threat::Joint]
+        );
         let one = ["usual".to_owned()];
-        assert_eq!(Threat::parse_all(&one, &one).unwrap(), [Threat::Only(0)], "a modality of that name");
-        for wrong in ["without-lidar", "without-", "without-image+audio", "without-image+image", "without-image@mean"] {
+        assert_eq!(
+            Threat::parse_all(&one, &one).unwrap(),
+            [Threat::Only(0)],
+            "a modality of that name"
+        );
+        for wrong in [
+            "without-lidar",
+            "without-",
+            "without-image+audio",
+            "without-image+image",
+            "without-image@mean",
+        ] {
             let message = Threat::parse(wrong, &names).unwrap_err().to_string();
-            assert!(message.contains(&format!("`{wrong}`")) && message.contains("image, audio"), "{message}");
+            assert!(
+                message.contains(&format!("`{wrong}`")) && message.contains("image, audio"),
+                "{message}"
+            );
         }
     }
 
@@ -209,10 +274,15 @@ mod tests {
                 "any-missing"
             ]
         );
-        all.iter().zip(&told).for_each(|(t, name)| assert_eq!(Threat::parse(name, &names).unwrap(), *t));
+        all.iter()
+            .zip(&told)
+            .for_each(|(t, name)| assert_eq!(Threat::parse(name, &names).unwrap(), *t));
         // In any order, and then by the one name.
         let turned = ["without-b_c+a", "without-a+b_c"].map(str::to_owned);
-        assert_eq!(Threat::parse_all(&turned, &names).unwrap(), [all[10].clone()]);
+        assert_eq!(
+            Threat::parse_all(&turned, &names).unwrap(),
+            [all[10].clone()]
+        );
         // Of many modalities any subset is a threat, though radii are of single ones only.
         let many: Vec<String> = (0..9).map(|m| format!("m{m}")).collect();
         let five = Threat::parse("without-m8+m0+m2+m3+m5", &many).unwrap();
@@ -220,8 +290,14 @@ mod tests {
         assert!(!Threat::all(9).contains(&five));
         assert_eq!(five.missing(9).len(), 1);
         // What is not about the declared baselines has a name of its own.
-        assert_eq!(five.name_with(&many, "learned"), "without-m0+m2+m3+m5+m8@learned");
-        assert_eq!(Threat::AnyMissing.name_with(&many, "zeros"), "any-missing@zeros");
+        assert_eq!(
+            five.name_with(&many, "learned"),
+            "without-m0+m2+m3+m5+m8@learned"
+        );
+        assert_eq!(
+            Threat::AnyMissing.name_with(&many, "zeros"),
+            "any-missing@zeros"
+        );
         assert_eq!(five.name_with(&many, DECLARED), five.name(&many));
         assert_eq!(Threat::Joint.name_with(&many, "learned"), JOINT);
     }

@@ -1,5 +1,5 @@
-//! The tour: what a newcomer sees first. JT, CRMT and certified CRMT on the built-in data, side by side.
-//! Does not know anything that `train` does not.
+//! The tour: what a newcomer sees first. JT, CRMT and certified CRMT on the built-in data, side by
+//! side. Does not know anything that `train` does not.
 use crate::{
     comparison,
     people::Voice,
@@ -19,12 +19,25 @@ const METHODS: [(&str, &[&str]); 3] = [
     ("jt", &[]),
     ("crmt-jt", &[]),
     // The drawn digits are noisy, so classes are nearer to each other than those of real ones.
-    ("crmt-certified", &["train.epochs=8", "certified.eps=0.7", "certified.kappa=8", "step2.accept_eps=0.5"]),
+    (
+        "crmt-certified",
+        &[
+            "train.epochs=8",
+            "certified.eps=0.7",
+            "certified.kappa=8",
+            "step2.accept_eps=0.5",
+        ],
+    ),
 ];
 
 /// Small enough for minutes on two cores; everything else is the default.
-const SETTINGS: &[&str] =
-    &["data=synthetic", "train.epochs=6", "train.samples=5000", "evaluate.samples=100", "certify.samples=500"];
+const SETTINGS: &[&str] = &[
+    "data=synthetic",
+    "train.epochs=6",
+    "train.samples=5000",
+    "evaluate.samples=100",
+    "certify.samples=500",
+];
 
 /// Trains, attacks and reports every method under `runs/tour`.
 pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict> {
@@ -36,12 +49,20 @@ pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict
     let root = Path::new("runs/tour");
     for (method, own) in METHODS {
         let mut settings = Settings::default();
-        SETTINGS.iter().chain(own).try_for_each(|s| settings.read_assignment(s))?;
+        SETTINGS
+            .iter()
+            .chain(own)
+            .try_for_each(|s| settings.read_assignment(s))?;
         settings.set("method", method.into(), "the tour".into());
-        device.iter().for_each(|device| settings.set("device", device.to_string().into(), "--device".into()));
+        device.iter().for_each(|device| {
+            settings.set("device", device.to_string().into(), "--device".into())
+        });
         train_and_measure(&settings.resolve()?.plan, &root.join(method), true, voice)?;
     }
-    let dirs = METHODS.iter().map(|(method, _)| RunDir::look(&root.join(method))).collect::<Result<Vec<_>>>()?;
+    let dirs = METHODS
+        .iter()
+        .map(|(method, _)| RunDir::look(&root.join(method)))
+        .collect::<Result<Vec<_>>>()?;
     let records = comparison::read(&dirs)?;
     let out = root.join(REPORT);
     write_file(&out, report::render(&records)?.as_bytes())?;
@@ -50,5 +71,10 @@ pub fn run(device: Option<Compute>, json: bool, voice: &Voice) -> Result<Verdict
          Try to break them:  cargo run -- certify runs/tour/crmt-certified --falsify\n\
          Every option: cargo run -- train --help. Real data: docs/datasets.md.",
     );
-    tell(&named(&comparison::names_of(&records), &records), json, voice, &out)
+    tell(
+        &named(&comparison::names_of(&records), &records),
+        json,
+        voice,
+        &out,
+    )
 }

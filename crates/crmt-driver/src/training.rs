@@ -42,26 +42,51 @@ pub struct Untrained {
 
 /// Builds the model of `plan` for `data`.
 pub fn build(plan: &Plan, data: &DataSet) -> Result<Untrained> {
-    if let Some(name) = plan.model.encoders.keys().find(|name| data.modalities.iter().all(|m| m.name != **name)) {
+    if let Some(name) = plan
+        .model
+        .encoders
+        .keys()
+        .find(|name| data.modalities.iter().all(|m| m.name != **name))
+    {
         let known: Vec<_> = data.modalities.iter().map(|m| m.name.as_str()).collect();
-        bail!("model.encoders.{name}: the data set `{}` has the modalities {}", data.name, known.join(", "));
+        bail!(
+            "model.encoders.{name}: the data set `{}` has the modalities {}",
+            data.name,
+            known.join(", ")
+        );
     }
     if data.classes.len() < 2 {
-        bail!("the data set `{}` has nothing to tell apart: name two `classes` or more in its dataset.toml", data.name);
+        bail!(
+            "the data set `{}` has nothing to tell apart: name two `classes` or more in its dataset.toml",
+            data.name
+        );
     }
     plan.check_size(&data.modalities)?;
-    let architecture =
-        Architecture::new(&data.modalities, &data.classes, plan.head(), |m| plan.encoder(&m.name, &m.shape));
+    let architecture = Architecture::new(&data.modalities, &data.classes, plan.head(), |m| {
+        plan.encoder(&m.name, &m.shape)
+    });
     let learner = architecture.learner(Streams::new(plan.seed), data.device())?;
     epochs(plan, data)?;
     attack::check(&plan.evaluate, data)?;
     let names: Vec<String> = data.modalities.iter().map(|m| m.name.clone()).collect();
     Threat::parse_all(&plan.falsify.threats, &names).context("falsify.threats")?;
     strategies::check(plan, data)?;
-    sigmas("smooth.sigmas", plan.smooth.sigma, &plan.smooth.sigmas, data)?;
+    sigmas(
+        "smooth.sigmas",
+        plan.smooth.sigma,
+        &plan.smooth.sigmas,
+        data,
+    )?;
     let parameters: usize = learner.variables().iter().map(|v| v.var.elem_count()).sum();
-    tracing::debug!(parameters, modalities = data.modalities.len(), "model built");
-    Ok(Untrained { architecture, learner })
+    tracing::debug!(
+        parameters,
+        modalities = data.modalities.len(),
+        "model built"
+    );
+    Ok(Untrained {
+        architecture,
+        learner,
+    })
 }
 
 /// What an earlier run of the same plan left.
@@ -80,7 +105,8 @@ impl Untrained {
     }
 }
 
-/// Trains as `plan` says, from the beginning or from where an earlier run stopped: the same bits either way.
+/// Trains as `plan` says, from the beginning or from where an earlier run stopped: the same bits
+/// either way.
 pub fn train<'a>(
     plan: &Plan,
     data: &DataSet,
@@ -89,7 +115,10 @@ pub fn train<'a>(
     keeper: Keeper<'a>,
     voice: &'a Voice,
 ) -> Result<Trained> {
-    let Untrained { architecture, learner } = model;
+    let Untrained {
+        architecture,
+        learner,
+    } = model;
     let streams = Streams::new(plan.seed);
     let mut log = Log::new(resumed.metrics, keeper, voice)?;
     let mut warnings = vec![];
@@ -118,23 +147,44 @@ pub fn train<'a>(
     };
     let criterion = Criterion::of(plan);
     // Only training itself is computed less exactly, and only if asked for.
-    let measure = |_: &dyn Trainable| Precision::F32.within(|| select(plan, data, learner.model(), criterion));
+    let measure = |_: &dyn Trainable| {
+        Precision::F32.within(|| select(plan, data, learner.model(), criterion))
+    };
     let from = (true, resumed.state.as_ref());
-    let outcome = plan.train.precision()?.within(|| log.phase(&learner, optimizer.as_mut(), &mut phase, from, measure));
+    let outcome = plan
+        .train
+        .precision()?
+        .within(|| log.phase(&learner, optimizer.as_mut(), &mut phase, from, measure));
     outcome.map_err(|error| out_of_memory(error, plan, data, &learner))?;
 
     if plan.step2.enabled
-        && let Some(warning) =
-            (StepTwo { plan, data, streams, learner: &learner, architecture: &architecture }).run(&mut log)?
+        && let Some(warning) = (StepTwo {
+            plan,
+            data,
+            streams,
+            learner: &learner,
+            architecture: &architecture,
+        })
+        .run(&mut log)?
     {
         voice.say(format!("  {warning}"));
         warnings.push(warning);
     }
-    Ok(Trained { weights: weights(&learner), architecture, warnings })
+    Ok(Trained {
+        weights: weights(&learner),
+        architecture,
+        warnings,
+    })
 }
 
-/// Where a device's memory was not enough, says for which batch it is enough to compute gradients, as found by trying.
-fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Learner) -> anyhow::Error {
+/// Where a device's memory was not enough, says for which batch it is enough to compute gradients,
+/// as found by trying.
+fn out_of_memory(
+    error: anyhow::Error,
+    plan: &Plan,
+    data: &DataSet,
+    learner: &Learner,
+) -> anyhow::Error {
     if !error.chain().any(is_out_of_memory) {
         return error;
     }
@@ -145,12 +195,18 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
     let step = |n: usize| -> Result<()> {
         let batch = data.train_sample(&Streams::new(plan.seed), n)?;
         plan.train.precision()?.within(|| -> Result<()> {
-            learner.scores(&batch.inputs, Mode::Train)?.logits()?.sqr()?.sum_all()?.backward()?;
+            learner
+                .scores(&batch.inputs, Mode::Train)?
+                .logits()?
+                .sqr()?
+                .sum_all()?
+                .backward()?;
             Ok(())
         })
     };
-    let fits =
-        std::iter::successors(Some(batch / 2), |n| Some(n / 2)).take_while(|n| *n > 0).find(|n| step(*n).is_ok());
+    let fits = std::iter::successors(Some(batch / 2), |n| Some(n / 2))
+        .take_while(|n| *n > 0)
+        .find(|n| step(*n).is_ok());
     let advice = match fits {
         Some(_) if plan.train.replay && step(batch).is_ok() => {
             "it fits where steps are not recorded: --set train.replay=false".into()
@@ -159,7 +215,10 @@ fn out_of_memory(error: anyhow::Error, plan: &Plan, data: &DataSet, learner: &Le
         None => "not even one sample fits: use a smaller model or another device (nvidia-smi tells who uses this one)"
             .into(),
     };
-    error.context(format!("{} has no memory for train.batch = {batch}; {advice}", plan.device))
+    error.context(format!(
+        "{} has no memory for train.batch = {batch}; {advice}",
+        plan.device
+    ))
 }
 
 /// The first phase's name in records.
@@ -167,7 +226,11 @@ pub const STEP_1: &str = "step-1";
 
 fn rules(train: &TrainPlan) -> Rules {
     Rules {
-        clip: if train.clip > 0.0 { train.clip } else { f64::INFINITY },
+        clip: if train.clip > 0.0 {
+            train.clip
+        } else {
+            f64::INFINITY
+        },
         accumulate: train.accumulate,
         average: (train.average > 0.0).then_some(train.average),
         patience: (train.patience > 0).then_some(train.patience),

@@ -44,30 +44,54 @@ impl<'a> Store<'a> {
     /// A file that was cut short or altered.
     pub fn open(dir: &'a RunDir, of: Origin, voice: &Voice) -> Result<Self> {
         let path = dir.file(run_dir::VOTES);
-        let fresh = |of| Ok(Self { dir, content: Content { of, votes: BTreeMap::new() } });
+        let fresh = |of| {
+            Ok(Self {
+                dir,
+                content: Content {
+                    of,
+                    votes: BTreeMap::new(),
+                },
+            })
+        };
         if !path.exists() {
             return fresh(of);
         }
-        let altered = || format!("{} was cut short or altered: delete it to draw its votes again", path.display());
+        let altered = || {
+            format!(
+                "{} was cut short or altered: delete it to draw its votes again",
+                path.display()
+            )
+        };
         let file: File = serde_json::from_str(&dir.read(run_dir::VOTES)?).with_context(altered)?;
         if file.sha256 != sha256(&file.content) {
             bail!(altered());
         }
         // What is unaltered and can't be read is of another version.
         let Ok(content) = serde_json::from_str::<Content>(&file.content) else {
-            voice.say(format!("  {} is of another version of this program: drawing anew", path.display()));
+            voice.say(format!(
+                "  {} is of another version of this program: drawing anew",
+                path.display()
+            ));
             return fresh(of);
         };
-        let Some(other) = of.keys().chain(content.of.keys()).find(|key| of.get(*key) != content.of.get(*key)) else {
+        let Some(other) = of
+            .keys()
+            .chain(content.of.keys())
+            .find(|key| of.get(*key) != content.of.get(*key))
+        else {
             return Ok(Self { dir, content });
         };
         let value = |of: &Origin| of.get(other).cloned().unwrap_or_else(|| "none".into());
         let (theirs, ours) = (value(&content.of), value(&of));
-        voice.say(format!("  {} is of {other} {theirs}, not {ours}: drawing anew", path.display()));
+        voice.say(format!(
+            "  {} is of {other} {theirs}, not {ours}: drawing anew",
+            path.display()
+        ));
         fresh(of)
     }
 
-    /// Votes of a classifier for the samples of these numbers, drawn as `smoothing` asks: the origin says so.
+    /// Votes of a classifier for the samples of these numbers, drawn as `smoothing` asks: the
+    /// origin says so.
     pub fn votes(&self, classifier: &str, smoothing: &Smoothing, samples: &[usize]) -> Vec<Votes> {
         let stored = |id: u64| self.content.votes.get(classifier)?.get(&id).cloned();
         let vote = |id: u64| match stored(id) {
@@ -79,10 +103,19 @@ impl<'a> Store<'a> {
 
     /// Replaces a classifier's votes for these samples, in the file as well; those for others stay.
     pub fn save(&mut self, classifier: &str, votes: &[Votes]) -> Result<()> {
-        let counts = votes.iter().map(|v| (v.id, (v.selection.clone(), v.estimation.clone())));
-        self.content.votes.entry(classifier.to_owned()).or_default().extend(counts);
+        let counts = votes
+            .iter()
+            .map(|v| (v.id, (v.selection.clone(), v.estimation.clone())));
+        self.content
+            .votes
+            .entry(classifier.to_owned())
+            .or_default()
+            .extend(counts);
         let content = serde_json::to_string(&self.content)?;
-        let file = File { sha256: sha256(&content), content };
+        let file = File {
+            sha256: sha256(&content),
+            content,
+        };
         self.dir.write(run_dir::VOTES, &serde_json::to_vec(&file)?)
     }
 }
@@ -105,24 +138,50 @@ mod tests {
         let votes = |id| smoothing.counted(id, vec![3, 1], vec![]);
         Store::open(&run, of("9"), &voice)?.save("", &[votes(7), votes(1)])?;
         let mut again = Store::open(&run, of("9"), &voice)?;
-        assert_eq!(again.votes("", &smoothing, &[1, 7, 2]), [votes(1), votes(7), Votes::new(2)]);
+        assert_eq!(
+            again.votes("", &smoothing, &[1, 7, 2]),
+            [votes(1), votes(7), Votes::new(2)]
+        );
         again.save("", &[votes(4)])?;
         let again = Store::open(&run, of("9"), &voice)?;
-        assert_eq!(again.votes("", &smoothing, &[7, 4]), [votes(7), votes(4)], "others are kept");
+        assert_eq!(
+            again.votes("", &smoothing, &[7, 4]),
+            [votes(7), votes(4)],
+            "others are kept"
+        );
         assert_eq!(again.votes("audio", &smoothing, &[1]), [Votes::new(1)]);
-        assert_eq!(Store::open(&run, of("8"), &voice)?.votes("", &smoothing, &[1]), [Votes::new(1)]);
+        assert_eq!(
+            Store::open(&run, of("8"), &voice)?.votes("", &smoothing, &[1]),
+            [Votes::new(1)]
+        );
         // Of a version that kept something else.
         let other = r#"{"of":{"draws":"9"},"votes":{"":[[[3,1],[]]]}}"#.to_owned();
-        let file = serde_json::to_vec(&File { sha256: sha256(&other), content: other })?;
+        let file = serde_json::to_vec(&File {
+            sha256: sha256(&other),
+            content: other,
+        })?;
         let ours = run.read(run_dir::VOTES)?;
         run.write(run_dir::VOTES, &file)?;
-        assert_eq!(Store::open(&run, of("9"), &voice)?.votes("", &smoothing, &[0]), [Votes::new(0)]);
+        assert_eq!(
+            Store::open(&run, of("9"), &voice)?.votes("", &smoothing, &[0]),
+            [Votes::new(0)]
+        );
         run.write(run_dir::VOTES, ours.as_bytes())?;
         let good = run.read(run_dir::VOTES)?;
-        for bad in [good.replace('3', "2"), good[..good.len() / 2].to_owned(), String::new()] {
+        for bad in [
+            good.replace('3', "2"),
+            good[..good.len() / 2].to_owned(),
+            String::new(),
+        ] {
             run.write(run_dir::VOTES, bad.as_bytes())?;
-            let error = Store::open(&run, of("9"), &voice).err().map(|e| format!("{e:#}")).unwrap_or_default();
-            assert!(error.contains("votes.json") && error.contains("delete"), "{error}");
+            let error = Store::open(&run, of("9"), &voice)
+                .err()
+                .map(|e| format!("{e:#}"))
+                .unwrap_or_default();
+            assert!(
+                error.contains("votes.json") && error.contains("delete"),
+                "{error}"
+            );
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Watches phases of training: shows their progress, keeps their record, and keeps what a stopped run goes on from.
-//! Does not know methods.
+//! Watches phases of training: shows their progress, keeps their record, and keeps what a stopped
+//! run goes on from. Does not know methods.
 use crate::{
     checkpoints::Checkpoints,
     events::Events,
@@ -34,13 +34,22 @@ pub struct Log<'a> {
 
 impl<'a> Log<'a> {
     /// Goes on after `metrics`.
-    pub fn new(metrics: Vec<EpochMetrics>, mut keeper: Keeper<'a>, voice: &'a Voice) -> Result<Self> {
+    pub fn new(
+        metrics: Vec<EpochMetrics>,
+        mut keeper: Keeper<'a>,
+        voice: &'a Voice,
+    ) -> Result<Self> {
         (keeper.record)(&metrics)?;
         metrics.iter().try_for_each(|m| keeper.events.epoch(m))?;
-        Ok(Self { metrics, keeper, voice })
+        Ok(Self {
+            metrics,
+            keeper,
+            voice,
+        })
     }
 
-    /// Trains `model` as `phase` says. The first phase is kept while it runs, and goes on `from` what was.
+    /// Trains `model` as `phase` says. The first phase is kept while it runs, and goes on `from`
+    /// what was.
     pub fn phase(
         &mut self,
         model: &dyn Trainable,
@@ -50,18 +59,39 @@ impl<'a> Log<'a> {
         select: impl FnMut(&dyn Trainable) -> Result<Selected>,
     ) -> Result<()> {
         let (name, epochs) = (phase.name, phase.epochs);
-        let bar = self.voice.stage(name, epochs * phase.source.steps(), "steps");
+        let bar = self
+            .voice
+            .stage(name, epochs * phase.source.steps(), "steps");
         bar.inc(from.map_or(0, |state| state.position.step));
         let now = Instant::now();
-        let mut watch = Watch { log: self, select, bar, name, epochs, keep, since: now, kept: now };
+        let mut watch = Watch {
+            log: self,
+            select,
+            bar,
+            name,
+            epochs,
+            keep,
+            since: now,
+            kept: now,
+        };
         let best = fit(model, optimizer, phase, from, &mut watch)?;
-        let ran = self.metrics.iter().filter(|m| m.phase == name).map(|m| m.epoch).max().unwrap_or(0);
+        let ran = self
+            .metrics
+            .iter()
+            .filter(|m| m.phase == name)
+            .map(|m| m.epoch)
+            .max()
+            .unwrap_or(0);
         if let Some(best) = best.filter(|best| best.epoch < ran) {
             let best = best.epoch;
-            self.voice.say(format!("  {name}: epoch {best} was best on the selection split, its weights are kept"));
+            self.voice.say(format!(
+                "  {name}: epoch {best} was best on the selection split, its weights are kept"
+            ));
         }
         if ran < epochs {
-            self.voice.say(format!("  {name}: stopped after {ran} of {epochs} epochs, the last were no better"));
+            self.voice.say(format!(
+                "  {name}: stopped after {ran} of {epochs} epochs, the last were no better"
+            ));
         }
         Ok(())
     }
@@ -114,9 +144,14 @@ fn tell(bar: &Stage, m: &EpochMetrics, epochs: u64) {
     if bar.silent_for() < Duration::from_secs(1) && m.epoch != epochs {
         return;
     }
-    let parts: String =
-        m.parts.iter().map(|(name, value)| format!("  {} {value:.4}", name.replace('_', " "))).collect();
-    let attacked = m.select_attacked.map_or(String::new(), |accuracy| format!(", attacked {accuracy:.3}"));
+    let parts: String = m
+        .parts
+        .iter()
+        .map(|(name, value)| format!("  {} {value:.4}", name.replace('_', " ")))
+        .collect();
+    let attacked = m.select_attacked.map_or(String::new(), |accuracy| {
+        format!(", attacked {accuracy:.3}")
+    });
     bar.say(&format!(
         "  {} epoch {:>2}/{epochs}  loss {:.4}{parts}  selection {:.4}{attacked}  {:.1} s",
         m.phase, m.epoch, m.loss, m.select_accuracy, m.seconds

@@ -1,10 +1,11 @@
-//! A run under torture: commands one after the other and at once, killed, with closed streams, full disks and things in
-//! the way. Whatever happens, the run's files agree, or the run says that it is incomplete, and nothing else is touched.
-//! Does not know what any command computes.
+//! A run under torture: commands one after the other and at once, killed, with closed streams, full
+//! disks and things in the way. Whatever happens, the run's files agree, or the run says that it is
+//! incomplete, and nothing else is touched. Does not know what any command computes.
 //!
-//! Every pair of commands once, in an order and with accidents that a fixed seed draws, for no longer than a minute.
-//! `CRMT_TORTURE_SECONDS=3600 cargo test -p crmt-driver --test torture` goes on for an hour, with new draws each round;
-//! `CRMT_TORTURE_SEED` starts from other ones. What was drawn is printed where it fails.
+//! Every pair of commands once, in an order and with accidents that a fixed seed draws, for no
+//! longer than a minute. `CRMT_TORTURE_SECONDS=3600 cargo test -p crmt-driver --test torture` goes
+//! on for an hour, with new draws each round; `CRMT_TORTURE_SEED` starts from other ones. What was
+//! drawn is printed where it fails.
 #![cfg(unix)]
 use crmt_data::{Array, DataSet, Manifest, ModalitySpec, Pairing, Samples, write_dataset};
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -31,8 +32,29 @@ const COMMANDS: [&[&str]; 9] = [
     &["train", "--resume", RUN],
     &["evaluate", RUN, "--eps", "0.1,0.5"],
     &["certify", RUN, "--evidence", "estimated"],
-    &["certify", RUN, "--evidence", "proved", "--falsify", "--samples", "4", "--steps", "2"],
-    &["certify", RUN, "--smooth", "0.5", "--draws", "100", "--selection-draws", "10", "--samples", "8"],
+    &[
+        "certify",
+        RUN,
+        "--evidence",
+        "proved",
+        "--falsify",
+        "--samples",
+        "4",
+        "--steps",
+        "2",
+    ],
+    &[
+        "certify",
+        RUN,
+        "--smooth",
+        "0.5",
+        "--draws",
+        "100",
+        "--selection-draws",
+        "10",
+        "--samples",
+        "8",
+    ],
     &["diagnose", RUN],
     &["report", RUN],
 ];
@@ -76,7 +98,10 @@ impl Accident {
             1 => Self::NoStdout,
             2 => Self::NoStderr,
             3 | 4 => Self::FullDisk(rng.random_range(0..48)),
-            5 => Self::InTheWay(["report.html", "samples.csv", "diagnosis.csv", "tensorboard"][rng.random_range(0..4)]),
+            5 => Self::InTheWay(
+                ["report.html", "samples.csv", "diagnosis.csv", "tensorboard"]
+                    [rng.random_range(0..4)],
+            ),
             6 => Self::ReadOnly,
             _ => Self::Kill(rng.random_range(0.0..1.1)),
         }
@@ -93,7 +118,10 @@ impl Chamber {
     fn new(dir: &Path) -> Anyhow<Self> {
         data(&dir.join("data"))?;
         fs::write(dir.join("mine"), "precious")?;
-        let mut chamber = Self { dir: dir.to_owned(), usual: vec![] };
+        let mut chamber = Self {
+            dir: dir.to_owned(),
+            usual: vec![],
+        };
         for command in COMMANDS {
             let start = Instant::now();
             let refused = command.contains(&"--resume");
@@ -115,16 +143,28 @@ impl Chamber {
             Accident::FullDisk(blocks) => {
                 // The signal is ignored, so that writing fails as on a full disk.
                 let mut command = Command::new("sh");
-                command.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"")]).arg(program);
+                command
+                    .args([
+                        "-c",
+                        &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""),
+                    ])
+                    .arg(program);
                 command
             }
             _ => Command::new(program),
         };
-        command.current_dir(&self.dir).args(arguments).env("RAYON_NUM_THREADS", "1");
+        command
+            .current_dir(&self.dir)
+            .args(arguments)
+            .env("RAYON_NUM_THREADS", "1");
         if arguments.contains(&"--overwrite") {
             command.args(SETTINGS.iter().flat_map(|setting| ["--set", setting]));
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
         match accident {
             Accident::NoStdout => drop(child.stdout.take()),
             Accident::NoStderr => drop(child.stderr.take()),
@@ -144,7 +184,9 @@ impl Chamber {
             let _ = fs::rename(place, &aside);
             fs::create_dir_all(place)?;
         }
-        let read_only = accidents.iter().any(|accident| matches!(accident, Accident::ReadOnly));
+        let read_only = accidents
+            .iter()
+            .any(|accident| matches!(accident, Accident::ReadOnly));
         let mode = |mode| fs::set_permissions(self.run(), fs::Permissions::from_mode(mode));
         if read_only && self.run().exists() {
             mode(0o555)?;
@@ -155,7 +197,9 @@ impl Chamber {
         // Later than that, the second waits for the first to end.
         let mut at_once = Some(one);
         if delay >= 1.0 {
-            at_once.take().map_or(Ok(()), |one| self.end(one, first, accidents[0], since))?;
+            at_once
+                .take()
+                .map_or(Ok(()), |one| self.end(one, first, accidents[0], since))?;
         }
         let two = self.start(COMMANDS[second], accidents[1])?;
         let started = Instant::now();
@@ -167,8 +211,8 @@ impl Chamber {
         if let Some(place) = &obstacle {
             let _ = fs::remove_dir(place);
             // What was moved aside and need not be there may be of older results by now.
-            let stale =
-                place.ends_with("report.html") || place.ends_with("diagnosis.csv") && !self.seals("diagnosis.csv");
+            let stale = place.ends_with("report.html")
+                || place.ends_with("diagnosis.csv") && !self.seals("diagnosis.csv");
             if aside.exists() && !place.exists() && !stale {
                 fs::rename(&aside, place)?;
             } else {
@@ -188,12 +232,20 @@ impl Chamber {
     /// Ended in one of the ways in which a command may.
     fn end(&self, mut child: Child, command: usize, accident: Accident, since: Instant) -> Anyhow {
         if let Accident::Kill(part) = accident {
-            sleep(self.usual[command].mul_f64(part).saturating_sub(since.elapsed()));
+            sleep(
+                self.usual[command]
+                    .mul_f64(part)
+                    .saturating_sub(since.elapsed()),
+            );
             child.kill()?;
         }
         let (status, told) = ended(child)?;
         let killed = status.signal() == Some(9) && matches!(accident, Accident::Kill(_));
-        assert!(killed || matches!(status.code(), Some(0 | 2)), "{:?}: {status}: {told}", COMMANDS[command]);
+        assert!(
+            killed || matches!(status.code(), Some(0 | 2)),
+            "{:?}: {status}: {told}",
+            COMMANDS[command]
+        );
         assert!(!told.contains("panicked"), "{told}");
         if status.success() {
             assert!(!told.contains("error:"), "{told}");
@@ -205,9 +257,15 @@ impl Chamber {
     fn check(&self) -> Anyhow {
         assert_eq!(fs::read_to_string(self.dir.join("mine"))?, "precious");
         assert_eq!(fs::read_to_string(self.run().join("notes.txt"))?, "mine");
-        let (status, told) = ended(self.start(&["report", RUN, "--out", "check.html", "-q"], Accident::Nothing)?)?;
+        let (status, told) = ended(self.start(
+            &["report", RUN, "--out", "check.html", "-q"],
+            Accident::Nothing,
+        )?)?;
         if !status.success() {
-            assert!(status.code() == Some(2) && told.contains("complete run"), "{status}: {told}");
+            assert!(
+                status.code() == Some(2) && told.contains("complete run"),
+                "{status}: {told}"
+            );
             // It goes on, or begins anew.
             let begun = self.run().join("config.toml").exists();
             let again = if begun { COMMANDS[2] } else { COMMANDS[0] };
@@ -223,21 +281,37 @@ impl Chamber {
         for (name, hash) in summary["files"].as_object().expect("an object") {
             assert_eq!(sha256(&fs::read(run.join(name))?), *hash, "{name}");
         }
-        for name in ["examples.safetensors", "smoothed.csv", "diagnosis.json", "diagnosis.csv"] {
-            assert_eq!(run.join(name).exists(), summary["files"].get(name).is_some(), "{name}");
+        for name in [
+            "examples.safetensors",
+            "smoothed.csv",
+            "diagnosis.json",
+            "diagnosis.csv",
+        ] {
+            assert_eq!(
+                run.join(name).exists(),
+                summary["files"].get(name).is_some(),
+                "{name}"
+            );
         }
         let model = fs::read(run.join("model.safetensors"))?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&model)?;
-        let card: Value = serde_json::from_str(&header.metadata().as_ref().expect("metadata")["crmt"])?;
+        let card: Value =
+            serde_json::from_str(&header.metadata().as_ref().expect("metadata")["crmt"])?;
         assert_eq!(card["sha256"], summary["weights"], "weights and summary");
         check_samples(&run, &summary)?;
         if run.join("report.html").is_file() {
-            let (report, check) = (fs::read(run.join("report.html"))?, fs::read(self.dir.join("check.html"))?);
+            let (report, check) = (
+                fs::read(run.join("report.html"))?,
+                fs::read(self.dir.join("check.html"))?,
+            );
             assert!(report == check, "report.html is of other results");
         }
-        let strangers = fs::read_dir(&run)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-        let strangers: Vec<_> =
-            strangers.filter(|n| n == "lock" || (n.starts_with(".crmt-") && n != ".crmt-run")).collect();
+        let strangers = fs::read_dir(&run)?
+            .flatten()
+            .map(|e| e.file_name().to_string_lossy().into_owned());
+        let strangers: Vec<_> = strangers
+            .filter(|n| n == "lock" || (n.starts_with(".crmt-") && n != ".crmt-run"))
+            .collect();
         let lock = fs::read_to_string(run.join("lock"));
         assert!(strangers.is_empty(), "{strangers:?}, {lock:?}, {told}");
         Ok(())
@@ -249,46 +323,90 @@ fn check_samples(run: &Path, summary: &Value) -> Anyhow {
     let mut table = csv::Reader::from_path(run.join("samples.csv"))?;
     let header = table.headers()?.clone();
     let rows = table.records().collect::<Result<Vec<_>, _>>()?;
-    let column = |name: String| header.iter().position(|h| h == name).unwrap_or_else(|| panic!("no column {name}"));
+    let column = |name: String| {
+        header
+            .iter()
+            .position(|h| h == name)
+            .unwrap_or_else(|| panic!("no column {name}"))
+    };
     for claim in summary["certified"].as_array().expect("a list") {
         let threat = claim["threat"].as_str().expect("a name");
-        let (radius, evidence) = (column(format!("radius.{threat}")), column(format!("evidence.{threat}")));
-        assert!(rows.iter().all(|row| row[evidence] == *claim["evidence"].as_str().expect("text")), "{claim}");
+        let (radius, evidence) = (
+            column(format!("radius.{threat}")),
+            column(format!("evidence.{threat}")),
+        );
+        assert!(
+            rows.iter()
+                .all(|row| row[evidence] == *claim["evidence"].as_str().expect("text")),
+            "{claim}"
+        );
         let eps = claim["eps"].as_f64().expect("a number");
-        let held = rows.iter().filter(|row| row[radius].parse::<f64>().expect("a radius") >= eps).count();
-        assert_eq!(claim["accuracy"].as_f64(), Some(held as f64 / rows.len() as f64), "{claim}");
+        let held = rows
+            .iter()
+            .filter(|row| row[radius].parse::<f64>().expect("a radius") >= eps)
+            .count();
+        assert_eq!(
+            claim["accuracy"].as_f64(),
+            Some(held as f64 / rows.len() as f64),
+            "{claim}"
+        );
     }
     Ok(())
 }
 
 fn ended(child: Child) -> Anyhow<(ExitStatus, String)> {
     let output = child.wait_with_output()?;
-    Ok((output.status, String::from_utf8_lossy(&output.stderr).into_owned()))
+    Ok((
+        output.status,
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    ))
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Two modalities that tell two classes apart.
 fn data(dir: &Path) -> Anyhow {
-    let manifest =
-        Manifest::new("pairs", ["no", "yes"], ["left", "right"].map(|n| ModalitySpec::new(n, &[3])).to_vec());
+    let manifest = Manifest::new(
+        "pairs",
+        ["no", "yes"],
+        ["left", "right"]
+            .map(|n| ModalitySpec::new(n, &[3]))
+            .to_vec(),
+    );
     let samples = |rows: usize| -> Anyhow<Samples> {
         let value = |i: usize| {
             let noise = (i * 7919 % 13) as f32 * 0.1;
-            if (i / 3).is_multiple_of(2) { noise - 1.0 } else { 1.0 - noise }
+            if (i / 3).is_multiple_of(2) {
+                noise - 1.0
+            } else {
+                1.0 - noise
+            }
         };
         let array = || Array::floats(&[3], (0..3 * rows).map(value).collect());
         let labels = (0..rows as u32).map(|i| i % 2).collect();
-        Ok(Samples { arrays: vec![array()?, array()?], pairing: Pairing::Rows { labels } })
+        Ok(Samples {
+            arrays: vec![array()?, array()?],
+            pairing: Pairing::Rows { labels },
+        })
     };
-    write_dataset(&DataSet::new(manifest, samples(32)?, samples(16)?, samples(16)?)?, dir, false)?;
+    write_dataset(
+        &DataSet::new(manifest, samples(32)?, samples(16)?, samples(16)?)?,
+        dir,
+        false,
+    )?;
     Ok(())
 }
 
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    env::var(name).ok().map(|text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number"))
+    })
 }
 
 #[test]
@@ -300,13 +418,17 @@ fn whatever_happens_the_run_agrees_or_says_that_it_is_incomplete() -> Anyhow {
     let mut rng = StdRng::seed_from_u64(seed);
     let chamber = Chamber::new(dir.path())?;
     loop {
-        let mut pairs: Vec<[usize; 2]> =
-            (0..COMMANDS.len()).flat_map(|a| (0..COMMANDS.len()).map(move |b| [a, b])).collect();
+        let mut pairs: Vec<[usize; 2]> = (0..COMMANDS.len())
+            .flat_map(|a| (0..COMMANDS.len()).map(move |b| [a, b]))
+            .collect();
         pairs.shuffle(&mut rng);
         for pair in pairs {
             let accidents = [Accident::draw(&mut rng), Accident::draw(&mut rng)];
             let delay = rng.random_range(0.0..2.0);
-            println!("seed {seed}: {:?}, {accidents:?}, {delay:.2}", pair.map(|c| COMMANDS[c].join(" ")));
+            println!(
+                "seed {seed}: {:?}, {accidents:?}, {delay:.2}",
+                pair.map(|c| COMMANDS[c].join(" "))
+            );
             chamber.pair(pair, accidents, delay)?;
             chamber.check()?;
             if start.elapsed() > limit {

@@ -60,21 +60,23 @@ pub enum Block {
     SllConv2d(SllConv2d),
     /// A dense layer with orthonormal rows or columns.
     OrthonormalLinear(OrthonormalLinear),
-    /// `cat(max(a, b), min(a, b))` of the two halves of the channels: 1-Lipschitz, and keeps the gradient's norm.
+    /// `cat(max(a, b), min(a, b))` of the two halves of the channels: 1-Lipschitz, and keeps the
+    /// gradient's norm.
     MaxMin,
     /// Patches of `block × block` pixels to channels: an isometry.
     SpaceToDepth {
         /// Side of a patch.
         block: usize,
     },
-    /// Pairs of neighbours along the rows to channels, `[batch, channels, 1, w]` to `[batch, 2·channels, 1, w / 2]`: an
-    /// isometry.
+    /// Pairs of neighbours along the rows to channels, `[batch, channels, 1, w]` to
+    /// `[batch, 2·channels, 1, w / 2]`: an isometry.
     PairsToDepth,
     /// `[batch, channels]` to `[batch, channels, 1, 1]`.
     Unflatten,
     /// `[batch, channels, length]` to `[batch, channels, 1, length]`.
     Row,
-    /// `[batch, channels, h, w]` to `[batch, channels]`, the mean over all pixels: shortens lengths `√pixels` times or more.
+    /// `[batch, channels, h, w]` to `[batch, channels]`, the mean over all pixels: shortens lengths
+    /// `√pixels` times or more.
     Mean {
         /// `h·w`.
         pixels: usize,
@@ -84,8 +86,8 @@ pub enum Block {
         /// Top, bottom, left, right.
         padding: [usize; 4],
     },
-    /// Maxima of windows `kernel × kernel`. A pixel lies in `⌈kernel / stride⌉²` windows at most, so lengths grow
-    /// `⌈kernel / stride⌉` times at most.
+    /// Maxima of windows `kernel × kernel`. A pixel lies in `⌈kernel / stride⌉²` windows at most,
+    /// so lengths grow `⌈kernel / stride⌉` times at most.
     MaxPool2d {
         /// Side of the window.
         kernel: usize,
@@ -103,27 +105,30 @@ pub enum Block {
         /// As `branch`.
         shortcut: Vec<Block>,
     },
-    /// `[batch, channels, frames, h, w]` to `[batch · frames, channels, h, w]`: the frames of a clip share what follows.
+    /// `[batch, channels, frames, h, w]` to `[batch · frames, channels, h, w]`: the frames of a
+    /// clip share what follows.
     Frames,
-    /// `y = Mᵀ softmax(M x / √features)` with the learned vectors `M: [slots, features]`: features become mixtures of the
-    /// memory's vectors (Tian & Xu 2021), so that an attack can't lead them outside of these.
+    /// `y = Mᵀ softmax(M x / √features)` with the learned vectors `M: [slots, features]`: features
+    /// become mixtures of the memory's vectors (Tian & Xu 2021), so that an attack can't lead them
+    /// outside of these.
     ///
-    /// The Jacobian of the softmax is a covariance, of norm 1/2 at most (a variance is a quarter of the squared range at
-    /// most, and that twice the squared length), so lengths grow `‖M‖²/(2√features)` times at most; the Frobenius norm is
-    /// taken for `‖M‖`.
+    /// The Jacobian of the softmax is a covariance, of norm 1/2 at most (a variance is a quarter of
+    /// the squared range at most, and that twice the squared length), so lengths grow
+    /// `‖M‖²/(2√features)` times at most; the Frobenius norm is taken for `‖M‖`.
     Memory {
         /// Dotted name.
         name: String,
         /// `[slots, features]`.
         vectors: Tensor,
     },
-    /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames: shortens lengths `√frames`
-    /// times or more.
+    /// `[batch · frames, features]` to `[batch, features]`, the mean over each clip's frames:
+    /// shortens lengths `√frames` times or more.
     MeanOfFrames {
         /// Of a clip.
         frames: usize,
     },
-    /// As `MeanOfFrames`, the sum over `√frames`: 1-Lipschitz, and keeps the length of what all frames share.
+    /// As `MeanOfFrames`, the sum over `√frames`: 1-Lipschitz, and keeps the length of what all
+    /// frames share.
     SumOfFrames {
         /// Of a clip.
         frames: usize,
@@ -151,15 +156,18 @@ impl Block {
         })
     }
 
-    /// A convolution without bias that keeps the size of what it strides over, normal with the variance
-    /// `2 / (outputs · size²)` at the start (He et al., 2015), as in a ResNet.
+    /// A convolution without bias that keeps the size of what it strides over, normal with the
+    /// variance `2 / (outputs · size²)` at the start (He et al., 2015), as in a ResNet.
     pub fn residual_conv2d(
         vb: &VarBuilder,
         [inputs, outputs]: [usize; 2],
         size: usize,
         stride: usize,
     ) -> candle_core::Result<Self> {
-        let init = Init::Randn { mean: 0.0, stdev: (2.0 / (outputs * size * size) as f64).sqrt() };
+        let init = Init::Randn {
+            mean: 0.0,
+            stdev: (2.0 / (outputs * size * size) as f64).sqrt(),
+        };
         Ok(Self::Conv2d {
             name: vb.prefix(),
             kernel: vb.get_with_hints((outputs, inputs, size, size), "weight", init)?,
@@ -193,28 +201,60 @@ impl Block {
 
     /// A memory whose vectors are standard normal at the start.
     pub fn memory(vb: &VarBuilder, slots: usize, features: usize) -> candle_core::Result<Self> {
-        let init = Init::Randn { mean: 0.0, stdev: 1.0 };
-        Ok(Self::Memory { name: vb.prefix(), vectors: vb.get_with_hints((slots, features), "weight", init)? })
+        let init = Init::Randn {
+            mean: 0.0,
+            stdev: 1.0,
+        };
+        Ok(Self::Memory {
+            name: vb.prefix(),
+            vectors: vb.get_with_hints((slots, features), "weight", init)?,
+        })
     }
 
     pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
         match self {
             // Of vectors; images go through a network.
-            Self::BatchNorm { weight, bias, running_mean, running_var, .. } => {
-                let (mean, variance) = (Var::from_tensor(running_mean)?, Var::from_tensor(running_var)?);
+            Self::BatchNorm {
+                weight,
+                bias,
+                running_mean,
+                running_var,
+                ..
+            } => {
+                let (mean, variance) = (
+                    Var::from_tensor(running_mean)?,
+                    Var::from_tensor(running_var)?,
+                );
                 let running = kernels::RunningStats { mean, variance };
                 match self.network_layer(mode)? {
-                    Some(kernels::NetworkLayer::BatchNorm { momentum: Some(momentum), .. }) => {
-                        kernels::batch_norm_train(x, weight, bias, &running, momentum, BATCH_NORM_EPS)
-                    }
+                    Some(kernels::NetworkLayer::BatchNorm {
+                        momentum: Some(momentum),
+                        ..
+                    }) => kernels::batch_norm_train(
+                        x,
+                        weight,
+                        bias,
+                        &running,
+                        momentum,
+                        BATCH_NORM_EPS,
+                    ),
                     _ => kernels::batch_norm_eval(x, weight, bias, &running, BATCH_NORM_EPS),
                 }
             }
             Self::Conv2d { .. } | Self::MaxPool2d { .. } | Self::Mean { .. } => {
-                candle_core::bail!("expected images [batch, channels, height, width], got {:?}", x.dims())
+                candle_core::bail!(
+                    "expected images [batch, channels, height, width], got {:?}",
+                    x.dims()
+                )
             }
-            Self::Residual { branch, shortcut, .. } => {
-                let all = |blocks: &[Self]| blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x, mode));
+            Self::Residual {
+                branch, shortcut, ..
+            } => {
+                let all = |blocks: &[Self]| {
+                    blocks
+                        .iter()
+                        .try_fold(x.clone(), |x, block| block.forward(&x, mode))
+                };
                 all(branch)? + all(shortcut)?
             }
             Self::Relu => kernels::relu(x),
@@ -227,7 +267,9 @@ impl Block {
             Self::SpaceToDepth { block } => kernels::space_to_depth(x, *block),
             Self::PairsToDepth => {
                 let (batch, channels, _, width) = x.dims4()?;
-                let pairs = x.reshape((batch, channels, width / 2, 2))?.transpose(2, 3)?;
+                let pairs = x
+                    .reshape((batch, channels, width / 2, 2))?
+                    .transpose(2, 3)?;
                 pairs.reshape((batch, 2 * channels, 1, width / 2))
             }
             Self::Unflatten => x.reshape((x.dim(0)?, x.dim(1)?, 1, 1)),
@@ -235,7 +277,8 @@ impl Block {
             Self::ZeroPad { padding } => kernels::zero_pad2d(x, *padding),
             Self::Frames => {
                 let (batch, channels, frames, height, width) = x.dims5()?;
-                x.transpose(1, 2)?.reshape((batch * frames, channels, height, width))
+                x.transpose(1, 2)?
+                    .reshape((batch * frames, channels, height, width))
             }
             Self::Memory { vectors, .. } => {
                 let near = (x.matmul(&vectors.t()?)? / (vectors.dim(1)? as f64).sqrt())?;
@@ -249,23 +292,53 @@ impl Block {
     }
 
     /// As a layer of [`kernels::image_network`], if it is one.
-    pub(crate) fn network_layer(&self, mode: Mode) -> candle_core::Result<Option<kernels::NetworkLayer>> {
+    pub(crate) fn network_layer(
+        &self,
+        mode: Mode,
+    ) -> candle_core::Result<Option<kernels::NetworkLayer>> {
         use kernels::NetworkLayer as Layer;
         let all = |blocks: &[Self]| -> candle_core::Result<Option<Vec<Layer>>> {
-            blocks.iter().map(|block| block.network_layer(mode)).collect()
+            blocks
+                .iter()
+                .map(|block| block.network_layer(mode))
+                .collect()
         };
         Ok(Some(match self {
-            Self::Conv2d { kernel, bias, stride, padding, cache, .. } => {
+            Self::Conv2d {
+                kernel,
+                bias,
+                stride,
+                padding,
+                cache,
+                ..
+            } => {
                 let (kernel, bias, cache) = (kernel.clone(), bias.clone(), cache.clone());
-                Layer::Conv2d { kernel, bias, stride: *stride, padding: *padding, cache }
+                Layer::Conv2d {
+                    kernel,
+                    bias,
+                    stride: *stride,
+                    padding: *padding,
+                    cache,
+                }
             }
-            Self::BatchNorm { weight, bias, running_mean, running_var, .. } => {
+            Self::BatchNorm {
+                weight,
+                bias,
+                running_mean,
+                running_var,
+                ..
+            } => {
                 if mode == Mode::Train && !running_mean.is_variable() {
-                    candle_core::bail!("a frozen model has no train mode: its batch statistics could not be kept")
+                    candle_core::bail!(
+                        "a frozen model has no train mode: its batch statistics could not be kept"
+                    )
                 }
                 // On a live model both are variables, so this shares their storage; on a frozen
                 // one it copies what eval mode only reads.
-                let (mean, variance) = (Var::from_tensor(running_mean)?, Var::from_tensor(running_var)?);
+                let (mean, variance) = (
+                    Var::from_tensor(running_mean)?,
+                    Var::from_tensor(running_var)?,
+                );
                 Layer::BatchNorm {
                     gamma: weight.clone(),
                     beta: bias.clone(),
@@ -275,11 +348,19 @@ impl Block {
                 }
             }
             Self::Relu => Layer::Relu,
-            Self::MaxPool2d { kernel, stride, padding } => {
-                Layer::MaxPool2d { kernel: *kernel, stride: *stride, padding: *padding }
-            }
+            Self::MaxPool2d {
+                kernel,
+                stride,
+                padding,
+            } => Layer::MaxPool2d {
+                kernel: *kernel,
+                stride: *stride,
+                padding: *padding,
+            },
             Self::Mean { .. } => Layer::Mean,
-            Self::Residual { branch, shortcut, .. } => match (all(branch)?, all(shortcut)?) {
+            Self::Residual {
+                branch, shortcut, ..
+            } => match (all(branch)?, all(shortcut)?) {
                 (Some(branch), Some(shortcut)) => Layer::Residual { branch, shortcut },
                 _ => return Ok(None),
             },
@@ -289,7 +370,10 @@ impl Block {
 
     /// Whether this is a block that [`kernels::image_stack`] computes together with its neighbours.
     pub(crate) fn stacks(&self) -> bool {
-        matches!(self, Self::AolConv2d(_) | Self::SllConv2d(_) | Self::MaxMin | Self::SpaceToDepth { .. })
+        matches!(
+            self,
+            Self::AolConv2d(_) | Self::SllConv2d(_) | Self::MaxMin | Self::SpaceToDepth { .. }
+        )
     }
 
     /// `None` unless it [`stacks`](Self::stacks).
@@ -298,7 +382,9 @@ impl Block {
             Self::AolConv2d(conv) => Some(conv.image_layer()?),
             Self::SllConv2d(conv) => Some(conv.image_layer()?),
             Self::MaxMin => Some(kernels::ImageLayer::MaxMin),
-            Self::SpaceToDepth { block } => Some(kernels::ImageLayer::SpaceToDepth { block: *block }),
+            Self::SpaceToDepth { block } => {
+                Some(kernels::ImageLayer::SpaceToDepth { block: *block })
+            }
             _ => None,
         })
     }
@@ -320,5 +406,8 @@ fn below_inverse_root(n: usize) -> f64 {
 
 fn uniform(fan_in: usize) -> Init {
     let bound = 1.0 / (fan_in as f64).sqrt();
-    Init::Uniform { lo: -bound, up: bound }
+    Init::Uniform {
+        lo: -bound,
+        up: bound,
+    }
 }

@@ -23,8 +23,9 @@ pub enum EncoderConfig {
         /// Number of features.
         features: usize,
     },
-    /// `depth` times `conv 3×3 stride 2, [batch norm,] relu` with channels `width, 2·width, 4·width, …`,
-    /// then `flatten, linear(features)`. Samples are `[channels, height, width]`.
+    /// `depth` times `conv 3×3 stride 2, [batch norm,] relu` with channels
+    /// `width, 2·width, 4·width, …`, then `flatten, linear(features)`. Samples are
+    /// `[channels, height, width]`.
     Cnn {
         /// Channels of the first convolution.
         width: usize,
@@ -36,22 +37,27 @@ pub enum EncoderConfig {
         #[serde(default)]
         batch_norm: bool,
     },
-    /// ResNet-18 without its last layer (He et al., 2016), 512 features, parameters by PyTorch's names. Samples are
-    /// `[channels, height, width]`, or clips `[channels, frames, height, width]`, whose frames share the network and whose
-    /// features are averaged.
+    /// ResNet-18 without its last layer (He et al., 2016), 512 features, parameters by PyTorch's
+    /// names. Samples are `[channels, height, width]`, or clips
+    /// `[channels, frames, height, width]`, whose frames share the network and whose features are
+    /// averaged.
     #[serde(rename = "resnet18")]
     Resnet18,
-    /// A 1-Lipschitz network. `stage(c)` is `AOL conv 3×3 to c channels, max-min`, then `blocks` times an SLL
-    /// block with `c` hidden channels; `dense(n)` is `orthonormal linear(n), max-min`.
+    /// A 1-Lipschitz network. `stage(c)` is `AOL conv 3×3 to c channels, max-min`, then `blocks`
+    /// times an SLL block with `c` hidden channels; `dense(n)` is `orthonormal linear(n), max-min`.
     ///
-    /// - Images `[channels, height, width]`: zero padding to multiples of 8, `space-to-depth 2, stage(width),
-    ///   space-to-depth 2, stage(2·width), space-to-depth 2, flatten`, then `dense` for each of `hidden`, then
-    ///   `dense(features)`. Width 16, one block, hidden 256 and 128 features are the certified network for digits.
-    /// - Signals `[channels, length]`: the same along one axis, with kernels of 3 and pairs of neighbours to channels.
-    /// - Clips `[channels, frames, height, width]`: frames share the network of an image; features are the sum over
-    ///   frames, divided by the root of their number, which is 1-Lipschitz as well.
-    /// - Vectors `[d]`, and any other shape as one: `dense(width)`, then `blocks` times a dense SLL block with `width`
-    ///   hidden units, then `dense` for each of `hidden`, then `dense(features)`.
+    /// - Images `[channels, height, width]`: zero padding to multiples of 8,
+    ///   `space-to-depth 2, stage(width), space-to-depth 2, stage(2·width), space-to-depth 2, flatten`,
+    ///   then `dense` for each of `hidden`, then `dense(features)`. Width 16, one block, hidden 256
+    ///   and 128 features are the certified network for digits.
+    /// - Signals `[channels, length]`: the same along one axis, with kernels of 3 and pairs of
+    ///   neighbours to channels.
+    /// - Clips `[channels, frames, height, width]`: frames share the network of an image; features
+    ///   are the sum over frames, divided by the root of their number, which is 1-Lipschitz as
+    ///   well.
+    /// - Vectors `[d]`, and any other shape as one: `dense(width)`, then `blocks` times a dense SLL
+    ///   block with `width` hidden units, then `dense` for each of `hidden`, then
+    ///   `dense(features)`.
     ///
     /// All sizes but `blocks` are even, because max-min compares two halves.
     Lipschitz {
@@ -78,7 +84,9 @@ pub enum EncoderConfig {
 #[non_exhaustive]
 pub enum BuildError {
     /// Convolutions need `[channels, height, width]`.
-    #[error("a cnn needs samples of shape [channels, height, width], got {shape:?}: use the encoder `mlp`")]
+    #[error(
+        "a cnn needs samples of shape [channels, height, width], got {shape:?}: use the encoder `mlp`"
+    )]
     NotAnImage {
         /// Shape of one sample.
         shape: Vec<usize>,
@@ -94,7 +102,9 @@ pub enum BuildError {
         given: usize,
     },
     /// Max-min compares two halves.
-    #[error("encoder `lipschitz`: {what} is {given}, but max-min compares two halves: use an even number")]
+    #[error(
+        "encoder `lipschitz`: {what} is {given}, but max-min compares two halves: use an even number"
+    )]
     Odd {
         /// Which setting.
         what: &'static str,
@@ -133,7 +143,8 @@ pub enum BuildError {
 }
 
 impl EncoderConfig {
-    /// Whether it has ordinary convolutions, whose product of norms bounds the encoder but far above what it does.
+    /// Whether it has ordinary convolutions, whose product of norms bounds the encoder but far
+    /// above what it does.
     pub fn is_convolutional(&self) -> bool {
         match self {
             Self::Cnn { .. } | Self::Resnet18 => true,
@@ -150,12 +161,16 @@ impl EncoderConfig {
         Ok(Box::new(self.chain(shape, vb)?))
     }
 
-    /// As [`build`](Self::build), with derived weights computed once ([`Chain::bake`]): for parameters that no
-    /// longer change, such as a checkpoint's. The same outputs, bit for bit.
+    /// As [`build`](Self::build), with derived weights computed once ([`Chain::bake`]): for
+    /// parameters that no longer change, such as a checkpoint's. The same outputs, bit for bit.
     ///
     /// # Errors
     /// As [`build`](Self::build), or when the weights have no valid derived form (not finite, say).
-    pub fn build_fixed(&self, shape: &[usize], vb: VarBuilder) -> Result<Box<dyn Encoder>, BuildError> {
+    pub fn build_fixed(
+        &self,
+        shape: &[usize],
+        vb: VarBuilder,
+    ) -> Result<Box<dyn Encoder>, BuildError> {
         Ok(Box::new(self.chain(shape, vb)?.bake()?))
     }
 
@@ -168,23 +183,49 @@ impl EncoderConfig {
         let chain = match *self {
             Self::Linear { features } => {
                 positive("linear", &[("features", features)])?;
-                Chain::new(vec![Block::Flatten, Block::linear(&vb.pp("fc"), inputs, features)?], features)
+                Chain::new(
+                    vec![
+                        Block::Flatten,
+                        Block::linear(&vb.pp("fc"), inputs, features)?,
+                    ],
+                    features,
+                )
             }
-            Self::Mlp { width, depth, features } => {
-                positive("mlp", &[("width", width), ("depth", depth), ("features", features)])?;
+            Self::Mlp {
+                width,
+                depth,
+                features,
+            } => {
+                positive(
+                    "mlp",
+                    &[("width", width), ("depth", depth), ("features", features)],
+                )?;
                 let mut blocks = vec![Block::Flatten];
                 let mut from = inputs;
                 for i in 1..=depth {
-                    blocks.extend([Block::linear(&vb.pp(format!("fc{i}")), from, width)?, Block::Relu]);
+                    blocks.extend([
+                        Block::linear(&vb.pp(format!("fc{i}")), from, width)?,
+                        Block::Relu,
+                    ]);
                     from = width;
                 }
                 blocks.push(Block::linear(&vb.pp("fc"), from, features)?);
                 Chain::new(blocks, features)
             }
-            Self::Cnn { width, depth, features, batch_norm } => {
-                positive("cnn", &[("width", width), ("depth", depth), ("features", features)])?;
+            Self::Cnn {
+                width,
+                depth,
+                features,
+                batch_norm,
+            } => {
+                positive(
+                    "cnn",
+                    &[("width", width), ("depth", depth), ("features", features)],
+                )?;
                 let &[mut channels, mut height, mut across] = shape else {
-                    return Err(BuildError::NotAnImage { shape: shape.to_vec() });
+                    return Err(BuildError::NotAnImage {
+                        shape: shape.to_vec(),
+                    });
                 };
                 if depth > 16 {
                     return Err(BuildError::TooDeep { depth });
@@ -192,20 +233,33 @@ impl EncoderConfig {
                 let mut blocks = vec![];
                 for i in 0..depth {
                     let out = width << i;
-                    blocks.push(Block::conv2d(&vb.pp(format!("conv{}", i + 1)), channels, out, 3, 2, 1)?);
+                    blocks.push(Block::conv2d(
+                        &vb.pp(format!("conv{}", i + 1)),
+                        channels,
+                        out,
+                        3,
+                        2,
+                        1,
+                    )?);
                     if batch_norm {
                         blocks.push(Block::batch_norm(&vb.pp(format!("bn{}", i + 1)), out)?);
                     }
                     blocks.push(Block::Relu);
                     (channels, height, across) = (out, height.div_ceil(2), across.div_ceil(2));
                 }
-                blocks.extend([Block::Flatten, Block::linear(&vb.pp("fc"), channels * height * across, features)?]);
+                blocks.extend([
+                    Block::Flatten,
+                    Block::linear(&vb.pp("fc"), channels * height * across, features)?,
+                ]);
                 Chain::new(blocks, features)
             }
             Self::Resnet18 => resnet18(shape, &vb)?,
-            Self::Lipschitz { width, blocks, ref hidden, features } => {
-                lipschitz(shape, &vb, width, blocks, hidden, features)?
-            }
+            Self::Lipschitz {
+                width,
+                blocks,
+                ref hidden,
+                features,
+            } => lipschitz(shape, &vb, width, blocks, hidden, features)?,
             Self::Memory { ref encoder, slots } => {
                 positive("memory", &[("slots", slots)])?;
                 let chain = encoder.chain(shape, vb.clone())?;
@@ -221,24 +275,47 @@ impl EncoderConfig {
 
 fn resnet18(shape: &[usize], vb: &VarBuilder) -> Result<Chain, BuildError> {
     let (channels, frames, size) = match *shape {
-        [channels, height, width] if channels * height * width > 0 => (channels, None, [height, width]),
+        [channels, height, width] if channels * height * width > 0 => {
+            (channels, None, [height, width])
+        }
         [channels, frames, height, width] if channels * frames * height * width > 0 => {
             (channels, Some(frames), [height, width])
         }
-        _ => return Err(BuildError::NotImageOrClip { shape: shape.to_vec() }),
+        _ => {
+            return Err(BuildError::NotImageOrClip {
+                shape: shape.to_vec(),
+            });
+        }
     };
-    let conv = |vb: VarBuilder, channels, size, stride| Block::residual_conv2d(&vb, channels, size, stride);
+    let conv = |vb: VarBuilder, channels, size, stride| {
+        Block::residual_conv2d(&vb, channels, size, stride)
+    };
     let norm = |vb: VarBuilder, channels| Block::batch_norm(&vb, channels);
     let mut blocks: Vec<Block> = frames.map(|_| Block::Frames).into_iter().collect();
-    blocks.extend([conv(vb.pp("conv1"), [channels, 64], 7, 2)?, norm(vb.pp("bn1"), 64)?, Block::Relu]);
-    blocks.push(Block::MaxPool2d { kernel: 3, stride: 2, padding: 1 });
+    blocks.extend([
+        conv(vb.pp("conv1"), [channels, 64], 7, 2)?,
+        norm(vb.pp("bn1"), 64)?,
+        Block::Relu,
+    ]);
+    blocks.push(Block::MaxPool2d {
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    });
     let mut from = 64;
     for (layer, to) in [64, 128, 256, 512].into_iter().enumerate() {
         for i in 0..2 {
             let vb = vb.pp(format!("layer{}.{i}", layer + 1));
             let stride = if layer > 0 && i == 0 { 2 } else { 1 };
-            let mut branch = vec![conv(vb.pp("conv1"), [from, to], 3, stride)?, norm(vb.pp("bn1"), to)?, Block::Relu];
-            branch.extend([conv(vb.pp("conv2"), [to, to], 3, 1)?, norm(vb.pp("bn2"), to)?]);
+            let mut branch = vec![
+                conv(vb.pp("conv1"), [from, to], 3, stride)?,
+                norm(vb.pp("bn1"), to)?,
+                Block::Relu,
+            ];
+            branch.extend([
+                conv(vb.pp("conv2"), [to, to], 3, 1)?,
+                norm(vb.pp("bn2"), to)?,
+            ]);
             let shortcut = match from == to {
                 true => vec![],
                 false => {
@@ -246,12 +323,21 @@ fn resnet18(shape: &[usize], vb: &VarBuilder) -> Result<Chain, BuildError> {
                     vec![conv(vb.pp(0), [from, to], 1, stride)?, norm(vb.pp(1), to)?]
                 }
             };
-            blocks.extend([Block::Residual { name: vb.prefix(), branch, shortcut }, Block::Relu]);
+            blocks.extend([
+                Block::Residual {
+                    name: vb.prefix(),
+                    branch,
+                    shortcut,
+                },
+                Block::Relu,
+            ]);
             from = to;
         }
     }
     // Five layers of stride 2.
-    blocks.push(Block::Mean { pixels: size.map(|n| n.div_ceil(32)).iter().product() });
+    blocks.push(Block::Mean {
+        pixels: size.map(|n| n.div_ceil(32)).iter().product(),
+    });
     blocks.extend(frames.map(|frames| Block::MeanOfFrames { frames }));
     Ok(Chain::new(blocks, from))
 }
@@ -264,7 +350,9 @@ fn lipschitz(
     hidden: &[usize],
     features: usize,
 ) -> Result<Chain, BuildError> {
-    let named = [("width", width), ("features", features)].into_iter().chain(hidden.iter().map(|n| ("hidden", *n)));
+    let named = [("width", width), ("features", features)]
+        .into_iter()
+        .chain(hidden.iter().map(|n| ("hidden", *n)));
     for (what, given) in named {
         positive("lipschitz", &[(what, given)])?;
         if given % 2 != 0 {
@@ -272,7 +360,10 @@ fn lipschitz(
         }
     }
     if shape.is_empty() || shape.contains(&0) {
-        return Err(BuildError::Empty { kind: "lipschitz", shape: shape.to_vec() });
+        return Err(BuildError::Empty {
+            kind: "lipschitz",
+            shape: shape.to_vec(),
+        });
     }
     let (mut blocks, mut units) = match *shape {
         [channels, length] => of_signals(vb, [channels, length], width, sll)?,
@@ -309,38 +400,69 @@ fn missing(n: usize) -> [usize; 2] {
     [missing / 2, missing - missing / 2]
 }
 
-fn of_images(vb: &VarBuilder, [mut channels, height, across]: [usize; 3], width: usize, sll: usize) -> Part {
+fn of_images(
+    vb: &VarBuilder,
+    [mut channels, height, across]: [usize; 3],
+    width: usize,
+    sll: usize,
+) -> Part {
     let mut blocks = vec![];
     let ([top, bottom], [left, right]) = (missing(height), missing(across));
     if [top, bottom, left, right] != [0; 4] {
-        blocks.push(Block::ZeroPad { padding: [top, bottom, left, right] });
+        blocks.push(Block::ZeroPad {
+            padding: [top, bottom, left, right],
+        });
     }
     for stage in 1..=STAGES {
         let out = width << (stage - 1);
         let conv = AolConv2d::new(&vb.pp(format!("aol{stage}")), 4 * channels, out, 3)?;
-        blocks.extend([Block::SpaceToDepth { block: 2 }, Block::AolConv2d(conv), Block::MaxMin]);
+        blocks.extend([
+            Block::SpaceToDepth { block: 2 },
+            Block::AolConv2d(conv),
+            Block::MaxMin,
+        ]);
         for i in 0..sll {
-            blocks.push(Block::SllConv2d(SllConv2d::new(&vb.pp(format!("sll{stage}.{i}")), out, out, 3)?));
+            blocks.push(Block::SllConv2d(SllConv2d::new(
+                &vb.pp(format!("sll{stage}.{i}")),
+                out,
+                out,
+                3,
+            )?));
         }
         channels = out;
     }
     blocks.extend([Block::SpaceToDepth { block: 2 }, Block::Flatten]);
-    Ok((blocks, 4 * channels * height.div_ceil(MULTIPLE) * across.div_ceil(MULTIPLE)))
+    Ok((
+        blocks,
+        4 * channels * height.div_ceil(MULTIPLE) * across.div_ceil(MULTIPLE),
+    ))
 }
 
 /// As [`of_images`], along one axis.
-fn of_signals(vb: &VarBuilder, [mut channels, length]: [usize; 2], width: usize, sll: usize) -> Part {
+fn of_signals(
+    vb: &VarBuilder,
+    [mut channels, length]: [usize; 2],
+    width: usize,
+    sll: usize,
+) -> Part {
     let mut blocks = vec![Block::Row];
     let [left, right] = missing(length);
     if [left, right] != [0; 2] {
-        blocks.push(Block::ZeroPad { padding: [0, 0, left, right] });
+        blocks.push(Block::ZeroPad {
+            padding: [0, 0, left, right],
+        });
     }
     for stage in 1..=STAGES {
         let out = width << (stage - 1);
         let conv = AolConv2d::along_rows(&vb.pp(format!("aol{stage}")), 2 * channels, out, 3)?;
         blocks.extend([Block::PairsToDepth, Block::AolConv2d(conv), Block::MaxMin]);
         for i in 0..sll {
-            blocks.push(Block::SllConv2d(SllConv2d::along_rows(&vb.pp(format!("sll{stage}.{i}")), out, out, 3)?));
+            blocks.push(Block::SllConv2d(SllConv2d::along_rows(
+                &vb.pp(format!("sll{stage}.{i}")),
+                out,
+                out,
+                3,
+            )?));
         }
         channels = out;
     }
@@ -350,11 +472,20 @@ fn of_signals(vb: &VarBuilder, [mut channels, length]: [usize; 2], width: usize,
 
 fn of_vectors(vb: &VarBuilder, inputs: usize, width: usize, sll: usize) -> Part {
     let linear = OrthonormalLinear::new(&vb.pp("in"), inputs, width)?;
-    let mut blocks = vec![Block::Flatten, Block::OrthonormalLinear(linear), Block::MaxMin];
+    let mut blocks = vec![
+        Block::Flatten,
+        Block::OrthonormalLinear(linear),
+        Block::MaxMin,
+    ];
     if sll > 0 {
         blocks.push(Block::Unflatten);
         for i in 0..sll {
-            blocks.push(Block::SllConv2d(SllConv2d::new(&vb.pp(format!("sll.{i}")), width, width, 1)?));
+            blocks.push(Block::SllConv2d(SllConv2d::new(
+                &vb.pp(format!("sll.{i}")),
+                width,
+                width,
+                1,
+            )?));
         }
         blocks.push(Block::Flatten);
     }
@@ -366,7 +497,11 @@ const LARGEST: usize = 1 << 16;
 
 fn positive(kind: &'static str, sizes: &[(&'static str, usize)]) -> Result<(), BuildError> {
     match sizes.iter().find(|(_, size)| *size == 0 || *size > LARGEST) {
-        Some((what, given)) => Err(BuildError::Size { kind, what, given: *given }),
+        Some((what, given)) => Err(BuildError::Size {
+            kind,
+            what,
+            given: *given,
+        }),
         None => Ok(()),
     }
 }

@@ -3,8 +3,16 @@ use candle_core::{DType, Device, Result, Tensor};
 
 /// l2 norm, in `f64`.
 pub(crate) fn length(t: &Tensor) -> Result<f64> {
-    let t = t.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-    let greatest = t.iter().fold(0.0, |a: f64, b| if b.is_nan() { f64::NAN } else { a.max(b.abs()) });
+    let t = t
+        .detach()
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1::<f64>()?;
+    let greatest = t.iter().fold(
+        0.0,
+        |a: f64, b| if b.is_nan() { f64::NAN } else { a.max(b.abs()) },
+    );
     if greatest == 0.0 || !greatest.is_finite() {
         return Ok(greatest);
     }

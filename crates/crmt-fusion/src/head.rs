@@ -20,11 +20,11 @@ pub enum HeadConfig {
         initial_weight: f64,
     },
     /// As [`Orthonormal`](Self::Orthonormal) with positive weights of a fixed size:
-    /// `a_k(m) = softplus(raw_k(m)) / rms`, where `rms` is the root mean square of the softplus over all
-    /// modalities and classes. All weights start at 1.
+    /// `a_k(m) = softplus(raw_k(m)) / rms`, where `rms` is the root mean square of the softplus
+    /// over all modalities and classes. All weights start at 1.
     ///
-    /// Radii do not change when `a` and `b` are scaled together, so nothing is lost by fixing the size, and
-    /// a loss in units of margins can't be lowered by growing `a`.
+    /// Radii do not change when `a` and `b` are scaled together, so nothing is lost by fixing the
+    /// size, and a loss in units of margins can't be lowered by growing `a`.
     Gauged {
         /// The constraint on the rows.
         rows: Rows,
@@ -101,25 +101,38 @@ impl Head {
         vb: VarBuilder,
     ) -> TensorResult<Self> {
         let bound = 1.0 / (dims.iter().sum::<usize>() as f64).sqrt();
-        let init = Init::Uniform { lo: -bound, up: bound };
-        let raw = dims.try_enumerate(|m, dim| vb.pp(names[m]).get_with_hints((classes, *dim), "weight", init))?;
+        let init = Init::Uniform {
+            lo: -bound,
+            up: bound,
+        };
+        let raw = dims.try_enumerate(|m, dim| {
+            vb.pp(names[m])
+                .get_with_hints((classes, *dim), "weight", init)
+        })?;
         let bias = vb.get_with_hints(classes, "bias", Init::Const(0.0))?;
         let (constraint, weights) = match config {
-            HeadConfig::Concat => {
-                (None, Weights::Free(dims.try_map(|_| Tensor::ones(classes, vb.dtype(), vb.device()))?))
-            }
-            HeadConfig::Orthonormal { rows, initial_weight } => {
+            HeadConfig::Concat => (
+                None,
+                Weights::Free(dims.try_map(|_| Tensor::ones(classes, vb.dtype(), vb.device()))?),
+            ),
+            HeadConfig::Orthonormal {
+                rows,
+                initial_weight,
+            } => {
                 let start = Init::Const(*initial_weight);
-                let weights = names.try_map(|name| vb.pp(name).get_with_hints(classes, "a", start))?;
+                let weights =
+                    names.try_map(|name| vb.pp(name).get_with_hints(classes, "a", start))?;
                 (Some(*rows), Weights::Free(weights))
             }
             HeadConfig::Gauged { rows } => {
                 let start = Init::Const((std::f64::consts::E - 1.0).ln()); // softplus⁻¹(1)
-                let raw = names.try_map(|name| vb.pp(name).get_with_hints(classes, "raw_a", start))?;
+                let raw =
+                    names.try_map(|name| vb.pp(name).get_with_hints(classes, "raw_a", start))?;
                 (Some(*rows), Weights::Gauged(raw))
             }
         };
-        let narrow = (0..dims.len()).find(|m| constraint == Some(Rows::Orthonormal) && dims[*m] < classes);
+        let narrow =
+            (0..dims.len()).find(|m| constraint == Some(Rows::Orthonormal) && dims[*m] < classes);
         if let Some(m) = narrow {
             let (name, dim) = (names[m], dims[m]);
             bail!(
@@ -127,7 +140,12 @@ impl Head {
                  encoder has {dim}: raise `features`"
             )
         }
-        Ok(Self { raw, constraint, weights, bias })
+        Ok(Self {
+            raw,
+            constraint,
+            weights,
+            bias,
+        })
     }
 
     /// Integration weights `a(m)`, each `[classes]`.
@@ -135,7 +153,8 @@ impl Head {
         self.weights.compute()
     }
 
-    /// The variables behind `a` and `b`; `None` where the head has no integration weights or is frozen.
+    /// The variables behind `a` and `b`; `None` where the head has no integration weights or is
+    /// frozen.
     pub fn integration(&self) -> Option<Integration> {
         let (weights, gauged) = match &self.weights {
             Weights::Free(weights) => (weights, false),
@@ -143,8 +162,14 @@ impl Head {
         };
         let learned = self.constraint.is_some() && self.bias.is_variable();
         let var = |t: &Tensor| Var::from_tensor(t).ok();
-        let weights = learned.then(|| weights.try_map(|a| var(a).ok_or(())).ok()).flatten()?;
-        Some(Integration { weights, gauged, bias: var(&self.bias)? })
+        let weights = learned
+            .then(|| weights.try_map(|a| var(a).ok_or(())).ok())
+            .flatten()?;
+        Some(Integration {
+            weights,
+            gauged,
+            bias: var(&self.bias)?,
+        })
     }
 
     /// Bias `b`, `[classes]`.
@@ -156,8 +181,14 @@ impl Head {
 impl Fusion for Head {
     fn fuse(&self, features: &PerModality<Tensor>) -> Result<AdditiveScores> {
         let rows = self.rows()?;
-        let unimodal = features.zip(&rows, "head rows")?.try_map(|(x, w)| x.matmul(&w.t()?))?;
-        Ok(AdditiveScores { unimodal, weights: self.weights.compute()?, bias: self.bias.clone() })
+        let unimodal = features
+            .zip(&rows, "head rows")?
+            .try_map(|(x, w)| x.matmul(&w.t()?))?;
+        Ok(AdditiveScores {
+            unimodal,
+            weights: self.weights.compute()?,
+            bias: self.bias.clone(),
+        })
     }
 
     fn rows(&self) -> Result<PerModality<Tensor>> {
@@ -177,22 +208,47 @@ mod tests {
 
     fn heads(config: &HeadConfig) -> TensorResult<(Parameters, Head, Head)> {
         let parameters = Parameters::new(Streams::new(5));
-        let (names, dims) = (PerModality::from(["image", "audio"]), PerModality::from([7, 5]));
-        let live = Head::new(config, &names, &dims, 3, parameters.live(DType::F64, &Device::Cpu))?;
-        let fixed = Head::new(config, &names, &dims, 3, parameters.frozen(DType::F64, &Device::Cpu))?;
+        let (names, dims) = (
+            PerModality::from(["image", "audio"]),
+            PerModality::from([7, 5]),
+        );
+        let live = Head::new(
+            config,
+            &names,
+            &dims,
+            3,
+            parameters.live(DType::F64, &Device::Cpu),
+        )?;
+        let fixed = Head::new(
+            config,
+            &names,
+            &dims,
+            3,
+            parameters.frozen(DType::F64, &Device::Cpu),
+        )?;
         Ok((parameters, live, fixed))
     }
 
     fn values(weights: &PerModality<Tensor>) -> TensorResult<Vec<f64>> {
-        Ok(weights.iter().map(Tensor::to_vec1::<f64>).collect::<TensorResult<Vec<_>>>()?.concat())
+        Ok(weights
+            .iter()
+            .map(Tensor::to_vec1::<f64>)
+            .collect::<TensorResult<Vec<_>>>()?
+            .concat())
     }
 
     #[test]
     fn gauged_weights_are_positive_of_size_one_and_current() -> Result<()> {
-        let config = HeadConfig::Gauged { rows: Rows::Orthonormal };
+        let config = HeadConfig::Gauged {
+            rows: Rows::Orthonormal,
+        };
         let (parameters, live, fixed) = heads(&config)?;
         // softplus(ln(e − 1)) = 1 to rounding.
-        assert!(values(&fixed.weights()?)?.iter().all(|a| (a - 1.0).abs() < 1e-14));
+        assert!(
+            values(&fixed.weights()?)?
+                .iter()
+                .all(|a| (a - 1.0).abs() < 1e-14)
+        );
         let features = PerModality::from([
             Tensor::ones((2, 7), DType::F64, &Device::Cpu)?,
             Tensor::ones((2, 5), DType::F64, &Device::Cpu)?,
@@ -201,12 +257,21 @@ mod tests {
         let moved = [[-0.4, 0.0, 900.0], [3.0, -800.0, 0.7]];
         for (name, moved) in ["image.raw_a", "audio.raw_a"].iter().zip(moved) {
             let found = parameters.variables().into_iter().find(|v| v.name == *name);
-            found.expect(name).var.set(&Tensor::new(&moved, &Device::Cpu)?)?;
+            found
+                .expect(name)
+                .var
+                .set(&Tensor::new(&moved, &Device::Cpu)?)?;
         }
         let weights = values(&fixed.weights()?)?;
-        assert!(weights.iter().all(|a| *a >= 0.0 && a.is_finite()), "{weights:?}");
+        assert!(
+            weights.iter().all(|a| *a >= 0.0 && a.is_finite()),
+            "{weights:?}"
+        );
         let rms = (weights.iter().map(|a| a * a).sum::<f64>() / 6.0).sqrt();
-        assert!((rms - 1.0).abs() < 1e-14, "six squares and a square root round to 1e-15: {rms}");
+        assert!(
+            (rms - 1.0).abs() < 1e-14,
+            "six squares and a square root round to 1e-15: {rms}"
+        );
         // 900 and ln(1 + e^0.7) are in proportion.
         assert!((weights[5] / weights[2] - (1.0 + 0.7f64.exp()).ln() / 900.0).abs() < 1e-15);
         for head in [&live, &fixed] {
@@ -244,18 +309,39 @@ mod tests {
                 at(values).map(|(_, loss, _)| loss)
             };
             let quotient = (moved(1e-5)? - moved(-1e-5)?) / 2e-5;
-            // Central differences: 1e-10 times a third derivative of order 1, and rounding 1e-16 / 1e-5.
-            assert!((gradient[i] - quotient).abs() < 1e-9, "{i}: {} {quotient}", gradient[i]);
+            // Central differences: 1e-10 times a third derivative of order 1, and rounding 1e-16 /
+            // 1e-5.
+            assert!(
+                (gradient[i] - quotient).abs() < 1e-9,
+                "{i}: {} {quotient}",
+                gradient[i]
+            );
         }
         Ok(())
     }
 
     #[test]
     fn too_few_features_are_refused_by_name() {
-        let config = HeadConfig::Gauged { rows: Rows::Orthonormal };
+        let config = HeadConfig::Gauged {
+            rows: Rows::Orthonormal,
+        };
         let parameters = Parameters::new(Streams::new(5));
-        let (names, dims) = (PerModality::from(["image", "audio"]), PerModality::from([7, 2]));
-        let error = Head::new(&config, &names, &dims, 3, parameters.live(DType::F64, &Device::Cpu)).unwrap_err();
-        assert!(error.to_string().contains("modality `audio`") && error.to_string().contains("features"), "{error}");
+        let (names, dims) = (
+            PerModality::from(["image", "audio"]),
+            PerModality::from([7, 2]),
+        );
+        let error = Head::new(
+            &config,
+            &names,
+            &dims,
+            3,
+            parameters.live(DType::F64, &Device::Cpu),
+        )
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("modality `audio`")
+                && error.to_string().contains("features"),
+            "{error}"
+        );
     }
 }

@@ -4,13 +4,14 @@ use crate::{Head, HeadConfig, Parameters};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use crmt_core::{
-    AdditiveClassifier, AdditiveScores, Classifier, Encoder, Fusion, Integration, Modality, Mode, PerModality, Result,
-    Streams, Trainable, Variable,
+    AdditiveClassifier, AdditiveScores, Classifier, Encoder, Fusion, Integration, Modality, Mode,
+    PerModality, Result, Streams, Trainable, Variable,
 };
 use serde::{Deserialize, Serialize};
 
 /// Builds one modality's encoder from its parameters.
-pub type BuildEncoder<'a> = dyn Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn Encoder>, BuildError> + 'a;
+pub type BuildEncoder<'a> =
+    dyn Fn(usize, &Modality, VarBuilder) -> Result<Box<dyn Encoder>, BuildError> + 'a;
 
 /// What, besides the encoders, makes up a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,11 +67,15 @@ impl Model {
         encoder: &BuildEncoder,
         vb: VarBuilder,
     ) -> Result<Self, BuildError> {
-        let encoders =
-            modalities.try_enumerate(|m, modality| encoder(m, modality, vb.pp("encoders").pp(&modality.name)))?;
+        let encoders = modalities.try_enumerate(|m, modality| {
+            encoder(m, modality, vb.pp("encoders").pp(&modality.name))
+        })?;
         let dims = encoders.map(|e| e.out_dim());
         use crate::Rows::Orthonormal as Full;
-        if matches!(config.head, HeadConfig::Orthonormal { rows: Full, .. } | HeadConfig::Gauged { rows: Full }) {
+        if matches!(
+            config.head,
+            HeadConfig::Orthonormal { rows: Full, .. } | HeadConfig::Gauged { rows: Full }
+        ) {
             for (modality, features) in modalities.iter().zip(&dims) {
                 if *features < config.classes {
                     return Err(BuildError::TooFewFeatures {
@@ -83,7 +88,11 @@ impl Model {
         }
         let names = modalities.map(|m| m.name.as_str());
         let head = Head::new(&config.head, &names, &dims, config.classes, vb.pp("head"))?;
-        Ok(Self { modalities: modalities.clone(), encoders, head })
+        Ok(Self {
+            modalities: modalities.clone(),
+            encoders,
+            head,
+        })
     }
 
     /// Inputs to scores in `mode`.
@@ -92,8 +101,14 @@ impl Model {
     }
 
     /// Inputs to features in `mode`.
-    pub fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> Result<PerModality<Tensor>> {
-        inputs.zip(&self.encoders, "inputs")?.try_enumerate(|m, (x, _)| self.features_of(m, x, mode))
+    pub fn features(
+        &self,
+        inputs: &PerModality<Tensor>,
+        mode: Mode,
+    ) -> Result<PerModality<Tensor>> {
+        inputs
+            .zip(&self.encoders, "inputs")?
+            .try_enumerate(|m, (x, _)| self.features_of(m, x, mode))
     }
 
     pub(crate) fn features_of(&self, m: usize, x: &Tensor, mode: Mode) -> Result<Tensor> {
@@ -145,9 +160,23 @@ impl Learner {
         device: &Device,
     ) -> Result<Self, BuildError> {
         let parameters = Parameters::new(streams);
-        let live = Model::build(config, modalities, encoder, parameters.live(DType::F32, device))?;
-        let fixed = Model::build(config, modalities, encoder, parameters.frozen(DType::F32, device))?;
-        Ok(Self { live, fixed, parameters })
+        let live = Model::build(
+            config,
+            modalities,
+            encoder,
+            parameters.live(DType::F32, device),
+        )?;
+        let fixed = Model::build(
+            config,
+            modalities,
+            encoder,
+            parameters.frozen(DType::F32, device),
+        )?;
+        Ok(Self {
+            live,
+            fixed,
+            parameters,
+        })
     }
 
     /// The frozen twin.

@@ -26,7 +26,10 @@ struct Inner {
 impl Parameters {
     /// An empty store that initialises from `streams`.
     pub fn new(streams: Streams) -> Self {
-        Self(Arc::new(Inner { streams, variables: Mutex::default() }))
+        Self(Arc::new(Inner {
+            streams,
+            variables: Mutex::default(),
+        }))
     }
 
     /// A builder whose tensors are the variables themselves: a model built on it learns.
@@ -44,22 +47,40 @@ impl Parameters {
     pub fn variables(&self) -> Vec<Variable> {
         self.lock()
             .iter()
-            .map(|(name, var)| Variable { name: name.clone(), var: var.clone(), learned: !is_statistic(name) })
+            .map(|(name, var)| Variable {
+                name: name.clone(),
+                var: var.clone(),
+                learned: !is_statistic(name),
+            })
             .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Var>> {
-        self.0.variables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn draw(&self, name: &str, shape: &Shape, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn draw(
+        &self,
+        name: &str,
+        shape: &Shape,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let mut rng = self.0.streams.stream(&format!("init:{name}"), 0);
         let n = shape.elem_count();
         let values: Vec<f64> = match init {
             Init::Const(value) => vec![value; n],
             Init::Uniform { lo, up } => (0..n).map(|_| rng.random_range(lo..up)).collect(),
             Init::Randn { mean, stdev } => normal(&mut rng, n, mean, stdev),
-            Init::Kaiming { dist, fan, non_linearity } => {
+            Init::Kaiming {
+                dist,
+                fan,
+                non_linearity,
+            } => {
                 let deviation = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
                 match dist {
                     NormalOrUniform::Normal => normal(&mut rng, n, 0.0, deviation),
@@ -70,7 +91,9 @@ impl Parameters {
                 }
             }
         };
-        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(device)
     }
 }
 
@@ -91,11 +114,21 @@ fn normal(rng: &mut impl Rng, n: usize, mean: f64, deviation: f64) -> Vec<f64> {
 struct Live(Parameters);
 
 impl SimpleBackend for Live {
-    fn get(&self, shape: Shape, name: &str, init: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let mut variables = self.0.lock();
         if let Some(var) = variables.get(name) {
             if var.shape() != &shape {
-                bail!("parameter `{name}` exists with shape {:?}, a layer asks for {shape:?}", var.shape());
+                bail!(
+                    "parameter `{name}` exists with shape {:?}, a layer asks for {shape:?}",
+                    var.shape()
+                );
             }
             return Ok(var.as_tensor().clone());
         }
@@ -119,10 +152,20 @@ impl SimpleBackend for Live {
 struct Frozen(Parameters);
 
 impl SimpleBackend for Frozen {
-    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
         let tensor = self.get_unchecked(name, dtype, device)?;
         if tensor.shape() != &shape {
-            bail!("parameter `{name}` has shape {:?}, a layer asks for {shape:?}", tensor.shape());
+            bail!(
+                "parameter `{name}` has shape {:?}, a layer asks for {shape:?}",
+                tensor.shape()
+            );
         }
         Ok(tensor)
     }

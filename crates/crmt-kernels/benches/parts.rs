@@ -1,12 +1,16 @@
-//! The parts of training and attacking, one by one, at the shapes of the small CNN, ResNet-18 and the certified
-//! network: each operation alone (`forward`), and with the gradients of everything that goes in (`gradients`).
+//! The parts of training and attacking, one by one, at the shapes of the small CNN, ResNet-18 and
+//! the certified network: each operation alone (`forward`), and with the gradients of everything
+//! that goes in (`gradients`).
 //! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=1 cargo bench -p crmt-kernels --bench parts [-- FILTER]`.
-#![expect(missing_docs, reason = "criterion_group! makes an undocumented public function")]
+#![expect(
+    missing_docs,
+    reason = "criterion_group! makes an undocumented public function"
+)]
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
 use crmt_kernels::{
-    AdamW, ImageLayer, Optimizer, Parameter, RunningStats, Sgd, batch_norm_train, conv2d, image_stack, max_min,
-    max_pool2d, polar_linear, relu,
+    AdamW, ImageLayer, Optimizer, Parameter, RunningStats, Sgd, batch_norm_train, conv2d,
+    image_stack, max_min, max_pool2d, polar_linear, relu,
 };
 use std::time::Duration;
 
@@ -49,8 +53,14 @@ fn part(
     arguments: &[Tensor],
     operation: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
-    let variables: Vec<Var> = arguments.iter().map(Var::from_tensor).collect::<Result<_>>()?;
-    let tracked: Vec<Tensor> = variables.iter().map(|variable| variable.as_tensor().clone()).collect();
+    let variables: Vec<Var> = arguments
+        .iter()
+        .map(Var::from_tensor)
+        .collect::<Result<_>>()?;
+    let tracked: Vec<Tensor> = variables
+        .iter()
+        .map(|variable| variable.as_tensor().clone())
+        .collect();
     // What can't run is told here; inside a benchmark it would only be fast.
     operation(&tracked)?.backward()?;
     let mut group = c.benchmark_group(name);
@@ -62,9 +72,16 @@ fn part(
 
 fn convolutions(c: &mut Criterion) -> Result<()> {
     for (batch, input, output, side, k, stride, padding) in CONVOLUTIONS {
-        let name = format!("conv2d {k}×{k} stride {stride}, {batch}×{input}×{side}×{side} to {output}");
-        let arguments = [random((batch, input, side, side))?, random((output, input, k, k))?, random(output)?];
-        part(c, &name, &arguments, |a| conv2d(&a[0], &a[1], Some(&a[2]), stride, padding))?;
+        let name =
+            format!("conv2d {k}×{k} stride {stride}, {batch}×{input}×{side}×{side} to {output}");
+        let arguments = [
+            random((batch, input, side, side))?,
+            random((output, input, k, k))?,
+            random(output)?,
+        ];
+        part(c, &name, &arguments, |a| {
+            conv2d(&a[0], &a[1], Some(&a[2]), stride, padding)
+        })?;
     }
     Ok(())
 }
@@ -79,7 +96,9 @@ fn images(c: &mut Criterion) -> Result<()> {
             batch_norm_train(&a[0], &a[1], &a[2], &running, 0.1, 1e-5)
         })?;
         let x = [x];
-        part(c, &format!("max_pool2d 3×3 stride 2, {size}"), &x, |a| max_pool2d(&a[0], 3, 2, 1))?;
+        part(c, &format!("max_pool2d 3×3 stride 2, {size}"), &x, |a| {
+            max_pool2d(&a[0], 3, 2, 1)
+        })?;
         part(c, &format!("relu {size}"), &x, |a| relu(&a[0]))?;
         part(c, &format!("max_min {size}"), &x, |a| max_min(&a[0]))?;
     }
@@ -89,7 +108,12 @@ fn images(c: &mut Criterion) -> Result<()> {
 fn certified(c: &mut Criterion) -> Result<()> {
     for (batch, input, output) in DENSE {
         let arguments = [random((batch, input))?, random((output, input))?];
-        part(c, &format!("polar_linear {batch}×{input} to {output}"), &arguments, |a| polar_linear(&a[0], &a[1]))?;
+        part(
+            c,
+            &format!("polar_linear {batch}×{input} to {output}"),
+            &arguments,
+            |a| polar_linear(&a[0], &a[1]),
+        )?;
     }
     // The first stage on images 28×28 padded to 32×32, after space-to-depth.
     let arguments = [
@@ -100,27 +124,48 @@ fn certified(c: &mut Criterion) -> Result<()> {
         random(16)?,
         Tensor::ones(16, DType::F32, &Device::Cpu)?,
     ];
-    part(c, "image_stack of the first stage, 128×4×16×16 to 16", &arguments, |a| {
-        let [x, kernel, bias, inner, shift, scale] = a else { candle_core::bail!("six arguments, got {}", a.len()) };
-        let layers = [
-            ImageLayer::Conv2d { kernel: kernel.clone(), bias: bias.clone() },
-            ImageLayer::MaxMin,
-            ImageLayer::ResidualConv2d { kernel: inner.clone(), bias: shift.clone(), scale: scale.clone() },
-            ImageLayer::SpaceToDepth { block: 2 },
-        ];
-        image_stack(x, &layers)
-    })
+    part(
+        c,
+        "image_stack of the first stage, 128×4×16×16 to 16",
+        &arguments,
+        |a| {
+            let [x, kernel, bias, inner, shift, scale] = a else {
+                candle_core::bail!("six arguments, got {}", a.len())
+            };
+            let layers = [
+                ImageLayer::Conv2d {
+                    kernel: kernel.clone(),
+                    bias: bias.clone(),
+                },
+                ImageLayer::MaxMin,
+                ImageLayer::ResidualConv2d {
+                    kernel: inner.clone(),
+                    bias: shift.clone(),
+                    scale: scale.clone(),
+                },
+                ImageLayer::SpaceToDepth { block: 2 },
+            ];
+            image_stack(x, &layers)
+        },
+    )
 }
 
 fn optimizers(c: &mut Criterion) -> Result<()> {
     let variable = Var::from_tensor(&random(&PARAMETER)?)?;
     let gradients = variable.as_tensor().sqr()?.sum_all()?.backward()?;
     let parameter = || [Parameter::new("kernel", &variable)];
-    let mut sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, ..Sgd::default() }.over(parameter())?;
+    let mut sgd = Sgd {
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        ..Sgd::default()
+    }
+    .over(parameter())?;
     let mut adam = AdamW::default().over(parameter())?;
     let mut group = c.benchmark_group(format!("a step of {} parameters", variable.elem_count()));
     // Small enough that no run drives the parameters anywhere.
-    group.bench_function("sgd with momentum", |b| b.iter(|| sgd.step(&gradients, 1e-9)));
+    group.bench_function("sgd with momentum", |b| {
+        b.iter(|| sgd.step(&gradients, 1e-9))
+    });
     group.bench_function("adamw", |b| b.iter(|| adam.step(&gradients, 1e-9)));
     group.finish();
     Ok(())

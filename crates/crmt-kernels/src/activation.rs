@@ -2,7 +2,9 @@
 //!
 //! Knows nothing of layers or parameters.
 use crate::real::{PIECE, Read, Real, dispatch, elements, map2, tensor};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
+};
 use rayon::prelude::*;
 
 /// `max(x, 0)` elementwise, any shape. The derivative at 0 is 0 (candle's own `relu` has 1 there);
@@ -12,12 +14,14 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(Relu)
 }
 
-/// MaxMin (GroupSort of two): `cat(max(a, b), min(a, b))` along dimension 1, where `a` and `b` are the
-/// first and second half of the channels of `x: [batch, channels]` or `[batch, channels, h, w]`.
+/// MaxMin (GroupSort of two): `cat(max(a, b), min(a, b))` along dimension 1, where `a` and `b` are
+/// the first and second half of the channels of `x: [batch, channels]` or
+/// `[batch, channels, h, w]`.
 ///
-/// It permutes pairs, so it is 1-Lipschitz and keeps the gradient's norm. Where `a > b` the gradient of
-/// the maximum goes to `a` and that of the minimum to `b`; on a tie each half gets the mean of the two,
-/// as with `torch.maximum` and `torch.minimum`. NaN in either half makes both results NaN.
+/// It permutes pairs, so it is 1-Lipschitz and keeps the gradient's norm. Where `a > b` the
+/// gradient of the maximum goes to `a` and that of the minimum to `b`; on a tie each half gets the
+/// mean of the two, as with `torch.maximum` and `torch.minimum`. NaN in either half makes both
+/// results NaN.
 ///
 /// # Errors
 /// The rank is neither 2 nor 4, or the number of channels is odd.
@@ -116,23 +120,30 @@ pub(crate) fn gradient_of_pair<T: Real>(a: T, b: T, max: T, min: T) -> (T, T) {
 }
 
 /// `(y[i], y[i + half]) = f(x[i], x[i + half], g[i], g[i + half])` for each sample.
-fn by_pairs<T: Real>(x: &[T], g: &[T], dims: &[usize], f: impl Fn(T, T, T, T) -> (T, T) + Sync) -> Vec<T> {
+fn by_pairs<T: Real>(
+    x: &[T],
+    g: &[T],
+    dims: &[usize],
+    f: impl Fn(T, T, T, T) -> (T, T) + Sync,
+) -> Vec<T> {
     let sample: usize = dims[1..].iter().product();
     let mut y = vec![T::ZERO; x.len()];
     if y.is_empty() {
         return y;
     }
     let samples = PIECE.div_ceil(sample);
-    y.par_chunks_mut(sample * samples).enumerate().for_each(|(i, y)| {
-        for (j, y) in y.chunks_mut(sample).enumerate() {
-            let at = (i * samples + j) * sample;
-            let (x1, x2) = x[at..at + sample].split_at(sample / 2);
-            let (g1, g2) = g[at..at + sample].split_at(sample / 2);
-            let (y1, y2) = y.split_at_mut(sample / 2);
-            for k in 0..sample / 2 {
-                (y1[k], y2[k]) = f(x1[k], x2[k], g1[k], g2[k]);
+    y.par_chunks_mut(sample * samples)
+        .enumerate()
+        .for_each(|(i, y)| {
+            for (j, y) in y.chunks_mut(sample).enumerate() {
+                let at = (i * samples + j) * sample;
+                let (x1, x2) = x[at..at + sample].split_at(sample / 2);
+                let (g1, g2) = g[at..at + sample].split_at(sample / 2);
+                let (y1, y2) = y.split_at_mut(sample / 2);
+                for k in 0..sample / 2 {
+                    (y1[k], y2[k]) = f(x1[k], x2[k], g1[k], g2[k]);
+                }
             }
-        }
-    });
+        });
     y
 }

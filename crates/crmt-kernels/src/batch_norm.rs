@@ -3,13 +3,14 @@
 //! Knows nothing of layers or of who decides between training and evaluation.
 use crate::real::{Read, Real, channel_sums, dispatch, elements, same_kind, tensor};
 use candle_core::{
-    CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var, WithDType, backend::BackendStorage, bail,
+    CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, Var, WithDType,
+    backend::BackendStorage, bail,
 };
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
-/// Running mean and (unbiased) variance per channel, `[channels]` each. A clone shares the storage, so
-/// a frozen twin sees every update.
+/// Running mean and (unbiased) variance per channel, `[channels]` each. A clone shares the storage,
+/// so a frozen twin sees every update.
 #[derive(Debug, Clone)]
 pub struct RunningStats {
     /// Running mean; 0 at the start.
@@ -21,13 +22,19 @@ pub struct RunningStats {
 impl RunningStats {
     /// Mean 0 and variance 1 for `channels` channels.
     pub fn new(channels: usize, dtype: DType, device: &Device) -> Result<Self> {
-        Ok(Self { mean: Var::zeros(channels, dtype, device)?, variance: Var::ones(channels, dtype, device)? })
+        Ok(Self {
+            mean: Var::zeros(channels, dtype, device)?,
+            variance: Var::ones(channels, dtype, device)?,
+        })
     }
 
     /// `running ← (1 − momentum)·running + momentum·batch`, in place.
     pub(crate) fn update(&self, moments: &Moments, momentum: f64) -> Result<()> {
         let unbias = moments.count as f64 / (moments.count as f64 - 1.);
-        for (running, batch, factor) in [(&self.mean, &moments.mean, 1.), (&self.variance, &moments.variance, unbias)] {
+        for (running, batch, factor) in [
+            (&self.mean, &moments.mean, 1.),
+            (&self.variance, &moments.variance, unbias),
+        ] {
             let batch = Tensor::from_slice(batch, batch.len(), running.device())?;
             let batch = (batch * (momentum * factor))?.to_dtype(running.dtype())?;
             running.set(&((running.as_tensor() * (1. - momentum))? + batch)?.detach())?;
@@ -41,7 +48,8 @@ impl RunningStats {
 /// `[batch, channels, h, w]`, with the biased variance. `gamma`, `beta`: `[channels]`.
 ///
 /// Also moves `running` towards the batch: `(1 − momentum)·old + momentum·batch`, there with the
-/// unbiased variance. Statistics are accumulated in `f64` in a fixed order. As `torch.nn.BatchNorm2d`.
+/// unbiased variance. Statistics are accumulated in `f64` in a fixed order. As
+/// `torch.nn.BatchNorm2d`.
 ///
 /// # Errors
 /// Shapes, types or devices that do not match, or a single value per channel (it has no variance).
@@ -63,8 +71,14 @@ pub fn batch_norm_train(
     }
     on_cuda!(x => crate::cuda::batch_norm(x, gamma, beta, running, Some(momentum), eps));
     let moments = Arc::new(OnceLock::new());
-    let op = BatchNorm { eps, fixed: false, moments: moments.clone() };
-    let y = x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?;
+    let op = BatchNorm {
+        eps,
+        fixed: false,
+        moments: moments.clone(),
+    };
+    let y = x
+        .contiguous()?
+        .apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)?;
     match moments.get() {
         Some(moments) => running.update(moments, momentum)?,
         None => bail!("internal: batch_norm_train left no moments"),
@@ -73,30 +87,66 @@ pub fn batch_norm_train(
 }
 
 /// Batch normalisation with the running statistics, which stay as they are:
-/// `y = γ·(x − mean) / √(variance + eps) + β`. Shapes and errors as for [`batch_norm_train`]; any number
-/// of values per channel.
-pub fn batch_norm_eval(x: &Tensor, gamma: &Tensor, beta: &Tensor, running: &RunningStats, eps: f64) -> Result<Tensor> {
+/// `y = γ·(x − mean) / √(variance + eps) + β`. Shapes and errors as for [`batch_norm_train`]; any
+/// number of values per channel.
+pub fn batch_norm_eval(
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    running: &RunningStats,
+    eps: f64,
+) -> Result<Tensor> {
     check("batch_norm_eval", x, gamma, beta, running)?;
     on_cuda!(x => crate::cuda::batch_norm(x, gamma, beta, running, None, eps));
-    let op = BatchNorm { eps, fixed: true, moments: Arc::new(OnceLock::from(Moments::running(running)?)) };
-    x.contiguous()?.apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
+    let op = BatchNorm {
+        eps,
+        fixed: true,
+        moments: Arc::new(OnceLock::from(Moments::running(running)?)),
+    };
+    x.contiguous()?
+        .apply_op3(&gamma.contiguous()?, &beta.contiguous()?, op)
 }
 
-fn check(op: &str, x: &Tensor, gamma: &Tensor, beta: &Tensor, running: &RunningStats) -> Result<[usize; 3]> {
+fn check(
+    op: &str,
+    x: &Tensor,
+    gamma: &Tensor,
+    beta: &Tensor,
+    running: &RunningStats,
+) -> Result<[usize; 3]> {
     let dims = match *x.dims() {
         [b, c] => [b, c, 1],
         [b, c, h, w] => [b, c, h * w],
-        _ => bail!("{op}: expected [batch, channels] or [batch, channels, h, w], got {:?}", x.dims()),
+        _ => bail!(
+            "{op}: expected [batch, channels] or [batch, channels, h, w], got {:?}",
+            x.dims()
+        ),
     };
     let (mean, variance) = (running.mean.as_tensor(), running.variance.as_tensor());
-    for (name, t) in [("gamma", gamma), ("beta", beta), ("running mean", mean), ("running variance", variance)] {
+    for (name, t) in [
+        ("gamma", gamma),
+        ("beta", beta),
+        ("running mean", mean),
+        ("running variance", variance),
+    ] {
         if t.dims() != [dims[1]] {
-            bail!("{op}: {name} has shape {:?}, expected [{}] for input {:?}", t.dims(), dims[1], x.dims())
+            bail!(
+                "{op}: {name} has shape {:?}, expected [{}] for input {:?}",
+                t.dims(),
+                dims[1],
+                x.dims()
+            )
         }
     }
     same_kind(
         op,
-        &[("x", x), ("gamma", gamma), ("beta", beta), ("running mean", mean), ("running variance", variance)],
+        &[
+            ("x", x),
+            ("gamma", gamma),
+            ("beta", beta),
+            ("running mean", mean),
+            ("running variance", variance),
+        ],
     )?;
     Ok(dims)
 }
@@ -112,8 +162,16 @@ pub(crate) struct Moments {
 impl Moments {
     /// Constants.
     pub(crate) fn running(running: &RunningStats) -> Result<Self> {
-        let read = |v: &Var| v.as_detached_tensor().to_dtype(DType::F64)?.to_vec1::<f64>();
-        Ok(Self { mean: read(&running.mean)?, variance: read(&running.variance)?, count: 0 })
+        let read = |v: &Var| {
+            v.as_detached_tensor()
+                .to_dtype(DType::F64)?
+                .to_vec1::<f64>()
+        };
+        Ok(Self {
+            mean: read(&running.mean)?,
+            variance: read(&running.variance)?,
+            count: 0,
+        })
     }
 }
 
@@ -136,28 +194,50 @@ fn batch_moments<T: Real>(dims: [usize; 3], x: &[T]) -> Moments {
     let count = batch * plane;
     let n = count as f64;
     let sums = channel_sums(dims, x, x, |c, x, _| [x - shift[c], (x - shift[c]).powi(2)]);
-    let mean = sums.iter().zip(&shift).map(|([s, _], shift)| shift + s / n).collect();
-    let variance = sums.iter().map(|[s, q]| ((q - s * s / n) / n).max(0.)).collect();
-    Moments { mean, variance, count }
+    let mean = sums
+        .iter()
+        .zip(&shift)
+        .map(|([s, _], shift)| shift + s / n)
+        .collect();
+    let variance = sums
+        .iter()
+        .map(|[s, q]| ((q - s * s / n) / n).max(0.))
+        .collect();
+    Moments {
+        mean,
+        variance,
+        count,
+    }
 }
 
 /// `out = a·scale[0] + b·scale[1] + scale[2]`, channel by channel.
-fn affine<T: Real>([_, channels, plane]: [usize; 3], a: &[T], b: &[T], scale: &[[f64; 3]]) -> Vec<T> {
+fn affine<T: Real>(
+    [_, channels, plane]: [usize; 3],
+    a: &[T],
+    b: &[T],
+    scale: &[[f64; 3]],
+) -> Vec<T> {
     let mut out = vec![T::ZERO; a.len()];
     if out.is_empty() {
         return out;
     }
     let scale: Vec<[T; 3]> = scale.iter().map(|s| s.map(T::from_f64)).collect();
     let planes = crate::real::PIECE.div_ceil(plane);
-    out.par_chunks_mut(plane * planes).enumerate().for_each(|(i, out)| {
-        for (j, out) in out.chunks_mut(plane).enumerate() {
-            let at = (i * planes + j) * plane;
-            let [s, t, u] = scale[(i * planes + j) % channels];
-            for ((out, &a), &b) in out.iter_mut().zip(&a[at..at + plane]).zip(&b[at..at + plane]) {
-                *out = a * s + b * t + u;
+    out.par_chunks_mut(plane * planes)
+        .enumerate()
+        .for_each(|(i, out)| {
+            for (j, out) in out.chunks_mut(plane).enumerate() {
+                let at = (i * planes + j) * plane;
+                let [s, t, u] = scale[(i * planes + j) % channels];
+                for ((out, &a), &b) in out
+                    .iter_mut()
+                    .zip(&a[at..at + plane])
+                    .zip(&b[at..at + plane])
+                {
+                    *out = a * s + b * t + u;
+                }
             }
-        }
-    });
+        });
     out
 }
 
@@ -190,8 +270,8 @@ impl CustomOp3 for BatchNorm {
         })
     }
 
-    /// With `x̂ = (x − mean)/σ`: `dβ = Σ g`, `dγ = Σ g·x̂`, and `dx = γ/σ·(g − dβ/n − x̂·dγ/n)`, where the
-    /// two corrections come from the moments and vanish when those are constants.
+    /// With `x̂ = (x − mean)/σ`: `dβ = Σ g`, `dγ = Σ g·x̂`, and `dx = γ/σ·(g − dβ/n − x̂·dγ/n)`,
+    /// where the two corrections come from the moments and vanish when those are constants.
     fn bwd(
         &self,
         x: &Tensor,
@@ -200,7 +280,9 @@ impl CustomOp3 for BatchNorm {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some(moments) = self.moments.get() else { bail!("internal: batch_norm left no moments") };
+        let Some(moments) = self.moments.get() else {
+            bail!("internal: batch_norm left no moments")
+        };
         let dims = as_planes(x.dims());
         let grad = grad.contiguous()?;
         let (xs, gammas, gs) = (Read::new(x), Read::new(gamma), Read::new(&grad));

@@ -4,15 +4,19 @@
 use crate::conv::conv2d;
 use crate::real::{PIECE, Read, Real, dispatch, elements, sum_by, tensor};
 use crate::rearrange::zero_pad2d;
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage,
+    bail,
+};
 use rayon::prelude::*;
 
 /// For the convolution `W` with `kernel: [out, in, kh, kw]` and `G = WᵀW`, a bound `R²: [in]` with
-/// `‖W R⁻¹‖₂ ≤ 1` for any zero padding and stride: `R²_i = (Σ_{j,p,q} |G^p_{ij}[p, q]|)^(1/p)`, `p = 2^(t−1)`.
+/// `‖W R⁻¹‖₂ ≤ 1` for any zero padding and stride: `R²_i = (Σ_{j,p,q} |G^p_{ij}[p, q]|)^(1/p)`,
+/// `p = 2^(t−1)`.
 ///
 /// `t = 1` is AOL (Prach and Lampert, 2022); each further squaring tightens the bound. Because
-/// `G^p ≤ diag(row sums)` by diagonal dominance, and the `p`-th root is operator monotone. Padding with
-/// zeros only compresses `W`. Differentiable.
+/// `G^p ≤ diag(row sums)` by diagonal dominance, and the `p`-th root is operator monotone. Padding
+/// with zeros only compresses `W`. Differentiable.
 ///
 /// # Errors
 /// `kernel` is not of rank 4 or empty, or `t` is 0.
@@ -25,17 +29,23 @@ pub fn gram_abs_rowsum(kernel: &Tensor, t: usize) -> Result<Tensor> {
         gram = autocorrelation(&gram.transpose(0, 1)?)?;
     }
     let sums = abs_sums(&gram, 1)?;
-    if t == 1 { Ok(sums) } else { sums.powf(0.5f64.powi(t as i32 - 1)) }
+    if t == 1 {
+        Ok(sums)
+    } else {
+        sums.powf(0.5f64.powi(t as i32 - 1))
+    }
 }
 
-/// For `C` the convolution with `kernel: [hidden, in, kh, kw]` and positive `q: [hidden]`, the scale
-/// `T_i = Σ_j |C Cᵀ|_ij q_j / q_i` of SLL layers (Araujo et al., 2023), `[hidden]`:
+/// For `C` the convolution with `kernel: [hidden, in, kh, kw]` and positive `q: [hidden]`, the
+/// scale `T_i = Σ_j |C Cᵀ|_ij q_j / q_i` of SLL layers (Araujo et al., 2023), `[hidden]`:
 /// `x − 2 Cᵀ T⁻¹ relu(C x + b)` is 1-Lipschitz, because `‖T^(−1/2) C‖₂ ≤ 1`. Differentiable.
 ///
 /// # Errors
 /// Shapes that do not fit.
 pub fn residual_scale(kernel: &Tensor, q: &Tensor) -> Result<Tensor> {
-    let sums = gram_abs(kernel)?.matmul(&q.unsqueeze(D::Minus1)?)?.squeeze(D::Minus1)?;
+    let sums = gram_abs(kernel)?
+        .matmul(&q.unsqueeze(D::Minus1)?)?
+        .squeeze(D::Minus1)?;
     sums / q
 }
 
@@ -50,16 +60,28 @@ pub fn gram_abs(kernel: &Tensor) -> Result<Tensor> {
 /// `[n, c, kh, kw]` → `[n, n, 2·kh − 1, 2·kw − 1]`: the correlation of each filter with each other.
 fn autocorrelation(kernel: &Tensor) -> Result<Tensor> {
     let &[_, _, kh, kw] = kernel.dims() else {
-        bail!("a Gram kernel needs a kernel [out, in, kh, kw], got {:?}", kernel.dims())
+        bail!(
+            "a Gram kernel needs a kernel [out, in, kh, kw], got {:?}",
+            kernel.dims()
+        )
     };
     if kernel.elem_count() == 0 {
-        bail!("a Gram kernel needs a kernel with elements, got {:?}", kernel.dims())
+        bail!(
+            "a Gram kernel needs a kernel with elements, got {:?}",
+            kernel.dims()
+        )
     }
     let kernel = kernel.contiguous()?;
     if kh == kw {
         return conv2d(&kernel, &kernel, None, 1, kh - 1);
     }
-    conv2d(&zero_pad2d(&kernel, [kh - 1, kh - 1, kw - 1, kw - 1])?, &kernel, None, 1, 0)
+    conv2d(
+        &zero_pad2d(&kernel, [kh - 1, kh - 1, kw - 1, kw - 1])?,
+        &kernel,
+        None,
+        1,
+        0,
+    )
 }
 
 /// `Σ |x|` over all but the first `keep` dimensions. The derivative of `|x|` at 0 is 0.

@@ -1,16 +1,18 @@
-//! Differentiable tensor operations that candle lacks, gets wrong or does slowly, and the optimizers
-//! that go with them.
+//! Differentiable tensor operations that candle lacks, gets wrong or does slowly, and the
+//! optimizers that go with them.
 //!
 //! Knows candle tensors and nothing of models, modalities, data or training loops.
 //!
 //! Every operation takes `f32` or `f64` tensors in NCHW order (contiguous, or copied to be so), has
-//! the semantics of its PyTorch counterpart, and gives the same bits whatever the number of threads:
-//! work is cut into pieces that depend on shapes alone, and partial sums are added in a fixed order.
-//! A gradient is computed only for arguments that track one ([`candle_core::Tensor::track_op`]), so
-//! attacking a frozen model does not pay for weight gradients.
+//! the semantics of its PyTorch counterpart, and gives the same bits whatever the number of
+//! threads: work is cut into pieces that depend on shapes alone, and partial sums are added in a
+//! fixed order. A gradient is computed only for arguments that track one
+//! ([`candle_core::Tensor::track_op`]), so attacking a frozen model does not pay for weight
+//! gradients.
 //!
-//! With the feature `cuda` they run on CUDA devices as well ([`Compute`], [`Precision`]); with `cudnn` too, convolutions are
-//! cuDNN's. Sums have a fixed order there too, but another one than on a CPU.
+//! With the feature `cuda` they run on CUDA devices as well ([`Compute`], [`Precision`]); with
+//! `cudnn` too, convolutions are cuDNN's. Sums have a fixed order there too, but another one than
+//! on a CPU.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor, Var};

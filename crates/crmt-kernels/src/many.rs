@@ -1,10 +1,13 @@
-//! An operation of one input and any number of parameters, on candle's operations of at most three arguments.
+//! An operation of one input and any number of parameters, on candle's operations of at most three
+//! arguments.
 //!
-//! The input is an argument. Parameters that track a gradient enter the graph two at a time through a chain of empty
-//! tensors, the last of which is the other argument; they are neither copied nor put together. The backward pass of the
-//! operation leaves the parameters' gradients where the chain, which comes later, finds them. Knows nothing of what is
-//! computed.
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+//! The input is an argument. Parameters that track a gradient enter the graph two at a time through
+//! a chain of empty tensors, the last of which is the other argument; they are neither copied nor
+//! put together. The backward pass of the operation leaves the parameters' gradients where the
+//! chain, which comes later, finds them. Knows nothing of what is computed.
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail,
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What is computed.
@@ -12,16 +15,30 @@ pub(crate) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// The result for `x`, contiguous; the parameters are the operation's own.
     fn forward(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)>;
-    /// The gradients of `x` and of the parameters, in their order, for that of the result; none for what tracks none.
-    fn backward(&self, x: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)>;
+    /// The gradients of `x` and of the parameters, in their order, for that of the result; none for
+    /// what tracks none.
+    fn backward(
+        &self,
+        x: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)>;
 }
 
 /// Applies `operation`, whose parameters are `parameters`, to `x`.
-pub(crate) fn apply(x: &Tensor, parameters: &[&Tensor], operation: impl Operation) -> Result<Tensor> {
-    let tracked: Vec<usize> = (0..parameters.len()).filter(|i| parameters[*i].track_op()).collect();
+pub(crate) fn apply(
+    x: &Tensor,
+    parameters: &[&Tensor],
+    operation: impl Operation,
+) -> Result<Tensor> {
+    let tracked: Vec<usize> = (0..parameters.len())
+        .filter(|i| parameters[*i].track_op())
+        .collect();
     let x = x.contiguous()?;
     let left = Arc::new(Mutex::new(Vec::new()));
-    let with = Main { operation, left: left.clone() };
+    let with = Main {
+        operation,
+        left: left.clone(),
+    };
     if tracked.is_empty() {
         return x.apply_op1(with);
     }
@@ -29,7 +46,14 @@ pub(crate) fn apply(x: &Tensor, parameters: &[&Tensor], operation: impl Operatio
     for pair in tracked.chunks(2) {
         let (first, second) = (pair[0], pair[pair.len() - 1]);
         let both = [Some(first), (first != second).then_some(second)];
-        link = link.apply_op3(parameters[first], parameters[second], Link { parameters: both, left: left.clone() })?;
+        link = link.apply_op3(
+            parameters[first],
+            parameters[second],
+            Link {
+                parameters: both,
+                left: left.clone(),
+            },
+        )?;
     }
     x.apply_op2(&link, with)
 }
@@ -68,7 +92,13 @@ impl<O: Operation> CustomOp2 for Main<O> {
         self.operation.name()
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         self.operation.forward(x, layout)
     }
 
@@ -122,6 +152,10 @@ impl CustomOp3 for Link {
                 None => bail!("internal: no gradient was left for parameter {i}"),
             },
         });
-        Ok((link.track_op().then(|| link.zeros_like()).transpose()?, first?, second?))
+        Ok((
+            link.track_op().then(|| link.zeros_like()).transpose()?,
+            first?,
+            second?,
+        ))
     }
 }

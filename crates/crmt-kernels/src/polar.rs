@@ -5,7 +5,8 @@ use crate::conv::blas::product;
 use crate::conv::layout::transpose;
 use crate::real::{PIECE, Read, Real, dispatch, same_kind, sum_by, tensor};
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
+    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType,
+    backend::BackendStorage, bail,
 };
 use rayon::prelude::*;
 use std::collections::VecDeque;
@@ -16,7 +17,8 @@ const MOST_STEPS: usize = 40;
 const MOST_SOLVER_STEPS: usize = 200;
 /// Steps of the estimate of the smallest eigenvalue.
 const POWER_STEPS: usize = 8;
-/// The smallest `x` to begin with. It leaves `1 + x + x²` of room for the rounding of the bound of `‖G‖₂`.
+/// The smallest `x` to begin with. It leaves `1 + x + x²` of room for the rounding of the bound of
+/// `‖G‖₂`.
 const SMALLEST: f64 = 1e-3;
 /// Rows of a product that one task computes.
 const BLOCK: usize = 64;
@@ -25,26 +27,35 @@ const SYMMETRIC_BLOCK: usize = 32;
 /// Side of the blocks in which a matrix is transposed in place.
 const SQUARE: usize = 16;
 
-/// The polar factor `(V Vᵀ)^(−1/2) V` of `v: [r, c]`, `r ≤ c`: the nearest matrix with orthonormal rows.
+/// The polar factor `(V Vᵀ)^(−1/2) V` of `v: [r, c]`, `r ≤ c`: the nearest matrix with orthonormal
+/// rows.
 ///
-/// Coupled Newton–Schulz: with `G = V Vᵀ` and `s = ‖G²‖_F^(1/2) ≥ ‖G‖₂`, `Y₀ = G / s`, `Z₀ = I`, repeat
-/// `T = ½ρ(3·I − ρ²·Z Y)`, `Y ← Y T`, `Z ← T Z`; then `Y √s → H = G^(1/2)` and `Z / √s → H⁻¹`, stably. The scale
-/// `ρ² = 3 / (1 + x + x²)` is the best for eigenvalues of `Z Y` between `x²` and 1 (Chen and Chow, 2014): small ones
-/// grow up to 6.75 times a step, and `x ← ½ρx(3 − ρ²x²)` tends to 1. It begins with an estimate by a few power
-/// steps, of which only the speed depends. The number of steps is what the matrix needs: until `‖I − Z Y‖_F` falls to
+/// Coupled Newton–Schulz: with `G = V Vᵀ` and `s = ‖G²‖_F^(1/2) ≥ ‖G‖₂`, `Y₀ = G / s`, `Z₀ = I`,
+/// repeat `T = ½ρ(3·I − ρ²·Z Y)`, `Y ← Y T`, `Z ← T Z`; then `Y √s → H = G^(1/2)` and
+/// `Z / √s → H⁻¹`, stably. The scale `ρ² = 3 / (1 + x + x²)` is the best for eigenvalues of `Z Y`
+/// between `x²` and 1 (Chen and Chow, 2014): small ones grow up to 6.75 times a step, and
+/// `x ← ½ρx(3 − ρ²x²)` tends to 1. It begins with an estimate by a few power steps, of which only
+/// the speed depends. The number of steps is what the matrix needs: until `‖I − Z Y‖_F` falls to
 /// rounding, at most 40. All of it happens on `[r, r]`; one product with `V` remains. Unlike
 /// [`orthonormal_rows`](crate::orthonormal_rows) this pays where `r` is large and `c` larger.
 ///
 /// The gradient is that of the polar factor itself: with `D = dL/dX`, `S` the solution of
-/// `H S + S H = −H⁻¹ sym(D Vᵀ) H⁻¹` by conjugate gradients, `dL/dV = H⁻¹ D + 2 S V`. A `V` without full row rank
-/// has no such factor; measure `‖X Xᵀ − I‖` where that matters.
+/// `H S + S H = −H⁻¹ sym(D Vᵀ) H⁻¹` by conjugate gradients, `dL/dV = H⁻¹ D + 2 S V`. A `V` without
+/// full row rank has no such factor; measure `‖X Xᵀ − I‖` where that matters.
 ///
 /// # Errors
 /// `v` is not a matrix, has more rows than columns, is zero, or is not finite.
 pub fn polar_rows(v: &Tensor) -> Result<Tensor> {
-    let &[r, c] = v.dims() else { bail!("polar_rows: expected a matrix [rows, columns], got {:?}", v.dims()) };
+    let &[r, c] = v.dims() else {
+        bail!(
+            "polar_rows: expected a matrix [rows, columns], got {:?}",
+            v.dims()
+        )
+    };
     if r > c {
-        bail!("polar_rows: {r} rows can't be orthonormal in {c} dimensions; pass the transpose for orthonormal columns")
+        bail!(
+            "polar_rows: {r} rows can't be orthonormal in {c} dimensions; pass the transpose for orthonormal columns"
+        )
     }
     on_cuda!(v => crate::cuda::polar_rows(v));
     let v = v.contiguous()?;
@@ -63,9 +74,10 @@ pub fn polar_rows(v: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `x Wᵀ` for `x: [batch, c]` and the polar factor `W` of `v: [r, c]`: as `x.matmul(&polar_rows(v)?.t()?)`, up to
-/// rounding, without ever computing `W`. With `W = H⁻¹ V` it is `(x Vᵀ) H⁻¹`, and the same regrouping saves
-/// two of the gradient's large products. It pays where the batch is not larger than `r`.
+/// `x Wᵀ` for `x: [batch, c]` and the polar factor `W` of `v: [r, c]`: as
+/// `x.matmul(&polar_rows(v)?.t()?)`, up to rounding, without ever computing `W`. With `W = H⁻¹ V`
+/// it is `(x Vᵀ) H⁻¹`, and the same regrouping saves two of the gradient's large products. It pays
+/// where the batch is not larger than `r`.
 ///
 /// # Errors
 /// As [`polar_rows`], or `x` does not fit.
@@ -78,7 +90,11 @@ pub fn polar_linear(x: &Tensor, v: &Tensor) -> Result<Tensor> {
         )
     };
     if r > columns || c != columns {
-        bail!("polar_linear: {:?} needs a matrix [rows, {c}] with at most {c} rows, got {:?}", x.dims(), v.dims())
+        bail!(
+            "polar_linear: {:?} needs a matrix [rows, {c}] with at most {c} rows, got {:?}",
+            x.dims(),
+            v.dims()
+        )
     }
     same_kind("polar_linear", &[("x", x), ("the matrix", v)])?;
     on_cuda!(x => crate::cuda::polar_linear(x, v));
@@ -107,7 +123,10 @@ struct Roots {
 impl Roots {
     fn new<T: Real>(r: usize, root: Vec<T>, inverse: Vec<T>) -> Result<Self> {
         let square = |data: Vec<T>| Tensor::from_vec(data, (r, r), &candle_core::Device::Cpu);
-        Ok(Self { root: square(root)?, inverse: square(inverse)? })
+        Ok(Self {
+            root: square(root)?,
+            inverse: square(inverse)?,
+        })
     }
 
     /// `2 S` for `outer = D Vᵀ`.
@@ -116,7 +135,8 @@ impl Roots {
         let (rs, is) = (Read::new(&self.root), Read::new(&self.inverse));
         let (root, inverse) = (rs.elements::<T>()?, is.elements::<T>()?);
         Ok(pooled(|| {
-            // Twice sym(D Vᵀ), exactly symmetric on either side of the products: the solver can't reduce anything else.
+            // Twice sym(D Vᵀ), exactly symmetric on either side of the products: the solver can't
+            // reduce anything else.
             add_transpose(n, &mut outer);
             let right = symmetric(n, n, &products(n, inverse, &outer), inverse);
             scaled(&lyapunov(n, root, &right), -1.)
@@ -146,7 +166,11 @@ impl CustomOp1 for Polar {
     fn bwd(&self, v: &Tensor, _x: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (r, c) = v.dims2()?;
         let grad = grad.contiguous()?;
-        let (vs, gs, is) = (Read::new(v), Read::new(&grad), Read::new(&self.roots.inverse));
+        let (vs, gs, is) = (
+            Read::new(v),
+            Read::new(&grad),
+            Read::new(&self.roots.inverse),
+        );
         dispatch!("polar_rows", v.dtype(), T => {
             let (vs, gs) = (vs.elements::<T>()?, gs.elements::<T>()?);
             let rows = |a, b, depth| Product { depth, a, strides: [depth, 1], b };
@@ -171,7 +195,13 @@ impl CustomOp2 for PolarLinear {
         "polar-linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let y = Read::new(&self.y);
         dispatch!("polar_linear", x.dtype(), T => {
             Ok((T::to_cpu_storage_owned(y.elements::<T>()?.to_vec()), self.y.shape().clone()))
@@ -179,7 +209,13 @@ impl CustomOp2 for PolarLinear {
     }
 
     /// With `D = dyᵀ x`: `D Vᵀ = dyᵀ (x Vᵀ)` and `H⁻¹ D = (dy H⁻¹)ᵀ x`.
-    fn bwd(&self, x: &Tensor, v: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        v: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((batch, c), r) = (x.dims2()?, v.dim(0)?);
         let grad = grad.contiguous()?;
         let [xs, vs, gs, is, ns] = [x, v, &grad, &self.roots.inverse, &self.inner].map(Read::new);
@@ -198,7 +234,8 @@ impl CustomOp2 for PolarLinear {
     }
 }
 
-/// `f` in a thread of the pool: elsewhere each of its many short parallel loops would be handed over and waited for.
+/// `f` in a thread of the pool: elsewhere each of its many short parallel loops would be handed
+/// over and waited for.
 fn pooled<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| f())
 }
@@ -207,7 +244,9 @@ fn pooled<R: Send>(f: impl FnOnce() -> R + Send) -> R {
 fn square_roots<T: Real>(n: usize, gram: &[T]) -> Result<[Vec<T>; 2]> {
     let norm = frobenius(gram);
     if !(norm > 0. && norm.is_finite()) {
-        bail!("polar_rows: the Gram matrix of {n} rows has norm {norm}; it must be finite and not zero")
+        bail!(
+            "polar_rows: the Gram matrix of {n} rows has norm {norm}; it must be finite and not zero"
+        )
     }
     // Divided twice, so that no square overflows.
     let mut y = scaled(gram, 1. / norm);
@@ -223,7 +262,9 @@ fn square_roots<T: Real>(n: usize, gram: &[T]) -> Result<[Vec<T>; 2]> {
     let mut z = y.clone();
     complement(n, [constant, slope], &mut z);
     let [constant, slope] = [constant, slope].map(T::from_f64);
-    y.iter_mut().zip(&square).for_each(|(y, square)| *y = constant * *y - slope * *square);
+    y.iter_mut()
+        .zip(&square)
+        .for_each(|(y, square)| *y = constant * *y - slope * *square);
     for _ in 1..MOST_STEPS {
         let mut t = products(n, &z, &y);
         let error = distance_from_one(n, &t);
@@ -233,7 +274,8 @@ fn square_roots<T: Real>(n: usize, gram: &[T]) -> Result<[Vec<T>; 2]> {
         // No eigenvalue is farther from 1.
         x = x.max((1. - error).max(0.).sqrt());
         complement(n, step(&mut x), &mut t);
-        // These are symmetric, and computed so; `Z Y` is not quite, which is what keeps Y and Z together.
+        // These are symmetric, and computed so; `Z Y` is not quite, which is what keeps Y and Z
+        // together.
         y = symmetric(n, n, &y, &t);
         z = symmetric(n, n, &t, &z);
         if error < nearly {
@@ -244,7 +286,8 @@ fn square_roots<T: Real>(n: usize, gram: &[T]) -> Result<[Vec<T>; 2]> {
     Ok([scaled(&y, root), scaled(&z, 1. / root)])
 }
 
-/// `[½ρ·3, ½ρ·ρ²]` for eigenvalues of `Z Y` between `x²` and 1; `x` becomes what it is after the step.
+/// `[½ρ·3, ½ρ·ρ²]` for eigenvalues of `Z Y` between `x²` and 1; `x` becomes what it is after the
+/// step.
 fn step(x: &mut f64) -> [f64; 2] {
     let rho = (3. / (1. + *x + *x * *x)).sqrt();
     let [constant, slope] = [1.5 * rho, 0.5 * rho.powi(3)];
@@ -254,7 +297,9 @@ fn step(x: &mut f64) -> [f64; 2] {
 
 /// The smallest eigenvalue of a symmetric matrix with eigenvalues in `[0, 1]`, too large as a rule.
 fn smallest<T: Real>(n: usize, y: &[T]) -> f64 {
-    let mut x: Vec<f64> = (0..n).map(|i| 1. + (i % 7) as f64 / 7. - 2. * (i % 2) as f64).collect();
+    let mut x: Vec<f64> = (0..n)
+        .map(|i| 1. + (i % 7) as f64 / 7. - 2. * (i % 2) as f64)
+        .collect();
     let mut size = 0.;
     for _ in 0..POWER_STEPS {
         let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -283,8 +328,8 @@ fn scaled<T: Real>(m: &[T], factor: f64) -> Vec<T> {
 fn distance_from_one<T: Real>(n: usize, m: &[T]) -> f64 {
     let row = |(i, row): (usize, &[T])| {
         // Without cancelling: the diagonal apart.
-        let rest =
-            sum_by(&row[..i], &row[..i], |a, b| [a * b])[0] + sum_by(&row[i + 1..], &row[i + 1..], |a, b| [a * b])[0];
+        let rest = sum_by(&row[..i], &row[..i], |a, b| [a * b])[0]
+            + sum_by(&row[i + 1..], &row[i + 1..], |a, b| [a * b])[0];
         rest + (1. - row[i].to_f64()).powi(2)
     };
     m.chunks(n).enumerate().map(row).sum::<f64>().sqrt()
@@ -294,10 +339,13 @@ fn distance_from_one<T: Real>(n: usize, m: &[T]) -> f64 {
 fn complement<T: Real>(n: usize, [constant, slope]: [f64; 2], m: &mut [T]) {
     let back = T::from_f64(-slope);
     m.iter_mut().for_each(|v| *v *= back);
-    m.iter_mut().step_by(n + 1).for_each(|v| *v += T::from_f64(constant));
+    m.iter_mut()
+        .step_by(n + 1)
+        .for_each(|v| *v += T::from_f64(constant));
 }
 
-/// The symmetric `S` with `H S + S H = R`, by conjugate gradients: `H` is positive definite, `R` symmetric.
+/// The symmetric `S` with `H S + S H = R`, by conjugate gradients: `H` is positive definite, `R`
+/// symmetric.
 fn lyapunov<T: Real>(n: usize, h: &[T], right: &[T]) -> Vec<T> {
     let dot = |a: &[T], b: &[T]| sum_by(a, b, |a, b| [a * b])[0];
     let mut solution = vec![T::ZERO; n * n];
@@ -311,18 +359,31 @@ fn lyapunov<T: Real>(n: usize, h: &[T], right: &[T]) -> Vec<T> {
         let mut image = products(n, h, &direction);
         add_transpose(n, &mut image);
         let step = T::from_f64(size / dot(&direction, &image));
-        let pieces = solution.par_chunks_mut(PIECE).zip(residual.par_chunks_mut(PIECE));
-        let pieces = pieces.zip(direction.par_chunks(PIECE)).zip(image.par_chunks(PIECE));
+        let pieces = solution
+            .par_chunks_mut(PIECE)
+            .zip(residual.par_chunks_mut(PIECE));
+        let pieces = pieces
+            .zip(direction.par_chunks(PIECE))
+            .zip(image.par_chunks(PIECE));
         let sizes: Vec<f64> = pieces
             .map(|(((solution, residual), direction), image)| {
-                solution.iter_mut().zip(direction).for_each(|(s, d)| *s += step * *d);
-                residual.iter_mut().zip(image).for_each(|(r, i)| *r -= step * *i);
+                solution
+                    .iter_mut()
+                    .zip(direction)
+                    .for_each(|(s, d)| *s += step * *d);
+                residual
+                    .iter_mut()
+                    .zip(image)
+                    .for_each(|(r, i)| *r -= step * *i);
                 dot(residual, residual)
             })
             .collect();
         let next = sizes.iter().sum::<f64>();
         let keep = T::from_f64(next / size);
-        direction.iter_mut().zip(&residual).for_each(|(d, r)| *d = *r + keep * *d);
+        direction
+            .iter_mut()
+            .zip(&residual)
+            .for_each(|(d, r)| *d = *r + keep * *d);
         size = next;
     }
     solution
@@ -339,22 +400,51 @@ struct Product<'a, T> {
 /// `Σ A B`, row-major.
 fn sum_of_products<T: Real>([rows, columns]: [usize; 2], terms: &[Product<T>]) -> Vec<T> {
     let mut out = vec![T::ZERO; rows * columns];
-    out.par_chunks_mut((BLOCK * columns).max(1)).enumerate().for_each(|(block, out)| {
-        for (i, &Product { depth, a, strides: [row, column], b }) in terms.iter().enumerate() {
-            // Row-major (A B) is column-major Bᵀ Aᵀ.
-            let size = [columns, out.len() / columns, depth];
-            product(size, out, columns, i > 0, b, columns, &a[block * BLOCK * row..], [column, row]);
-        }
-    });
+    out.par_chunks_mut((BLOCK * columns).max(1))
+        .enumerate()
+        .for_each(|(block, out)| {
+            for (
+                i,
+                &Product {
+                    depth,
+                    a,
+                    strides: [row, column],
+                    b,
+                },
+            ) in terms.iter().enumerate()
+            {
+                // Row-major (A B) is column-major Bᵀ Aᵀ.
+                let size = [columns, out.len() / columns, depth];
+                product(
+                    size,
+                    out,
+                    columns,
+                    i > 0,
+                    b,
+                    columns,
+                    &a[block * BLOCK * row..],
+                    [column, row],
+                );
+            }
+        });
     out
 }
 
 /// `A B` of row-major `[n, n]` matrices.
 fn products<T: Real>(n: usize, a: &[T], b: &[T]) -> Vec<T> {
-    sum_of_products([n, n], &[Product { depth: n, a, strides: [n, 1], b }])
+    sum_of_products(
+        [n, n],
+        &[Product {
+            depth: n,
+            a,
+            strides: [n, 1],
+            b,
+        }],
+    )
 }
 
-/// `A B` of row-major `a: [n, depth]` and `b: [depth, n]` where it is symmetric: half of it is computed.
+/// `A B` of row-major `a: [n, depth]` and `b: [depth, n]` where it is symmetric: half of it is
+/// computed.
 fn symmetric<T: Real>(n: usize, depth: usize, a: &[T], b: &[T]) -> Vec<T> {
     let mut out = vec![T::ZERO; n * n];
     let mut rest: VecDeque<_> = out.chunks_mut(SYMMETRIC_BLOCK * n).enumerate().collect();
@@ -363,10 +453,22 @@ fn symmetric<T: Real>(n: usize, depth: usize, a: &[T], b: &[T]) -> Vec<T> {
         blocks.push(short);
         blocks.extend(rest.pop_back());
     }
-    blocks.par_chunks_mut(2).flat_map_iter(|pair| pair).for_each(|(block, out)| {
-        let (rows, first) = (out.len() / n, *block * SYMMETRIC_BLOCK);
-        product([first + rows, rows, depth], out, n, false, b, n, &a[first * depth..], [1, depth]);
-    });
+    blocks
+        .par_chunks_mut(2)
+        .flat_map_iter(|pair| pair)
+        .for_each(|(block, out)| {
+            let (rows, first) = (out.len() / n, *block * SYMMETRIC_BLOCK);
+            product(
+                [first + rows, rows, depth],
+                out,
+                n,
+                false,
+                b,
+                n,
+                &a[first * depth..],
+                [1, depth],
+            );
+        });
     for_each_pair(n, &mut out, |below, above| *above = *below);
     out
 }
@@ -397,9 +499,13 @@ fn for_each_pair<T>(n: usize, m: &mut [T], mut f: impl FnMut(&mut T, &mut T)) {
 /// `[r, c]` to `[c, r]`.
 fn transposed<T: Real>([r, c]: [usize; 2], m: &[T]) -> Vec<T> {
     let mut out = vec![T::ZERO; m.len()];
-    out.par_chunks_mut((BLOCK * r).max(1)).enumerate().for_each(|(block, out)| {
-        let at = |i: usize| i * c + block * BLOCK;
-        transpose(m, at, [r, out.len() / r], |j, i, part| part.write(&mut out[j * r + i..], |v| v));
-    });
+    out.par_chunks_mut((BLOCK * r).max(1))
+        .enumerate()
+        .for_each(|(block, out)| {
+            let at = |i: usize| i * c + block * BLOCK;
+            transpose(m, at, [r, out.len() / r], |j, i, part| {
+                part.write(&mut out[j * r + i..], |v| v)
+            });
+        });
     out
 }

@@ -1,22 +1,25 @@
 //! How exactly convolutions and matrix products are computed on a CUDA device.
 //!
-//! One setting for the whole program, as in PyTorch. Knows nothing of what is computed, and changes nothing on a CPU.
+//! One setting for the whole program, as in PyTorch. Knows nothing of what is computed, and changes
+//! nothing on a CPU.
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// The arithmetic of convolutions and matrix products of `f32` tensors on a CUDA device. Sums, normalisations, losses and
-/// optimizers are computed in `f32` (sums over many rows in `f64`) whatever is set here.
+/// The arithmetic of convolutions and matrix products of `f32` tensors on a CUDA device. Sums,
+/// normalisations, losses and optimizers are computed in `f32` (sums over many rows in `f64`)
+/// whatever is set here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum Precision {
-    /// `f32` throughout: results agree with a CPU up to rounding. The only one to measure and certify with.
+    /// `f32` throughout: results agree with a CPU up to rounding. The only one to measure and
+    /// certify with.
     #[default]
     F32,
     /// Factors are rounded to 10 bits of mantissa, sums kept in `f32`: about 1e-3 relative.
     Tf32,
-    /// The images between the layers of a network are kept in `bf16` too (7 bits of mantissa): half the memory traffic,
-    /// about 1e-2 relative.
+    /// The images between the layers of a network are kept in `bf16` too (7 bits of mantissa): half
+    /// the memory traffic, about 1e-2 relative.
     Bf16,
 }
 
@@ -93,6 +96,11 @@ mod tests {
         for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
             assert_eq!(precision.to_string().parse(), Ok(precision));
         }
-        assert!("fp8".parse::<Precision>().unwrap_err().contains("f32, tf32 or bf16"));
+        assert!(
+            "fp8"
+                .parse::<Precision>()
+                .unwrap_err()
+                .contains("f32, tf32 or bf16")
+        );
     }
 }

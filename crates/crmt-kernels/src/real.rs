@@ -74,8 +74,8 @@ impl<T: Real> Drop for Scratch<T> {
     }
 }
 
-/// As [`Scratch`], for what a forward pass keeps for its backward pass: any thread may drop it, and the next
-/// forward pass takes it up again instead of new memory.
+/// As [`Scratch`], for what a forward pass keeps for its backward pass: any thread may drop it, and
+/// the next forward pass takes it up again instead of new memory.
 pub(crate) struct Kept<T: Real> {
     /// At least as long as asked for.
     buffer: Vec<T>,
@@ -89,7 +89,10 @@ const SHELF: usize = 128;
 
 impl<T: Real> Kept<T> {
     pub(crate) fn new() -> Self {
-        Self { buffer: vec![], len: 0 }
+        Self {
+            buffer: vec![],
+            len: 0,
+        }
     }
 
     /// These elements.
@@ -99,13 +102,19 @@ impl<T: Real> Kept<T> {
         kept
     }
 
-    /// `len` elements, with stale content. The first time in the smallest buffer of the shelf that holds them, unless that is
-    /// far too long: somebody who needs it will come.
+    /// `len` elements, with stale content. The first time in the smallest buffer of the shelf that
+    /// holds them, unless that is far too long: somebody who needs it will come.
     pub(crate) fn of(&mut self, len: usize) -> &mut [T] {
         if self.buffer.len() < len {
             let mut shelf = T::shelf().lock().unwrap_or_else(PoisonError::into_inner);
-            let fits = shelf.iter().enumerate().filter(|(_, v)| v.len() >= len && v.len() / SLACK <= len);
-            let found = fits.min_by_key(|(_, v)| v.len()).map(|(i, _)| i).map(|i| shelf.remove(i));
+            let fits = shelf
+                .iter()
+                .enumerate()
+                .filter(|(_, v)| v.len() >= len && v.len() / SLACK <= len);
+            let found = fits
+                .min_by_key(|(_, v)| v.len())
+                .map(|(i, _)| i)
+                .map(|i| shelf.remove(i));
             drop(shelf);
             self.buffer = found.unwrap_or_else(|| vec![T::ZERO; len]);
         }
@@ -149,7 +158,10 @@ macro_rules! dispatch {
                 type $T = f64;
                 $body
             }
-            other => candle_core::bail!("{}: element type {other:?} is not supported, convert to F32 or F64", $op),
+            other => candle_core::bail!(
+                "{}: element type {other:?} is not supported, convert to F32 or F64",
+                $op
+            ),
         }
     };
 }
@@ -164,7 +176,10 @@ pub(crate) fn elements<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) ->
 }
 
 /// [`elements`], for writing.
-pub(crate) fn elements_mut<'a, T: Real>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [T]> {
+pub(crate) fn elements_mut<'a, T: Real>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [T]> {
     let Some((from, to)) = layout.contiguous_offsets() else {
         bail!("internal: a non-contiguous operand reached a kernel")
     };
@@ -203,7 +218,9 @@ pub(crate) fn tensor<T: Real>(data: Vec<T>, like: &Tensor) -> Result<Tensor> {
 
 /// An error unless all tensors have the type and device of the first.
 pub(crate) fn same_kind(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
-    let [(first_name, first), rest @ ..] = tensors else { return Ok(()) };
+    let [(first_name, first), rest @ ..] = tensors else {
+        return Ok(());
+    };
     for (name, t) in rest {
         if t.dtype() != first.dtype() || !t.device().same_device(first.device()) {
             bail!(
@@ -221,16 +238,23 @@ pub(crate) fn same_kind(op: &str, tensors: &[(&str, &Tensor)]) -> Result<()> {
 /// `out[i] = f(i-th elements)` in parallel pieces.
 pub(crate) fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     let mut out = vec![T::ZERO; a.len()];
-    out.par_chunks_mut(PIECE).zip(a.par_chunks(PIECE)).zip(b.par_chunks(PIECE)).for_each(|((out, a), b)| {
-        for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-            *out = f(a, b);
-        }
-    });
+    out.par_chunks_mut(PIECE)
+        .zip(a.par_chunks(PIECE))
+        .zip(b.par_chunks(PIECE))
+        .for_each(|((out, a), b)| {
+            for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+                *out = f(a, b);
+            }
+        });
     out
 }
 
 /// Sums in `f64` over 8 interleaved lanes: fixed order, and wide enough to vectorise.
-pub(crate) fn sum_by<T: Real, const N: usize>(a: &[T], b: &[T], f: impl Fn(f64, f64) -> [f64; N]) -> [f64; N] {
+pub(crate) fn sum_by<T: Real, const N: usize>(
+    a: &[T],
+    b: &[T],
+    f: impl Fn(f64, f64) -> [f64; N],
+) -> [f64; N] {
     const LANES: usize = 8;
     let mut lanes = [[0f64; LANES]; N];
     let (a8, b8) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
@@ -265,17 +289,21 @@ pub(crate) fn channel_sums<T: Real, const N: usize>(
     // Blocks of channels keep reads local where planes are small.
     let block = 256usize.div_ceil(plane.max(1)).min(channels.max(1));
     let mut sums = vec![[0f64; N]; channels];
-    sums.par_chunks_mut(block).enumerate().for_each(|(i, sums)| {
-        for sample in 0..batch {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let channel = i * block + j;
-                let at = (sample * channels + channel) * plane;
-                let terms = sum_by(&a[at..at + plane], &b[at..at + plane], |a, b| f(channel, a, b));
-                for (sum, term) in sum.iter_mut().zip(terms) {
-                    *sum += term;
+    sums.par_chunks_mut(block)
+        .enumerate()
+        .for_each(|(i, sums)| {
+            for sample in 0..batch {
+                for (j, sum) in sums.iter_mut().enumerate() {
+                    let channel = i * block + j;
+                    let at = (sample * channels + channel) * plane;
+                    let terms = sum_by(&a[at..at + plane], &b[at..at + plane], |a, b| {
+                        f(channel, a, b)
+                    });
+                    for (sum, term) in sum.iter_mut().zip(terms) {
+                        *sum += term;
+                    }
                 }
             }
-        }
-    });
+        });
     sums
 }

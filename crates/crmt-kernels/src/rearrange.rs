@@ -2,40 +2,57 @@
 //!
 //! Knows nothing of what the channels mean.
 use crate::real::{PIECE, Real, dispatch, elements};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
+};
 use rayon::prelude::*;
 
-/// `y[b, c·block² + i·block + j, u, v] = x[b, c, u·block + i, v·block + j]`: each `block × block` patch
-/// becomes `block²` channels. As `torch.nn.functional.pixel_unshuffle`.
+/// `y[b, c·block² + i·block + j, u, v] = x[b, c, u·block + i, v·block + j]`: each `block × block`
+/// patch becomes `block²` channels. As `torch.nn.functional.pixel_unshuffle`.
 ///
-/// `x: [batch, c, h, w]` → `[batch, c·block², h / block, w / block]`. A permutation of the elements, so an
-/// isometry whose gradient is its inverse.
+/// `x: [batch, c, h, w]` → `[batch, c·block², h / block, w / block]`. A permutation of the
+/// elements, so an isometry whose gradient is its inverse.
 ///
 /// # Errors
 /// `x` has another rank, `block` is 0, or does not divide height and width.
 pub fn space_to_depth(x: &Tensor, block: usize) -> Result<Tensor> {
-    let &[_, _, h, w] = x.dims() else { bail!("space_to_depth: expected [batch, channels, h, w], got {:?}", x.dims()) };
+    let &[_, _, h, w] = x.dims() else {
+        bail!(
+            "space_to_depth: expected [batch, channels, h, w], got {:?}",
+            x.dims()
+        )
+    };
     if block == 0 || h % block != 0 || w % block != 0 {
         bail!("space_to_depth: blocks of {block} do not divide an image of {h}×{w}; pad it first")
     }
     on_cuda!(x => crate::cuda::space_to_depth(x, block));
-    x.contiguous()?.apply_op1(SpaceToDepth { block, inverse: false })
+    x.contiguous()?.apply_op1(SpaceToDepth {
+        block,
+        inverse: false,
+    })
 }
 
-/// Zeros around each plane of `x: [batch, c, h, w]`: `[batch, c, top + h + bottom, left + w + right]` with
-/// `padding = [top, bottom, left, right]`. An isometry; its gradient is the crop.
+/// Zeros around each plane of `x: [batch, c, h, w]`:
+/// `[batch, c, top + h + bottom, left + w + right]` with `padding = [top, bottom, left, right]`. An
+/// isometry; its gradient is the crop.
 ///
 /// # Errors
 /// `x` has another rank.
 pub fn zero_pad2d(x: &Tensor, padding: [usize; 4]) -> Result<Tensor> {
     if x.rank() != 4 {
-        bail!("zero_pad2d: expected [batch, channels, h, w], got {:?}", x.dims())
+        bail!(
+            "zero_pad2d: expected [batch, channels, h, w], got {:?}",
+            x.dims()
+        )
     }
     if padding == [0; 4] {
         return Ok(x.clone());
     }
     on_cuda!(x => crate::cuda::zero_pad2d(x, padding));
-    x.contiguous()?.apply_op1(Pad { padding, crop: false })
+    x.contiguous()?.apply_op1(Pad {
+        padding,
+        crop: false,
+    })
 }
 
 struct SpaceToDepth {
@@ -53,24 +70,29 @@ impl SpaceToDepth {
             return y;
         }
         let planes = PIECE.div_ceil(plane) * plane;
-        y.par_chunks_mut(planes).zip(x.par_chunks(planes)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_mut(plane).zip(x.chunks(plane)) {
-                for (i, u) in (0..block).flat_map(|i| (0..h).map(move |u| (i, u))) {
-                    // One row of the image, and the same row of each of `block` channels.
-                    let row = (u * block + i) * w * block;
-                    for j in 0..block {
-                        let channel = ((i * block + j) * h + u) * w;
-                        if self.inverse {
-                            let to = y[row..row + w * block][j..].iter_mut().step_by(block);
-                            to.zip(&x[channel..channel + w]).for_each(|(y, x)| *y = *x);
-                        } else {
-                            let from = x[row..row + w * block][j..].iter().step_by(block);
-                            y[channel..channel + w].iter_mut().zip(from).for_each(|(y, x)| *y = *x);
+        y.par_chunks_mut(planes)
+            .zip(x.par_chunks(planes))
+            .for_each(|(y, x)| {
+                for (y, x) in y.chunks_mut(plane).zip(x.chunks(plane)) {
+                    for (i, u) in (0..block).flat_map(|i| (0..h).map(move |u| (i, u))) {
+                        // One row of the image, and the same row of each of `block` channels.
+                        let row = (u * block + i) * w * block;
+                        for j in 0..block {
+                            let channel = ((i * block + j) * h + u) * w;
+                            if self.inverse {
+                                let to = y[row..row + w * block][j..].iter_mut().step_by(block);
+                                to.zip(&x[channel..channel + w]).for_each(|(y, x)| *y = *x);
+                            } else {
+                                let from = x[row..row + w * block][j..].iter().step_by(block);
+                                y[channel..channel + w]
+                                    .iter_mut()
+                                    .zip(from)
+                                    .for_each(|(y, x)| *y = *x);
+                            }
                         }
                     }
                 }
-            }
-        });
+            });
         y
     }
 }
@@ -84,15 +106,21 @@ impl CustomOp1 for SpaceToDepth {
         let (b, c, h, w) = layout.shape().dims4()?;
         let (k, k2) = (self.block, self.block * self.block);
         // Height and width of the deep side.
-        let (h, w, shape) =
-            if self.inverse { (h, w, (b, c / k2, h * k, w * k)) } else { (h / k, w / k, (b, c * k2, h / k, w / k)) };
+        let (h, w, shape) = if self.inverse {
+            (h, w, (b, c / k2, h * k, w * k))
+        } else {
+            (h / k, w / k, (b, c * k2, h / k, w / k))
+        };
         dispatch!("space_to_depth", x.dtype(), T => {
             Ok((T::to_cpu_storage_owned(self.map(elements::<T>(x, layout)?, h, w)), shape.into()))
         })
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let back = Self { block: self.block, inverse: !self.inverse };
+        let back = Self {
+            block: self.block,
+            inverse: !self.inverse,
+        };
         grad.contiguous()?.apply_op1_no_bwd(&back).map(Some)
     }
 }
@@ -135,7 +163,10 @@ impl CustomOp1 for Pad {
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let crop = Self { padding: self.padding, crop: true };
+        let crop = Self {
+            padding: self.padding,
+            crop: true,
+        };
         grad.contiguous()?.apply_op1_no_bwd(&crop).map(Some)
     }
 }

@@ -1,4 +1,5 @@
-//! Passes over channels-last images seen as rows of channels: sums of columns, what a ReLU stops, reordering.
+//! Passes over channels-last images seen as rows of channels: sums of columns, what a ReLU stops,
+//! reordering.
 //!
 //! Knows nothing of images or layers.
 use crate::conv::layout::transpose_into;
@@ -6,7 +7,8 @@ use crate::real::{PIECE, Real};
 use crate::simd::wide;
 use rayon::prelude::*;
 
-/// Rows whose sums are added up in the element type before they go into an `f64`: few enough to lose nothing that matters.
+/// Rows whose sums are added up in the element type before they go into an `f64`: few enough to
+/// lose nothing that matters.
 const SHORT: usize = 32;
 
 /// Rows of a task, from shapes alone.
@@ -37,7 +39,10 @@ pub(crate) fn column_sums<T: Real, const N: usize>(
                             row(i, &mut sums);
                         }
                         for (totals, sums) in totals.iter_mut().zip(&sums) {
-                            totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum.to_f64());
+                            totals
+                                .iter_mut()
+                                .zip(sums)
+                                .for_each(|(total, sum)| *total += sum.to_f64());
                         }
                     }
                 },
@@ -48,7 +53,10 @@ pub(crate) fn column_sums<T: Real, const N: usize>(
     let mut totals = [(); N].map(|()| vec![0f64; channels]);
     for part in &parts {
         for (totals, part) in totals.iter_mut().zip(part) {
-            totals.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+            totals
+                .iter_mut()
+                .zip(part)
+                .for_each(|(total, part)| *total += part);
         }
     }
     totals
@@ -71,12 +79,14 @@ pub(crate) fn bias_gradient<T: Real>(gradient: &[T], channels: usize) -> Vec<T> 
 
 /// `f` on pieces of `y` and the elements of `x` at the same places.
 pub(crate) fn each<T: Real>(y: &mut [T], x: &[T], f: impl Fn(&mut T, T) + Sync) {
-    y.par_chunks_mut(PIECE).zip(x.par_chunks(PIECE)).for_each(|(y, x)| {
-        wide(
-            #[inline(always)]
-            || y.iter_mut().zip(x).for_each(|(y, x)| f(y, *x)),
-        );
-    });
+    y.par_chunks_mut(PIECE)
+        .zip(x.par_chunks(PIECE))
+        .for_each(|(y, x)| {
+            wide(
+                #[inline(always)]
+                || y.iter_mut().zip(x).for_each(|(y, x)| f(y, *x)),
+            );
+        });
 }
 
 /// Zero in `gradient` where `y` is at most zero.
@@ -97,7 +107,9 @@ pub(crate) fn scale_rows<T: Real>(x: &mut [T], scale: &[T]) {
             #[inline(always)]
             || {
                 for row in x.chunks_exact_mut(scale.len()) {
-                    row.iter_mut().zip(scale).for_each(|(x, scale)| *x *= *scale);
+                    row.iter_mut()
+                        .zip(scale)
+                        .for_each(|(x, scale)| *x *= *scale);
                 }
             },
         );

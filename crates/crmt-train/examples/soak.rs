@@ -1,5 +1,6 @@
-//! A soak test: 100,000 steps of the smallest model through the one loop, with loading threads, averaged weights and
-//! states kept, and the memory of the process after each tenth. Fails if it grows. Knows no data set.
+//! A soak test: 100,000 steps of the smallest model through the one loop, with loading threads,
+//! averaged weights and states kept, and the memory of the process after each tenth. Fails if it
+//! grows. Knows no data set.
 //!
 //! `cargo run --release -p crmt-train --example soak -- --steps 100000`
 use candle_core::{Device, Tensor};
@@ -9,8 +10,8 @@ use crmt_encoders::EncoderConfig;
 use crmt_fusion::{BuildError, HeadConfig, Learner, ModelConfig, Rows};
 use crmt_kernels::{AdamW, Parameter};
 use crmt_train::{
-    Batches, Crmt, EpochReport, Error, Observer, Phase, Rate, Result, Rules, Selected, Source, State, TrainingInputs,
-    fit,
+    Batches, Crmt, EpochReport, Error, Observer, Phase, Rate, Result, Rules, Selected, Source,
+    State, TrainingInputs, fit,
 };
 use std::{process::ExitCode, time::Instant};
 
@@ -44,12 +45,15 @@ impl Source for Few {
         struct Made;
         impl Batches for Made {
             fn batch(&self, i: u64) -> Result<Batch> {
-                let labels: Vec<u32> = (0..SAMPLES).map(|s| ((s as u64 + i) % CLASSES as u64) as u32).collect();
+                let labels: Vec<u32> = (0..SAMPLES)
+                    .map(|s| ((s as u64 + i) % CLASSES as u64) as u32)
+                    .collect();
                 let inputs = PerModality::from_fn(2, |m| {
                     let value = |y: &u32| [*y as f32, 1.0 - *y as f32, 0.1 * m as f32];
                     labels.iter().flat_map(value).collect::<Vec<_>>()
                 });
-                let inputs = inputs.try_map(|v| Tensor::from_slice(v, (SAMPLES, 3), &Device::Cpu))?;
+                let inputs =
+                    inputs.try_map(|v| Tensor::from_slice(v, (SAMPLES, 3), &Device::Cpu))?;
                 Ok(Batch::new(inputs, Tensor::new(labels, &Device::Cpu)?)?)
             }
         }
@@ -66,7 +70,11 @@ struct Memory {
 
 impl Observer<Error> for Memory {
     fn select(&mut self, _: &dyn Trainable) -> Result<Selected> {
-        Ok(Selected { accuracy: 0.0, attacked: None, score: 0.0 })
+        Ok(Selected {
+            accuracy: 0.0,
+            attacked: None,
+            score: 0.0,
+        })
     }
     fn epoch(&mut self, report: &EpochReport) -> Result<()> {
         let resident = resident().unwrap_or(0);
@@ -83,15 +91,26 @@ impl Observer<Error> for Memory {
     fn rest(&mut self, _: bool, state: &dyn Fn() -> Result<State>) -> Result<()> {
         self.states += 1;
         // A copy of everything, now and then.
-        if self.states.is_multiple_of(100) { state().map(drop) } else { Ok(()) }
+        if self.states.is_multiple_of(100) {
+            state().map(drop)
+        } else {
+            Ok(())
+        }
     }
 }
 
 /// Bytes of this process in memory; `None` where the system has no `/proc`.
 fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    kilobytes.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+    let kilobytes = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    kilobytes
+        .trim()
+        .strip_suffix(" kB")?
+        .parse::<u64>()
+        .ok()
+        .map(|kilobytes| kilobytes * 1024)
 }
 
 fn main() -> ExitCode {
@@ -109,13 +128,26 @@ fn main() -> ExitCode {
 }
 
 fn soak(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
-    let modalities = PerModality::from_fn(2, |m| Modality::new(format!("m{m}"), &[3], Domain::Unbounded));
-    let head = HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight: 0.1 };
-    let build = |_: usize, modality: &Modality, vb: candle_nn::VarBuilder| {
-        let failed = |e| BuildError::Encoder { modality: modality.name.clone(), source: Box::new(e) };
-        EncoderConfig::Linear { features: 2 }.build(&modality.shape, vb).map_err(failed)
+    let modalities = PerModality::from_fn(2, |m| {
+        Modality::new(format!("m{m}"), &[3], Domain::Unbounded)
+    });
+    let head = HeadConfig::Orthonormal {
+        rows: Rows::Orthonormal,
+        initial_weight: 0.1,
     };
-    let config = ModelConfig { head, classes: CLASSES };
+    let build = |_: usize, modality: &Modality, vb: candle_nn::VarBuilder| {
+        let failed = |e| BuildError::Encoder {
+            modality: modality.name.clone(),
+            source: Box::new(e),
+        };
+        EncoderConfig::Linear { features: 2 }
+            .build(&modality.shape, vb)
+            .map_err(failed)
+    };
+    let config = ModelConfig {
+        head,
+        classes: CLASSES,
+    };
     let model = Learner::new(&config, &modalities, &build, Streams::new(0), &Device::Cpu)?;
     let learned = model.variables().into_iter().filter(|v| v.learned);
     let mut optimizer = AdamW::default().over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
@@ -123,14 +155,28 @@ fn soak(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
     let mut phase = Phase {
         name: "soak",
         strategy: &mut strategy,
-        source: &Few { steps: options.steps / 10 },
+        source: &Few {
+            steps: options.steps / 10,
+        },
         epochs: 10,
         rate: Rate::constant(1e-3),
         streams: Streams::new(0),
-        rules: Rules { average: Some(0.999), loaders: 2, clip: 5.0, ..Rules::default() },
+        rules: Rules {
+            average: Some(0.999),
+            loaders: 2,
+            clip: 5.0,
+            ..Rules::default()
+        },
     };
-    let mut memory = Memory { start: Instant::now(), resident: vec![], states: 0 };
+    let mut memory = Memory {
+        start: Instant::now(),
+        resident: vec![],
+        states: 0,
+    };
     fit(&model, &mut optimizer, &mut phase, None, &mut memory)?;
     let first = memory.resident[0] as f64;
-    Ok(memory.resident.iter().all(|now| *now as f64 <= first * SLACK))
+    Ok(memory
+        .resident
+        .iter()
+        .all(|now| *now as f64 <= first * SLACK))
 }

@@ -1,13 +1,15 @@
 //! The family JT, AT, Mixup and CRMT step 1: cross-entropy plus `rho` times the margin term.
 //! Does not know the second step, nor what becomes of a batch before.
 use crate::{
-    Draws, MarginRule, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, margin_term, soft_cross_entropy,
+    Draws, MarginRule, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, margin_term,
+    soft_cross_entropy,
 };
 use crmt_core::{Batch, Mode, Trainable};
 
 /// `mean CE(h(x), y) + rho · mean log(Σ_{m, k≠y} exp(s_k(m) − s_y(m)) + 1e-5)`.
 ///
-/// `rho = 0` gives JT, AT, Mixup and training on noise; `rho > 0` the first step of CRMT-JT, CRMT-AT and CRMT-Mix.
+/// `rho = 0` gives JT, AT, Mixup and training on noise; `rho > 0` the first step of CRMT-JT,
+/// CRMT-AT and CRMT-Mix.
 pub struct Crmt {
     /// Weight of the margin term.
     pub rho: f64,
@@ -20,7 +22,11 @@ pub struct Crmt {
 impl Crmt {
     /// With the exact margin term.
     pub fn new(rho: f64, inputs: TrainingInputs) -> Self {
-        Self { rho, mixed_margin: MarginRule::Exact, inputs }
+        Self {
+            rho,
+            mixed_margin: MarginRule::Exact,
+            inputs,
+        }
     }
 }
 

@@ -13,8 +13,8 @@ pub struct EpochReport {
     pub parts: BTreeMap<String, f64>,
     /// Mean of each modality's own margin `s_y − max_{j≠y} s_j`, by name; none of mixed samples.
     pub margins: BTreeMap<String, f64>,
-    /// Mean norm of each encoder's gradient by the modality's name, and of everything else together under `head`; before
-    /// clipping.
+    /// Mean norm of each encoder's gradient by the modality's name, and of everything else together
+    /// under `head`; before clipping.
     pub gradients: BTreeMap<String, f64>,
     /// At the end of the epoch.
     pub learning_rate: f64,

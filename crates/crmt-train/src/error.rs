@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum Error {
     /// The loss is NaN or infinite.
-    #[error("{phase}, epoch {epoch}, batch {batch}: the loss is {loss}; lower the learning rate, or clip gradients")]
+    #[error(
+        "{phase}, epoch {epoch}, batch {batch}: the loss is {loss}; lower the learning rate, or clip gradients"
+    )]
     NonFiniteLoss {
         /// Which phase.
         phase: String,
@@ -17,7 +19,9 @@ pub enum Error {
         loss: f64,
     },
     /// An epoch had no batch.
-    #[error("{phase}, epoch {epoch}: no batch; the training split is smaller than one batch, lower the batch size")]
+    #[error(
+        "{phase}, epoch {epoch}: no batch; the training split is smaller than one batch, lower the batch size"
+    )]
     EmptyEpoch {
         /// Which phase.
         phase: String,

@@ -1,7 +1,8 @@
 //! The only training loop.
 //! Does not know which method it runs, where batches come from or where results go.
 use crate::{
-    Draws, EpochReport, Error, Modulation, Part, Position, Prepared, Rate, Result, Selected, State, StepLoss, Strategy,
+    Draws, EpochReport, Error, Modulation, Part, Position, Prepared, Rate, Result, Selected, State,
+    StepLoss, Strategy,
     loader::in_order,
     margin::unimodal_margins,
     state::{Average, BEST, MODEL, Means, OPTIMIZER, STRATEGY, Snapshot},
@@ -53,7 +54,8 @@ pub struct Rules {
     pub clip: f64,
     /// Batches whose mean gradient makes a step, at least 1; the last of an epoch may be of fewer.
     pub accumulate: u64,
-    /// Decay of an exponential moving average of the weights: then it is the average that is measured and kept.
+    /// Decay of an exponential moving average of the weights: then it is the average that is
+    /// measured and kept.
     pub average: Option<f64>,
     /// Stops after so many epochs (at least 1) that were no better than the best.
     pub patience: Option<u64>,
@@ -65,7 +67,14 @@ pub struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { clip: f64::INFINITY, accumulate: 1, average: None, patience: None, loaders: 0, replay: true }
+        Self {
+            clip: f64::INFINITY,
+            accumulate: 1,
+            average: None,
+            patience: None,
+            loaders: 0,
+            replay: true,
+        }
     }
 }
 
@@ -84,19 +93,21 @@ pub trait Observer<E: From<Error>> {
         Ok(())
     }
 
-    /// Training may end here (after a step, or an `epoch`) and go on from what `state` gives. Making it costs a copy of
-    /// everything.
+    /// Training may end here (after a step, or an `epoch`) and go on from what `state` gives.
+    /// Making it costs a copy of everything.
     fn rest(&mut self, _epoch: bool, _state: &dyn Fn() -> Result<State>) -> Result<(), E> {
         Ok(())
     }
 }
 
-/// Trains `model`, and leaves it with the weights of the epoch that the observer scored highest (the later one on a
-/// tie). Returns that epoch's report; `None` for a phase of no epochs. `from` is what an earlier run of the same phase
-/// gave to [`Observer::rest`]: the result has the same bits as if it had never stopped.
+/// Trains `model`, and leaves it with the weights of the epoch that the observer scored highest
+/// (the later one on a tie). Returns that epoch's report; `None` for a phase of no epochs. `from`
+/// is what an earlier run of the same phase gave to [`Observer::rest`]: the result has the same
+/// bits as if it had never stopped.
 ///
 /// # Errors
-/// A loss that is not finite, an empty epoch, a batch that can't be read, a state of something else.
+/// A loss that is not finite, an empty epoch, a batch that can't be read, a state of something
+/// else.
 pub fn fit<E: From<Error>>(
     model: &dyn Trainable,
     optimizer: &mut dyn Optimizer,
@@ -141,17 +152,38 @@ impl<'a, 'p> Fit<'a, 'p> {
         let mut best = None;
         if let Some(state) = from {
             let live = Snapshot::read(model, MODEL, state)?;
-            best = state.position.best.as_ref().map(|_| Snapshot::read(model, BEST, state)).transpose()?;
-            let get = |prefix: &'static str| move |name: &str| state.tensors.get(&format!("{prefix}{name}")).cloned();
-            optimizer.restore(&get(OPTIMIZER)).map_err(|e| Error::State(e.to_string()))?;
+            best = state
+                .position
+                .best
+                .as_ref()
+                .map(|_| Snapshot::read(model, BEST, state))
+                .transpose()?;
+            let get = |prefix: &'static str| {
+                move |name: &str| state.tensors.get(&format!("{prefix}{name}")).cloned()
+            };
+            optimizer
+                .restore(&get(OPTIMIZER))
+                .map_err(|e| Error::State(e.to_string()))?;
             phase.strategy.restore(&get(STRATEGY))?;
             live.restore()?;
         }
-        let average = phase.rules.average.map(|decay| Average::new(model, decay, from)).transpose()?;
+        let average = phase
+            .rules
+            .average
+            .map(|decay| Average::new(model, decay, from))
+            .transpose()?;
         let modalities = model.fixed().modalities();
         let prefixes = modalities.map(|m| format!("encoders.{}.", m.name));
-        let owner = |name: &str| prefixes.iter().position(|prefix| name.starts_with(prefix.as_str()));
-        let owners = optimizer.parameters().iter().map(|p| owner(&p.name)).collect();
+        let owner = |name: &str| {
+            prefixes
+                .iter()
+                .position(|prefix| name.starts_with(prefix.as_str()))
+        };
+        let owners = optimizer
+            .parameters()
+            .iter()
+            .map(|p| owner(&p.name))
+            .collect();
         let at = from.map(|state| state.position.clone()).unwrap_or_default();
         Ok(Self {
             model,
@@ -167,21 +199,32 @@ impl<'a, 'p> Fit<'a, 'p> {
     }
 
     fn is_patient_enough(&self) -> bool {
-        self.phase.rules.patience.is_some_and(|patience| self.at.epoch - self.at.improved >= patience)
+        self.phase
+            .rules
+            .patience
+            .is_some_and(|patience| self.at.epoch - self.at.improved >= patience)
     }
 
     fn epoch<E: From<Error>>(&mut self, observer: &mut dyn Observer<E>) -> Result<(), E> {
         let (source, rules) = (self.phase.source, self.phase.rules);
         let batches = source.epoch(self.at.epoch)?;
         if source.steps() == 0 {
-            return Err(Error::EmptyEpoch { phase: self.phase.name.to_owned(), epoch: self.at.epoch + 1 }.into());
+            return Err(Error::EmptyEpoch {
+                phase: self.phase.name.to_owned(),
+                epoch: self.at.epoch + 1,
+            }
+            .into());
         }
         if self.at.batch == 0 {
             self.phase.strategy.begin_epoch(self.model, self.at.epoch)?;
         }
         // To record costs about as much as a step.
         let worth = source.steps() - self.at.batch > 3;
-        self.replay = if rules.replay && worth { Replay::default() } else { Replay::off() };
+        self.replay = if rules.replay && worth {
+            Replay::default()
+        } else {
+            Replay::off()
+        };
         let first = self.at.batch;
         let mut gathered = Gathered::default();
         in_order(
@@ -201,7 +244,11 @@ impl<'a, 'p> Fit<'a, 'p> {
                     self.step(&mut gathered)?;
                 }
                 observer.step()?;
-                if stepped && !last { observer.rest(false, &|| self.state()) } else { Ok(()) }
+                if stepped && !last {
+                    observer.rest(false, &|| self.state())
+                } else {
+                    Ok(())
+                }
             },
         )?;
         self.replay = Replay::off();
@@ -209,7 +256,9 @@ impl<'a, 'p> Fit<'a, 'p> {
         let model = self.model;
         let (selected, snapshot) = match &self.average {
             None => (observer.select(model)?, Snapshot::take(model)?),
-            Some(average) => average.within(model, || Ok::<_, E>((observer.select(model)?, Snapshot::take(model)?)))?,
+            Some(average) => average.within(model, || {
+                Ok::<_, E>((observer.select(model)?, Snapshot::take(model)?))
+            })?,
         };
         let report = EpochReport {
             epoch: self.at.epoch + 1,
@@ -220,7 +269,11 @@ impl<'a, 'p> Fit<'a, 'p> {
             learning_rate,
             selected,
         };
-        let before = self.at.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.selected.score);
+        let before = self
+            .at
+            .best
+            .as_ref()
+            .map_or(f64::NEG_INFINITY, |best| best.selected.score);
         if selected.score > before {
             self.at.improved = report.epoch;
         }
@@ -233,14 +286,23 @@ impl<'a, 'p> Fit<'a, 'p> {
     }
 
     fn rate(&self, step: u64) -> f64 {
-        self.phase.rate.at(step, self.phase.epochs * self.phase.source.steps())
+        self.phase
+            .rate
+            .at(step, self.phase.epochs * self.phase.source.steps())
     }
 
     /// Gathers the gradient of a batch.
     fn batch(&mut self, batch: &Batch, gathered: &mut Gathered) -> Result<()> {
-        let draws = Draws { streams: self.phase.streams, step: self.at.step };
+        let draws = Draws {
+            streams: self.phase.streams,
+            step: self.at.step,
+        };
         let rules = self.phase.rules;
-        let (model, strategy, parameters) = (self.model, &*self.phase.strategy, self.optimizer.parameters());
+        let (model, strategy, parameters) = (
+            self.model,
+            &*self.phase.strategy,
+            self.optimizer.parameters(),
+        );
         let prepared = strategy.prepare(model, batch, &draws)?;
         let told = &mut self.told;
         let compute = |tensors| {
@@ -253,10 +315,24 @@ impl<'a, 'p> Fit<'a, 'p> {
         // All of the step is on its way to the device before anything is read.
         let values = outputs[0].to_vec1::<f64>()?;
         if !values[0].is_finite() {
-            let (phase, epoch, batch) = (self.phase.name.to_owned(), self.at.epoch + 1, self.at.batch + 1);
-            return Err(Error::NonFiniteLoss { phase, epoch, batch, loss: values[0] });
+            let (phase, epoch, batch) = (
+                self.phase.name.to_owned(),
+                self.at.epoch + 1,
+                self.at.batch + 1,
+            );
+            return Err(Error::NonFiniteLoss {
+                phase,
+                epoch,
+                batch,
+                loss: values[0],
+            });
         }
-        let Told { scalars, numbers, modulation, followed } = &self.told;
+        let Told {
+            scalars,
+            numbers,
+            modulation,
+            followed,
+        } = &self.told;
         let scalars = scalars.iter().zip(values);
         scalars
             .chain(numbers.iter().map(|(name, number)| (name, *number)))
@@ -265,10 +341,15 @@ impl<'a, 'p> Fit<'a, 'p> {
         let mut store = Tensor::new(0f32, &Device::Cpu)?.backward()?;
         for (i, gradient) in followed.iter().zip(gradients) {
             // What is still needed after the next batch must not be overwritten by it.
-            let kept = if rules.replay && rules.accumulate > 1 { gradient.copy()? } else { gradient };
+            let kept = if rules.replay && rules.accumulate > 1 {
+                gradient.copy()?
+            } else {
+                gradient
+            };
             store.insert(&parameters[*i].var, kept);
         }
-        if let (Some(noise), Some(factors)) = (*modulation, PerModality::new(outputs.split_off(1))) {
+        if let (Some(noise), Some(factors)) = (*modulation, PerModality::new(outputs.split_off(1)))
+        {
             Modulation { factors, noise }.apply(&mut store, parameters, &self.owners, &draws)?;
         }
         gathered.add(store)?;
@@ -278,12 +359,22 @@ impl<'a, 'p> Fit<'a, 'p> {
 
     /// A step along the mean of the gathered gradients.
     fn step(&mut self, gathered: &mut Gathered) -> Result<()> {
-        let Gathered { sum: Some(gradients), batches } = std::mem::take(gathered) else { return Ok(()) };
+        let Gathered {
+            sum: Some(gradients),
+            batches,
+        } = std::mem::take(gathered)
+        else {
+            return Ok(());
+        };
         let n = batches as f64;
-        let Clipped { scale, squares, .. } =
-            clip_grad_norm(&gradients, self.optimizer.parameters(), self.phase.rules.clip * n)?;
+        let Clipped { scale, squares, .. } = clip_grad_norm(
+            &gradients,
+            self.optimizer.parameters(),
+            self.phase.rules.clip * n,
+        )?;
         let learning_rate = self.rate(self.at.step - 1);
-        self.optimizer.step_scaled(&gradients, learning_rate, scale / n)?;
+        self.optimizer
+            .step_scaled(&gradients, learning_rate, scale / n)?;
         self.at.updates += 1;
         let modalities = self.model.fixed().modalities();
         let mut own = vec![0f64; modalities.len() + 1];
@@ -292,22 +383,35 @@ impl<'a, 'p> Fit<'a, 'p> {
         }
         let names = modalities.iter().map(|m| m.name.as_str()).chain([HEAD]);
         for (name, square) in names.zip(own) {
-            self.at.means.add(format!("{GRADIENT}{name}"), square.sqrt() / n);
+            self.at
+                .means
+                .add(format!("{GRADIENT}{name}"), square.sqrt() / n);
         }
-        self.average.as_mut().map_or(Ok(()), |average| average.update(self.model, self.at.updates))
+        self.average.as_mut().map_or(Ok(()), |average| {
+            average.update(self.model, self.at.updates)
+        })
     }
 
     fn state(&self) -> Result<State> {
         let mut tensors = BTreeMap::new();
         Snapshot::take(self.model)?.write(MODEL, &mut tensors);
-        self.best.iter().for_each(|best| best.write(BEST, &mut tensors));
-        self.average.iter().for_each(|average| average.write(&mut tensors));
+        self.best
+            .iter()
+            .for_each(|best| best.write(BEST, &mut tensors));
+        self.average
+            .iter()
+            .for_each(|average| average.write(&mut tensors));
         let named = |prefix: &str, all: Vec<(String, Tensor)>| {
-            all.into_iter().map(|(name, t)| (format!("{prefix}{name}"), t)).collect::<Vec<_>>()
+            all.into_iter()
+                .map(|(name, t)| (format!("{prefix}{name}"), t))
+                .collect::<Vec<_>>()
         };
         tensors.extend(named(OPTIMIZER, self.optimizer.state()?));
         tensors.extend(named(STRATEGY, self.phase.strategy.state()?));
-        Ok(State { position: self.at.clone(), tensors })
+        Ok(State {
+            position: self.at.clone(),
+            tensors,
+        })
     }
 }
 
@@ -324,18 +428,27 @@ struct Told {
     followed: Vec<usize>,
 }
 
-/// The loss and the numbers for the record, `[n]` in `f64`; then the factors of the modulation, if there is one; then the
-/// gradients.
+/// The loss and the numbers for the record, `[n]` in `f64`; then the factors of the modulation, if
+/// there is one; then the gradients.
 fn evaluate(
     model: &dyn Trainable,
     strategy: &dyn Strategy,
     parameters: &[Parameter],
     prepared: &Prepared,
 ) -> Result<(Told, Vec<Tensor>)> {
-    let StepLoss { total, parts, unimodal, modulation } = strategy.loss(model, prepared)?;
+    let StepLoss {
+        total,
+        parts,
+        unimodal,
+        modulation,
+    } = strategy.loss(model, prepared)?;
     let gradients = total.backward()?;
     let noise = modulation.as_ref().map(|modulation| modulation.noise);
-    let mut told = Told { scalars: vec![LOSS.to_owned()], modulation: noise, ..Told::default() };
+    let mut told = Told {
+        scalars: vec![LOSS.to_owned()],
+        modulation: noise,
+        ..Told::default()
+    };
     let mut scalars = vec![total.detach()];
     for (name, part) in parts {
         match part {
@@ -346,12 +459,21 @@ fn evaluate(
             }
         }
     }
-    for (modality, scores) in model.fixed().modalities().iter().zip(unimodal.iter().flatten()) {
+    for (modality, scores) in model
+        .fixed()
+        .modalities()
+        .iter()
+        .zip(unimodal.iter().flatten())
+    {
         told.scalars.push(format!("{MARGIN}{}", modality.name));
         scalars.push(unimodal_margins(scores, &prepared.labels)?.mean_all()?);
     }
     let mut outputs = vec![together(&scalars)?];
-    outputs.extend(modulation.into_iter().flat_map(|modulation| modulation.factors));
+    outputs.extend(
+        modulation
+            .into_iter()
+            .flat_map(|modulation| modulation.factors),
+    );
     for (i, parameter) in parameters.iter().enumerate() {
         if let Some(gradient) = gradients.get(&parameter.var) {
             told.followed.push(i);

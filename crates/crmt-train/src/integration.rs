@@ -2,14 +2,15 @@
 //! radius, on frozen encoders and directions.
 //!
 //! The step is a phase of the one loop over a small model whose inputs are cached scores, so
-//! encoders, directions and running statistics can't move (unless [asked](IntegrationModel::moving)). Does not know
-//! encoders, nor whether its constants are proved.
+//! encoders, directions and running statistics can't move (unless
+//! [asked](IntegrationModel::moving)). Does not know encoders, nor whether its constants are
+//! proved.
 use crate::{Batches, Draws, Part, Prepared, Result, Source, StepLoss, Strategy};
 use candle_core::{DType, Device, Tensor, Var};
 use crmt_certify::{RivalRule, objective, rival_ratio};
 use crmt_core::{
-    AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Missing, Modality, Mode, PerModality, Streams,
-    Trainable, Variable,
+    AdditiveClassifier, AdditiveScores, Batch, Classifier, Integration, Missing, Modality, Mode,
+    PerModality, Streams, Trainable, Variable,
 };
 use rand::seq::SliceRandom;
 
@@ -37,15 +38,32 @@ struct Frozen {
 impl<'a> IntegrationModel<'a> {
     /// Starts at the head's own weights; weights that are not positive start at a thousandth of
     /// their root mean square. Those of `pruned` modalities are 0, and stay so.
-    pub fn new(modalities: &PerModality<Modality>, head: &Integration, pruned: Option<&Missing>) -> Result<Self> {
+    pub fn new(
+        modalities: &PerModality<Modality>,
+        head: &Integration,
+        pruned: Option<&Missing>,
+    ) -> Result<Self> {
         let weights = head.weights.map(|a| a.as_tensor().clone());
-        let weights = if head.gauged { gauge(&weights)? } else { weights };
+        let weights = if head.gauged {
+            gauge(&weights)?
+        } else {
+            weights
+        };
         let weights = weights.try_map(|a| a.to_dtype(DType::F64)?.to_vec1::<f64>())?;
-        let (sum, n) = weights.iter().flatten().fold((0.0, 0.0), |(sum, n), a| (sum + a * a, n + 1.0));
+        let (sum, n) = weights
+            .iter()
+            .flatten()
+            .fold((0.0, 0.0), |(sum, n), a| (sum + a * a, n + 1.0));
         let scale = (sum / n).sqrt().max(f64::MIN_POSITIVE);
         let raw = weights.try_enumerate(|m, a| {
             let gone = pruned.is_some_and(|gone| gone.contains(m));
-            let raw = |a: &f64| if gone { NOTHING } else { inverse_softplus((a / scale).max(1e-3)) };
+            let raw = |a: &f64| {
+                if gone {
+                    NOTHING
+                } else {
+                    inverse_softplus((a / scale).max(1e-3))
+                }
+            };
             Var::from_vec(a.iter().map(raw).collect::<Vec<_>>(), a.len(), &Device::Cpu)
         })?;
         let bias = head.bias.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
@@ -55,20 +73,33 @@ impl<'a> IntegrationModel<'a> {
             raw: raw.map(|v| v.as_detached_tensor()),
             bias: bias.as_detached_tensor(),
         };
-        Ok(Self { raw, bias, scale, fixed, moving: None })
+        Ok(Self {
+            raw,
+            bias,
+            scale,
+            fixed,
+            moving: None,
+        })
     }
 
-    /// Trained on samples, whose scores `model` computes by the statistics of their batch: its running ones move with every
-    /// step, as in the released code.
+    /// Trained on samples, whose scores `model` computes by the statistics of their batch: its
+    /// running ones move with every step, as in the released code.
     pub fn moving(self, model: &'a dyn Trainable) -> Self {
-        Self { moving: Some(model), ..self }
+        Self {
+            moving: Some(model),
+            ..self
+        }
     }
 
     /// Writes the weights and the bias into the head.
     pub fn write_to(&self, head: &Integration) -> Result<()> {
         let (weights, bias) = self.fixed.integration()?;
         // Of gauged weights the size is 1, and so is `scale`.
-        let weights = if head.gauged { weights.try_map(ungauge)? } else { weights.try_map(|a| a * self.scale)? };
+        let weights = if head.gauged {
+            weights.try_map(ungauge)?
+        } else {
+            weights.try_map(|a| a * self.scale)?
+        };
         let new = weights.into_iter().chain([(bias * self.scale)?]);
         let vars = head.weights.iter().chain([&head.bias]);
         for (var, value) in vars.zip(new) {
@@ -83,7 +114,13 @@ const NOTHING: f64 = -1e4;
 
 /// What [`gauge`] turns into `weights` (f64), if these have root mean square 1.
 fn ungauge(weights: &Tensor) -> candle_core::Result<Tensor> {
-    let raw = |a: f64| if a > 0.0 { inverse_softplus(a) } else { NOTHING };
+    let raw = |a: f64| {
+        if a > 0.0 {
+            inverse_softplus(a)
+        } else {
+            NOTHING
+        }
+    };
     let raw: Vec<f64> = weights.to_vec1::<f64>()?.into_iter().map(raw).collect();
     Tensor::from_vec(raw, weights.shape(), weights.device())
 }
@@ -114,18 +151,29 @@ impl Classifier for Frozen {
 impl AdditiveClassifier for Frozen {
     fn scores(&self, inputs: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
         let (weights, bias) = self.integration()?;
-        Ok(AdditiveScores { unimodal: inputs.clone(), weights, bias })
+        Ok(AdditiveScores {
+            unimodal: inputs.clone(),
+            weights,
+            bias,
+        })
     }
 }
 
 /// As the second step computes: f64, on the CPU, tracking nothing.
 fn exact(scores: &Tensor) -> candle_core::Result<Tensor> {
-    scores.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)
+    scores
+        .detach()
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)
 }
 
 impl Trainable for IntegrationModel<'_> {
     /// Scores: those of samples in train mode if statistics [move](Self::moving), else the inputs.
-    fn features(&self, inputs: &PerModality<Tensor>, mode: Mode) -> crmt_core::Result<PerModality<Tensor>> {
+    fn features(
+        &self,
+        inputs: &PerModality<Tensor>,
+        mode: Mode,
+    ) -> crmt_core::Result<PerModality<Tensor>> {
         Ok(match (self.moving, mode) {
             (Some(model), Mode::Train) => model.scores(inputs, mode)?.unimodal.try_map(exact)?,
             _ => inputs.clone(),
@@ -133,16 +181,35 @@ impl Trainable for IntegrationModel<'_> {
     }
     fn fuse(&self, features: &PerModality<Tensor>) -> crmt_core::Result<AdditiveScores> {
         let weights = gauge(&self.raw.map(|v| v.as_tensor().clone()))?;
-        Ok(AdditiveScores { unimodal: features.clone(), weights, bias: self.bias.as_tensor().clone() })
+        Ok(AdditiveScores {
+            unimodal: features.clone(),
+            weights,
+            bias: self.bias.as_tensor().clone(),
+        })
     }
     fn fixed(&self) -> &dyn AdditiveClassifier {
         &self.fixed
     }
     fn variables(&self) -> Vec<Variable> {
-        let named = |name: String, var: &Var| Variable { name, var: var.clone(), learned: true };
-        let weights = self.raw.iter().zip(&self.fixed.modalities).map(|(v, m)| named(format!("{}.raw", m.name), v));
-        let statistics = self.moving.iter().flat_map(|model| model.variables()).filter(|v| !v.learned);
-        weights.chain([named("bias".into(), &self.bias)]).chain(statistics).collect()
+        let named = |name: String, var: &Var| Variable {
+            name,
+            var: var.clone(),
+            learned: true,
+        };
+        let weights = self
+            .raw
+            .iter()
+            .zip(&self.fixed.modalities)
+            .map(|(v, m)| named(format!("{}.raw", m.name), v));
+        let statistics = self
+            .moving
+            .iter()
+            .flat_map(|model| model.variables())
+            .filter(|v| !v.learned);
+        weights
+            .chain([named("bias".into(), &self.bias)])
+            .chain(statistics)
+            .collect()
     }
     fn integration(&self) -> Option<Integration> {
         None
@@ -171,7 +238,9 @@ impl Tables {
     pub fn at(&self, weights: &PerModality<Tensor>) -> Result<PerModality<Tensor>> {
         Ok(match self {
             Self::Sum { norms } => objective::sum_table(weights, norms)?,
-            Self::Pairwise { rows, features } => objective::pairwise_table(weights, rows, features)?,
+            Self::Pairwise { rows, features } => {
+                objective::pairwise_table(weights, rows, features)?
+            }
         })
     }
 }
@@ -189,7 +258,11 @@ pub struct RadiusHinge {
 
 impl RadiusHinge {
     /// Signed radius `min_{j≠y} (h_y − h_j) / L_yj` of each sample, `[batch]`.
-    pub fn signed_radii(tables: &Tables, scores: &AdditiveScores, labels: &Tensor) -> Result<Tensor> {
+    pub fn signed_radii(
+        tables: &Tables,
+        scores: &AdditiveScores,
+        labels: &Tensor,
+    ) -> Result<Tensor> {
         let tables = tables.at(&scores.weights)?;
         let ratios = objective::signed_ratios(&scores.logits()?, labels, &tables)?;
         Ok(objective::min_ratio(&ratios)?)
@@ -200,7 +273,11 @@ impl Strategy for RadiusHinge {
     fn prepare(&self, model: &dyn Trainable, batch: &Batch, _: &Draws) -> Result<Prepared> {
         let inputs = model.features(&batch.inputs, Mode::Train)?;
         let labels = batch.labels.to_device(inputs[0].device())?;
-        Ok(Prepared { inputs, labels, ..Prepared::clean(batch) })
+        Ok(Prepared {
+            inputs,
+            labels,
+            ..Prepared::clean(batch)
+        })
     }
 
     fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss> {
@@ -209,7 +286,12 @@ impl Strategy for RadiusHinge {
         let radii = rival_ratio(&scores.logits()?, &prepared.labels, &tables, self.rival)?;
         let short = (radii.neg()? + self.target)?;
         let total = crmt_kernels::relu(&short)?.mean_all()?;
-        Ok(StepLoss::new(total, vec![("radius", Part::from(&radii.mean_all()?))], prepared, &scores))
+        Ok(StepLoss::new(
+            total,
+            vec![("radius", Part::from(&radii.mean_all()?))],
+            prepared,
+            &scores,
+        ))
     }
 }
 
@@ -237,11 +319,20 @@ impl CachedScores {
         let Some(first) = parts.first() else {
             return Err(candle_core::Error::Msg("no samples to compute scores of".into()).into());
         };
-        let unimodal = PerModality::from_fn(first.len(), |m| parts.iter().map(|p| p[m].clone()).collect::<Vec<_>>())
-            .try_map(|column| Tensor::cat(column, 0))?;
-        let scores = Batch { inputs: unimodal, labels: Tensor::cat(&labels, 0)? };
+        let unimodal = PerModality::from_fn(first.len(), |m| {
+            parts.iter().map(|p| p[m].clone()).collect::<Vec<_>>()
+        })
+        .try_map(|column| Tensor::cat(column, 0))?;
+        let scores = Batch {
+            inputs: unimodal,
+            labels: Tensor::cat(&labels, 0)?,
+        };
         let batch = batch.clamp(1, scores.len());
-        Ok(Self { scores, batch, streams })
+        Ok(Self {
+            scores,
+            batch,
+            streams,
+        })
     }
 
     /// All of them.
@@ -284,17 +375,25 @@ mod tests {
     use crmt_core::Domain;
 
     fn modalities() -> PerModality<Modality> {
-        PerModality::from(["image", "audio"].map(|name| Modality::new(name, &[2], Domain::Unbounded)))
+        PerModality::from(
+            ["image", "audio"].map(|name| Modality::new(name, &[2], Domain::Unbounded)),
+        )
     }
 
     fn head(gauged: bool, weights: [[f32; 2]; 2]) -> candle_core::Result<Integration> {
         let var = |v: &[f32]| Var::from_slice(v, v.len(), &Device::Cpu);
         let weights = PerModality::from([var(&weights[0])?, var(&weights[1])?]);
-        Ok(Integration { weights, gauged, bias: var(&[0.3, -0.1])? })
+        Ok(Integration {
+            weights,
+            gauged,
+            bias: var(&[0.3, -0.1])?,
+        })
     }
 
     fn values(weights: &PerModality<Tensor>) -> Result<Vec<f64>> {
-        let each = weights.iter().map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>());
+        let each = weights
+            .iter()
+            .map(|w| w.to_dtype(DType::F64)?.to_vec1::<f64>());
         Ok(each.collect::<candle_core::Result<Vec<_>>>()?.concat())
     }
 
@@ -313,7 +412,10 @@ mod tests {
                 assert!((a - b).abs() < 1e-6, "{gauged}: {a} {b}");
             }
             let bias: Vec<f32> = head.bias.to_vec1()?;
-            assert!((bias[0] - 0.3).abs() < 1e-6 && (bias[1] + 0.1).abs() < 1e-6, "{gauged}: {bias:?}");
+            assert!(
+                (bias[0] - 0.3).abs() < 1e-6 && (bias[1] + 0.1).abs() < 1e-6,
+                "{gauged}: {bias:?}"
+            );
         }
         Ok(())
     }
@@ -323,24 +425,46 @@ mod tests {
         let head = head(true, [[0.4, 0.1], [0.2, 1.3]])?;
         let pruned = Missing::each(2).remove(1);
         let model = IntegrationModel::new(&modalities(), &head, Some(&pruned))?;
-        let rows = model.raw.try_map(|_| Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu))?;
+        let rows = model
+            .raw
+            .try_map(|_| Tensor::new(&[[1f64, 0.], [0., 1.]], &Device::Cpu))?;
         let hinge = RadiusHinge {
-            tables: Tables::Pairwise { rows, features: PerModality::from([1.0, 1.0]) },
+            tables: Tables::Pairwise {
+                rows,
+                features: PerModality::from([1.0, 1.0]),
+            },
             target: 9.0,
             rival: RivalRule::Minimum,
         };
-        let scores = model.raw.try_map(|_| Tensor::new(&[[0.9f64, 0.2], [0.1, 0.4]], &Device::Cpu))?;
-        let batch = Batch { inputs: scores, labels: Tensor::new(&[0u32, 1], &Device::Cpu)? };
+        let scores = model
+            .raw
+            .try_map(|_| Tensor::new(&[[0.9f64, 0.2], [0.1, 0.4]], &Device::Cpu))?;
+        let batch = Batch {
+            inputs: scores,
+            labels: Tensor::new(&[0u32, 1], &Device::Cpu)?,
+        };
         let loss = hinge.loss(&model, &Prepared::clean(&batch))?;
         let gradients = loss.total.backward()?;
-        let slope = |m: usize| gradients.get(&model.raw[m]).expect("tracked").to_vec1::<f64>();
+        let slope = |m: usize| {
+            gradients
+                .get(&model.raw[m])
+                .expect("tracked")
+                .to_vec1::<f64>()
+        };
         assert_eq!(slope(1)?, [0.0, 0.0]);
-        assert!(slope(0)?.iter().all(|g| g.is_finite() && *g != 0.0), "{:?}", slope(0)?);
+        assert!(
+            slope(0)?.iter().all(|g| g.is_finite() && *g != 0.0),
+            "{:?}",
+            slope(0)?
+        );
         model.write_to(&head)?;
         let now = values(&gauge(&head.weights.map(|v| v.as_tensor().clone()))?)?;
         assert_eq!(now[2..], [0.0, 0.0]);
         // Two weights carry the root mean square of four.
-        assert!((now[0] * now[0] + now[1] * now[1] - 4.0).abs() < 1e-5, "{now:?}");
+        assert!(
+            (now[0] * now[0] + now[1] * now[1] - 4.0).abs() < 1e-5,
+            "{now:?}"
+        );
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Objectives, strategies and the one training loop.
 //!
-//! A [`Strategy`] says how a batch becomes a loss; [`fit()`] is the only loop; CRMT's second step is
-//! another phase of it, on cached scores. Knows models through [`crmt_core::Trainable`];
+//! A [`Strategy`] says how a batch becomes a loss; [`fit()`] is the only loop; CRMT's second step
+//! is another phase of it, on cached scores. Knows models through [`crmt_core::Trainable`];
 //! deliberately knows nothing of concrete layers, data formats, files or configuration text.
 mod certified;
 mod crmt;

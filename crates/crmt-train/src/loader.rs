@@ -5,8 +5,8 @@ use std::sync::mpsc::sync_channel;
 /// Items that wait for each thread: one to take while the next is made.
 const WAITING: usize = 1;
 
-/// `take(make(i))` for each `i` in order; `make` runs on `threads` other threads (0: on this one), a little ahead. What
-/// is taken does not depend on their number. Stops at the first error.
+/// `take(make(i))` for each `i` in order; `make` runs on `threads` other threads (0: on this one),
+/// a little ahead. What is taken does not depend on their number. Stops at the first error.
 pub(crate) fn in_order<T: Send, E>(
     range: Range<u64>,
     threads: usize,
@@ -36,7 +36,9 @@ pub(crate) fn in_order<T: Send, E>(
         let mut turns = made.iter().cycle();
         for _ in range {
             // A thread ends early only if it panicked, which the scope passes on.
-            let Some(item) = turns.next().and_then(|made| made.recv().ok()) else { break };
+            let Some(item) = turns.next().and_then(|made| made.recv().ok()) else {
+                break;
+            };
             take(item)?;
         }
         Ok(())
@@ -62,7 +64,11 @@ mod tests {
                 },
             )
             .unwrap();
-            assert_eq!(taken, (3..20).map(|i| i * i).collect::<Vec<_>>(), "{threads} threads");
+            assert_eq!(
+                taken,
+                (3..20).map(|i| i * i).collect::<Vec<_>>(),
+                "{threads} threads"
+            );
         }
     }
 
@@ -78,7 +84,8 @@ mod tests {
             },
         );
         assert_eq!(result, Err(7));
-        // Eight were taken; each thread may have made those that wait, the one it can't send and one more.
+        // Eight were taken; each thread may have made those that wait, the one it can't send and
+        // one more.
         assert!(made.load(Ordering::Relaxed) <= 8 + 4 * (WAITING as u64 + 2));
     }
 }

@@ -28,13 +28,16 @@ pub fn margin_term(scores: &PerModality<Tensor>, targets: &Tensor) -> Result<Ten
     log_sum_exp(&Tensor::cat(&columns, 1)?)
 }
 
-/// Each sample's own margin `s_y − max_{j≠y} s_j` of one modality's scores `[batch, classes]`; `[batch]`, constant.
+/// Each sample's own margin `s_y − max_{j≠y} s_j` of one modality's scores `[batch, classes]`;
+/// `[batch]`, constant.
 pub fn unimodal_margins(scores: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let scores = scores.detach();
     let own = labels.unsqueeze(1)?;
     let score = scores.gather(&own, 1)?;
     let low = (score.zeros_like()? + MASKED)?;
-    let rivals = scores.scatter(&own.broadcast_as(score.shape())?.contiguous()?, &low, 1)?.max(D::Minus1)?;
+    let rivals = scores
+        .scatter(&own.broadcast_as(score.shape())?.contiguous()?, &low, 1)?
+        .max(D::Minus1)?;
     score.squeeze(1)? - rivals
 }
 
@@ -43,8 +46,9 @@ pub fn unimodal_margins(scores: &Tensor, labels: &Tensor) -> Result<Tensor> {
 pub enum MarginRule {
     /// [`margin_term`].
     Exact,
-    /// `log Σ_m (Σ_k exp(s_k(m)) − Σ_{t∈T} s_t(m)) · exp(−s_T(m))`, what the released code computes: the labels' scores are
-    /// subtracted, not their exponentials, and there is no floor. Mixing the classes well apart hardly lowers it.
+    /// `log Σ_m (Σ_k exp(s_k(m)) − Σ_{t∈T} s_t(m)) · exp(−s_T(m))`, what the released code
+    /// computes: the labels' scores are subtracted, not their exponentials, and there is no floor.
+    /// Mixing the classes well apart hardly lowers it.
     AsReleased,
 }
 
@@ -58,7 +62,8 @@ impl MarginRule {
         let mut columns = vec![];
         for s in scores {
             let reference = (s * targets)?.sum_keepdim(D::Minus1)?;
-            // Both parts of the sum, which is positive (exp(s) > s), over exp(shift), so that neither overflows.
+            // Both parts of the sum, which is positive (exp(s) > s), over exp(shift), so that
+            // neither overflows.
             let shift = s.max_keepdim(D::Minus1)?.detach().relu()?;
             let all = s.broadcast_sub(&shift)?.exp()?.sum_keepdim(D::Minus1)?;
             let labels = ((s * &own)?.sum_keepdim(D::Minus1)? * shift.neg()?.exp()?)?;
@@ -88,7 +93,10 @@ mod tests {
     fn g10(scale: f64) -> (PerModality<Var>, Tensor) {
         let var = |s: [f64; 3]| Var::new(&[s.map(|v| v * scale)], &Device::Cpu).unwrap();
         let targets = Tensor::new(&[[1f64, 0., 0.]], &Device::Cpu).unwrap();
-        (PerModality::from([var([2., 0.5, -1.]), var([-0.5, 1.5, 0.])]), targets)
+        (
+            PerModality::from([var([2., 0.5, -1.]), var([-0.5, 1.5, 0.])]),
+            targets,
+        )
     }
 
     #[test]
@@ -102,7 +110,11 @@ mod tests {
         assert!((value - exact).abs() < 1e-14, "{value} vs {exact}");
         let gradients = term.sum_all()?.backward()?;
         let g = gradients.get(&scores[0]).unwrap().to_vec2::<f64>()?;
-        let golden = [-0.02931223075135632, 0.023964931702607356, 0.005347299048748962];
+        let golden = [
+            -0.02931223075135632,
+            0.023964931702607356,
+            0.005347299048748962,
+        ];
         let shrink = 2.231163696255373f64.exp() / (2.231163696255373f64.exp() + MARGIN_FLOOR);
         for (a, b) in g[0].iter().zip(golden) {
             assert!((a - b * shrink).abs() < 1e-14, "{a} vs {b}");
@@ -113,7 +125,8 @@ mod tests {
     #[test]
     fn huge_scores_do_not_overflow() -> Result<()> {
         let (scores, targets) = g10(1000.0);
-        let value = margin_term(&scores.map(|v| v.as_tensor().clone()), &targets)?.to_vec1::<f64>()?[0];
+        let value =
+            margin_term(&scores.map(|v| v.as_tensor().clone()), &targets)?.to_vec1::<f64>()?[0];
         // exp(-500) and the floor vanish beside exp(2000): exactly 2000 in f64.
         assert_eq!(value, 2000.0);
         Ok(())
@@ -129,21 +142,43 @@ mod tests {
                 .iter()
                 .map(|s| {
                     let exponentials: f64 = s.iter().map(|v| v.exp()).sum();
-                    let labels: f64 = s.iter().zip(targets).filter(|(_, t)| *t > 0.).map(|(s, _)| s).sum();
+                    let labels: f64 = s
+                        .iter()
+                        .zip(targets)
+                        .filter(|(_, t)| *t > 0.)
+                        .map(|(s, _)| s)
+                        .sum();
                     let reference: f64 = s.iter().zip(targets).map(|(s, t)| s * t).sum();
                     (exponentials - labels) * (-reference).exp()
                 })
                 .sum();
             let targets = Tensor::new(&[targets], &Device::Cpu)?;
-            let released = MarginRule::AsReleased.of_mixed(&scores, &targets)?.to_vec1::<f64>()?[0];
+            let released = MarginRule::AsReleased
+                .of_mixed(&scores, &targets)?
+                .to_vec1::<f64>()?[0];
             // 1e-14: a few roundings of numbers near 3.
-            assert!((released - sum.ln()).abs() < 1e-14, "{released} vs {}", sum.ln());
+            assert!(
+                (released - sum.ln()).abs() < 1e-14,
+                "{released} vs {}",
+                sum.ln()
+            );
             // exp(s) − s of each label is left over.
-            assert!(released > MarginRule::Exact.of_mixed(&scores, &targets)?.to_vec1::<f64>()?[0] + 0.1);
+            assert!(
+                released
+                    > MarginRule::Exact
+                        .of_mixed(&scores, &targets)?
+                        .to_vec1::<f64>()?[0]
+                        + 0.1
+            );
         }
-        let (far, targets) = (g10(1000.0).0, Tensor::new(&[[0.5f64, 0.5, 0.]], &Device::Cpu)?);
+        let (far, targets) = (
+            g10(1000.0).0,
+            Tensor::new(&[[0.5f64, 0.5, 0.]], &Device::Cpu)?,
+        );
         let far = far.map(|v| v.as_tensor().clone());
-        let value = MarginRule::AsReleased.of_mixed(&far, &targets)?.to_vec1::<f64>()?[0];
+        let value = MarginRule::AsReleased
+            .of_mixed(&far, &targets)?
+            .to_vec1::<f64>()?[0];
         // exp(2000) beside exp(1500), over the means 1250 and 500: the second modality decides.
         assert_eq!(value, 1000.0);
         Ok(())

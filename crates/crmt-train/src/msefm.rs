@@ -1,10 +1,14 @@
-//! MSEFM (Tian & Xu 2021, "Can audio-visual integration strengthen robustness under multimodal attacks?"): features of
-//! different modalities are to be dissimilar, and are read through a memory. The memory is the encoders' own last layer
-//! (`model.memory`); this is the loss. Does not know encoders.
+//! MSEFM (Tian & Xu 2021, "Can audio-visual integration strengthen robustness under multimodal
+//! attacks?"): features of different modalities are to be dissimilar, and are read through a
+//! memory. The memory is the encoders' own last layer (`model.memory`); this is the loss. Does not
+//! know encoders.
 //!
-//! Published: the memory is a fixed dictionary in which features are coded sparsely, and half of the feature passes by it. Here
-//! its vectors are learned with everything else and read by attention, and nothing passes by.
-use crate::{Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy};
+//! Published: the memory is a fixed dictionary in which features are coded sparsely, and half of
+//! the feature passes by it. Here its vectors are learned with everything else and read by
+//! attention, and nothing passes by.
+use crate::{
+    Draws, Error, Part, Prepared, Result, StepLoss, Strategy, TrainingInputs, soft_cross_entropy,
+};
 use candle_core::{D, Tensor};
 use crmt_core::{Batch, Mode, PerModality, Trainable};
 
@@ -21,7 +25,8 @@ const TINY: f64 = 1e-12;
 
 /// The mean cosine of all pairs of modalities; `None` for a single one.
 fn similarity(features: &PerModality<Tensor>) -> Result<Option<Tensor>> {
-    let units = features.try_map(|f| f.broadcast_div(&(f.sqr()?.sum_keepdim(D::Minus1)? + TINY)?.sqrt()?))?;
+    let units = features
+        .try_map(|f| f.broadcast_div(&(f.sqr()?.sum_keepdim(D::Minus1)? + TINY)?.sqrt()?))?;
     let mut sum: Option<Tensor> = None;
     for (m, own) in units.iter().enumerate() {
         for other in units.iter().skip(m + 1) {
@@ -49,7 +54,8 @@ impl Strategy for Msefm {
         let features = model.features(&prepared.inputs, Mode::Train)?;
         let scores = model.fuse(&features)?;
         let logits = scores.logits()?;
-        let mut total = soft_cross_entropy(&logits, &prepared.targets(logits.dim(1)?)?)?.mean_all()?;
+        let mut total =
+            soft_cross_entropy(&logits, &prepared.targets(logits.dim(1)?)?)?.mean_all()?;
         let mut parts = vec![("cross_entropy", Part::from(&total))];
         if let Some(similarity) = similarity(&features)? {
             parts.push(("similarity", Part::from(&similarity)));
@@ -74,7 +80,12 @@ mod tests {
         assert!((mean - 2f64.sqrt() / 3.).abs() < 1e-11, "{mean}");
         assert!(similarity(&PerModality::from([f([1., 0.])?]))?.is_none());
         let narrow = PerModality::from([f([1., 0.])?, Tensor::new(&[[1f64], [1.]], &Device::Cpu)?]);
-        assert!(similarity(&narrow).unwrap_err().to_string().contains("2 and 1"));
+        assert!(
+            similarity(&narrow)
+                .unwrap_err()
+                .to_string()
+                .contains("2 and 1")
+        );
         Ok(())
     }
 

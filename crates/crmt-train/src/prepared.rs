@@ -1,5 +1,5 @@
-//! What a loss is computed of: tensors alone, so that the same loss can be recorded once and replayed.
-//! Does not know what was done to get them.
+//! What a loss is computed of: tensors alone, so that the same loss can be recorded once and
+//! replayed. Does not know what was done to get them.
 use crate::Result;
 use candle_core::{DType, Tensor};
 use crmt_core::{Batch, PerModality};
@@ -36,12 +36,20 @@ impl Mixed {
 impl Prepared {
     /// The batch itself.
     pub fn clean(batch: &Batch) -> Self {
-        Self { inputs: batch.inputs.clone(), labels: batch.labels.clone(), mixed: None, schedule: None }
+        Self {
+            inputs: batch.inputs.clone(),
+            labels: batch.labels.clone(),
+            mixed: None,
+            schedule: None,
+        }
     }
 
     /// The same with a number that depends on the step.
     pub fn scheduled(self, value: f64) -> Result<Self> {
-        Ok(Self { schedule: Some(Tensor::new(value, self.labels.device())?), ..self })
+        Ok(Self {
+            schedule: Some(Tensor::new(value, self.labels.device())?),
+            ..self
+        })
     }
 
     /// `[batch, classes]`, rows sum to one.
@@ -56,8 +64,17 @@ impl Prepared {
 
     /// All tensors, in an order that [`with`](Self::with) knows.
     pub(crate) fn tensors(&self) -> Vec<Tensor> {
-        let mixed = self.mixed.iter().flat_map(|mixed| [&mixed.labels, &mixed.shares[0], &mixed.shares[1]]);
-        self.inputs.iter().chain([&self.labels]).chain(mixed).chain(&self.schedule).cloned().collect()
+        let mixed = self
+            .mixed
+            .iter()
+            .flat_map(|mixed| [&mixed.labels, &mixed.shares[0], &mixed.shares[1]]);
+        self.inputs
+            .iter()
+            .chain([&self.labels])
+            .chain(mixed)
+            .chain(&self.schedule)
+            .cloned()
+            .collect()
     }
 
     /// The same made of others, which are as many.
@@ -67,14 +84,22 @@ impl Prepared {
         Self {
             inputs: self.inputs.map(|_| next()),
             labels: next(),
-            mixed: self.mixed.as_ref().map(|_| Mixed { labels: next(), shares: [next(), next()] }),
+            mixed: self.mixed.as_ref().map(|_| Mixed {
+                labels: next(),
+                shares: [next(), next()],
+            }),
             schedule: self.schedule.as_ref().map(|_| next()),
         }
     }
 }
 
-/// `[batch, classes]` of labels `[batch]`, each less than `classes`. On a GPU without waiting for it, or bringing anything there.
-pub(crate) fn one_hot(labels: &Tensor, classes: usize, dtype: DType) -> candle_core::Result<Tensor> {
+/// `[batch, classes]` of labels `[batch]`, each less than `classes`. On a GPU without waiting for
+/// it, or bringing anything there.
+pub(crate) fn one_hot(
+    labels: &Tensor,
+    classes: usize,
+    dtype: DType,
+) -> candle_core::Result<Tensor> {
     let (batch, device) = (labels.dim(0)?, labels.device());
     let ones = Tensor::ones((batch, 1), dtype, device)?;
     Tensor::zeros((batch, classes), dtype, device)?.scatter(&labels.unsqueeze(1)?, &ones, 1)
@@ -91,16 +116,31 @@ mod tests {
         let inputs = PerModality::from([Tensor::zeros((2, 3), DType::F64, device)?]);
         let batch = Batch::new(inputs, Tensor::new(&[2u32, 0], device)?)?;
         let clean = Prepared::clean(&batch);
-        assert_eq!(clean.targets(3)?.to_vec2::<f64>()?, [[0., 0., 1.], [1., 0., 0.]]);
+        assert_eq!(
+            clean.targets(3)?.to_vec2::<f64>()?,
+            [[0., 0., 1.], [1., 0., 0.]]
+        );
         let shares = [Tensor::new(0.75f64, device)?, Tensor::new(0.25f64, device)?];
-        let mixed = Prepared { mixed: Some(Mixed { labels: Tensor::new(&[1u32, 0], device)?, shares }), ..clean };
-        assert_eq!(mixed.targets(3)?.to_vec2::<f64>()?, [[0., 0.25, 0.75], [1., 0., 0.]]);
+        let mixed = Prepared {
+            mixed: Some(Mixed {
+                labels: Tensor::new(&[1u32, 0], device)?,
+                shares,
+            }),
+            ..clean
+        };
+        assert_eq!(
+            mixed.targets(3)?.to_vec2::<f64>()?,
+            [[0., 0.25, 0.75], [1., 0., 0.]]
+        );
         assert!(mixed.targets(2).is_err(), "class 2 of two");
         // Taken apart and put together again.
         let scheduled = mixed.scheduled(0.5)?;
         let same = scheduled.with(scheduled.tensors());
         assert_eq!(same.tensors().len(), 6);
-        assert_eq!(same.targets(3)?.to_vec2::<f64>()?, scheduled.targets(3)?.to_vec2::<f64>()?);
+        assert_eq!(
+            same.targets(3)?.to_vec2::<f64>()?,
+            scheduled.targets(3)?.to_vec2::<f64>()?
+        );
         assert_eq!(same.schedule.expect("scheduled").to_scalar::<f64>()?, 0.5);
         Ok(())
     }

@@ -41,7 +41,11 @@ pub struct Rate {
 impl Rate {
     /// Always the same.
     pub fn constant(rate: f64) -> Self {
-        Self { peak: rate, schedule: Schedule::Constant, warmup: 0.0 }
+        Self {
+            peak: rate,
+            schedule: Schedule::Constant,
+            warmup: 0.0,
+        }
     }
 
     /// Before step `step` (from 0) of `steps`.
@@ -62,7 +66,8 @@ impl Schedule {
             Self::OneCycle { warmup } => {
                 const START: f64 = 1.0 / 25.0;
                 const END: f64 = START / 1e4;
-                let anneal = |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
+                let anneal =
+                    |from: f64, to: f64, t: f64| to + (from - to) / 2.0 * (1.0 + (PI * t).cos());
                 let last = steps.saturating_sub(1).max(1) as f64;
                 let peak = warmup * steps as f64 - 1.0;
                 let step = step as f64;
@@ -82,18 +87,26 @@ mod tests {
 
     #[test]
     fn one_cycle_matches_pytorch() {
-        // torch.optim.lr_scheduler.OneCycleLR(max_lr=1, total_steps=20, pct_start=0.15), PyTorch 2.11.
+        // torch.optim.lr_scheduler.OneCycleLR(max_lr=1, total_steps=20, pct_start=0.15),
+        // PyTorch 2.11.
         let s = Schedule::OneCycle { warmup: 0.15 };
         for (step, expected) in [(0, 0.04), (1, 0.52), (2, 1.0), (19, 4e-6)] {
             // 1e-12: one cosine of an exact argument.
-            assert!((s.factor(step, 20) - expected).abs() < 1e-12, "step {step}: {}", s.factor(step, 20));
+            assert!(
+                (s.factor(step, 20) - expected).abs() < 1e-12,
+                "step {step}: {}",
+                s.factor(step, 20)
+            );
         }
         assert!((3..19).all(|i| s.factor(i, 20) > s.factor(i + 1, 20)));
     }
 
     #[test]
     fn steps_drop_at_their_fractions() {
-        let s = Schedule::Step { every: 60. / 140., factor: 0.1 };
+        let s = Schedule::Step {
+            every: 60. / 140.,
+            factor: 0.1,
+        };
         let at = |epoch: u64| s.factor(epoch, 140);
         assert_eq!((at(0), at(59)), (1.0, 1.0));
         assert_eq!((at(60), at(119)), (0.1, 0.1));
@@ -102,8 +115,15 @@ mod tests {
 
     #[test]
     fn a_warm_up_rises_to_the_schedule() {
-        let rate = Rate { peak: 2.0, schedule: Schedule::Constant, warmup: 0.25 };
-        assert_eq!((0..6).map(|i| rate.at(i, 16)).collect::<Vec<_>>(), [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]);
+        let rate = Rate {
+            peak: 2.0,
+            schedule: Schedule::Constant,
+            warmup: 0.25,
+        };
+        assert_eq!(
+            (0..6).map(|i| rate.at(i, 16)).collect::<Vec<_>>(),
+            [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+        );
         assert_eq!(Rate::constant(0.1).at(0, 16), 0.1);
     }
 
@@ -113,16 +133,31 @@ mod tests {
             let s = Schedule::OneCycle { warmup };
             for steps in 1..60 {
                 let all: Vec<f64> = (0..steps).map(|i| s.factor(i, steps)).collect();
-                assert!(all.iter().all(|f| (0.0..=1.0).contains(f)), "{warmup} of {steps}: {all:?}");
+                assert!(
+                    all.iter().all(|f| (0.0..=1.0).contains(f)),
+                    "{warmup} of {steps}: {all:?}"
+                );
             }
         }
-        let thirds = Schedule::Step { every: 10. / 100., factor: 0.1 };
-        assert!((thirds.factor(30, 100) - 1e-3).abs() < 1e-12, "the third drop comes at 30 of 100");
+        let thirds = Schedule::Step {
+            every: 10. / 100.,
+            factor: 0.1,
+        };
+        assert!(
+            (thirds.factor(30, 100) - 1e-3).abs() < 1e-12,
+            "the third drop comes at 30 of 100"
+        );
     }
 
     #[test]
     fn cosine_and_constant_have_their_ends() {
-        assert_eq!((Schedule::Cosine.factor(0, 9), Schedule::Constant.factor(5, 9)), (1.0, 1.0));
+        assert_eq!(
+            (
+                Schedule::Cosine.factor(0, 9),
+                Schedule::Constant.factor(5, 9)
+            ),
+            (1.0, 1.0)
+        );
         assert!(Schedule::Cosine.factor(9, 9).abs() < 1e-16);
     }
 }

@@ -6,8 +6,8 @@ use crmt_core::Trainable;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Everything that a phase has changed so far. Randomness is drawn anew for each step from the run's streams, so the
-/// position is all that it needs.
+/// Everything that a phase has changed so far. Randomness is drawn anew for each step from the
+/// run's streams, so the position is all that it needs.
 #[derive(Debug, Clone)]
 pub struct State {
     /// Where the phase is.
@@ -60,8 +60,15 @@ pub(crate) struct Snapshot(Vec<(String, Var, Tensor)>);
 
 impl Snapshot {
     pub(crate) fn take(model: &dyn Trainable) -> Result<Self> {
-        let copy = |v: crmt_core::Variable| Ok((v.name, v.var.clone(), v.var.as_tensor().copy()?.detach()));
-        model.variables().into_iter().map(copy).collect::<Result<_>>().map(Self)
+        let copy = |v: crmt_core::Variable| {
+            Ok((v.name, v.var.clone(), v.var.as_tensor().copy()?.detach()))
+        };
+        model
+            .variables()
+            .into_iter()
+            .map(copy)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     /// The tensors `{prefix}{variable}` of a state.
@@ -69,7 +76,9 @@ impl Snapshot {
         let read = |v: crmt_core::Variable| {
             let name = format!("{prefix}{}", v.name);
             let Some(saved) = state.tensors.get(&name) else {
-                return Err(Error::State(format!("`{name}` is missing: the state is of another model")));
+                return Err(Error::State(format!(
+                    "`{name}` is missing: the state is of another model"
+                )));
             };
             if saved.shape() != v.var.shape() || saved.dtype() != v.var.dtype() {
                 return Err(Error::State(format!(
@@ -82,21 +91,32 @@ impl Snapshot {
             }
             Ok((v.name, v.var, saved.copy()?.detach()))
         };
-        model.variables().into_iter().map(read).collect::<Result<_>>().map(Self)
+        model
+            .variables()
+            .into_iter()
+            .map(read)
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     pub(crate) fn write(&self, prefix: &str, tensors: &mut BTreeMap<String, Tensor>) {
-        tensors.extend(self.0.iter().map(|(name, _, saved)| (format!("{prefix}{name}"), saved.clone())));
+        tensors.extend(
+            self.0
+                .iter()
+                .map(|(name, _, saved)| (format!("{prefix}{name}"), saved.clone())),
+        );
     }
 
     pub(crate) fn restore(&self) -> Result<()> {
-        self.0.iter().try_for_each(|(_, var, saved)| Ok(var.set(saved)?))
+        self.0
+            .iter()
+            .try_for_each(|(_, var, saved)| Ok(var.set(saved)?))
     }
 }
 
-/// An exponential moving average of a model's learned variables: `mean ← d·mean + (1 − d)·now`, with
-/// `d = min(decay, (1 + t)/(10 + t))` after `t` steps, so that the start is soon forgotten. Running statistics are
-/// averages already, and are taken as they are.
+/// An exponential moving average of a model's learned variables: `mean ← d·mean + (1 − d)·now`,
+/// with `d = min(decay, (1 + t)/(10 + t))` after `t` steps, so that the start is soon forgotten.
+/// Running statistics are averages already, and are taken as they are.
 pub(crate) struct Average {
     decay: f64,
     means: Snapshot,

@@ -12,10 +12,11 @@ pub struct StepLoss {
     pub total: Tensor,
     /// Named numbers for the record, e.g. `cross_entropy`.
     pub parts: Vec<(&'static str, Part)>,
-    /// The scores that the loss was computed of, for the record, where the batch's labels are those of the scores;
-    /// tracking nothing.
+    /// The scores that the loss was computed of, for the record, where the batch's labels are those
+    /// of the scores; tracking nothing.
     pub unimodal: Option<PerModality<Tensor>>,
-    /// What becomes of the encoders' gradients before the step; `None`: they are followed as they are.
+    /// What becomes of the encoders' gradients before the step; `None`: they are followed as they
+    /// are.
     pub modulation: Option<Modulation>,
 }
 
@@ -24,7 +25,8 @@ pub struct StepLoss {
 pub enum Part {
     /// Known already; the same until the next epoch, unless numbers are read to get it.
     Number(f64),
-    /// A scalar that may still be computed; it is read with all others once the step's work has been handed to the device.
+    /// A scalar that may still be computed; it is read with all others once the step's work has
+    /// been handed to the device.
     Scalar(Tensor),
 }
 
@@ -42,10 +44,23 @@ impl From<&Tensor> for Part {
 
 impl StepLoss {
     /// A loss of these scores of `prepared`, made of `parts`, whose gradient is followed as it is.
-    pub fn new(total: Tensor, parts: Vec<(&'static str, Part)>, prepared: &Prepared, scores: &AdditiveScores) -> Self {
+    pub fn new(
+        total: Tensor,
+        parts: Vec<(&'static str, Part)>,
+        prepared: &Prepared,
+        scores: &AdditiveScores,
+    ) -> Self {
         // Mixed samples have no single label.
-        let unimodal = prepared.mixed.is_none().then(|| scores.unimodal.map(Tensor::detach));
-        Self { total, parts, unimodal, modulation: None }
+        let unimodal = prepared
+            .mixed
+            .is_none()
+            .then(|| scores.unimodal.map(Tensor::detach));
+        Self {
+            total,
+            parts,
+            unimodal,
+            modulation: None,
+        }
     }
 }
 
@@ -54,9 +69,10 @@ pub trait Strategy {
     /// What becomes of `batch`, and all else that differs from step to step.
     fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &Draws) -> Result<Prepared>;
 
-    /// The loss of `model`. Until the next [`begin_epoch`](Self::begin_epoch) it is one function of the model's parameters
-    /// and of `prepared`, so that a GPU may record and replay it: tensors of the strategy that it reads stay where they are until then. One that reads a
-    /// number from the device can't be recorded.
+    /// The loss of `model`. Until the next [`begin_epoch`](Self::begin_epoch) it is one function of
+    /// the model's parameters and of `prepared`, so that a GPU may record and replay it: tensors of
+    /// the strategy that it reads stay where they are until then. One that reads a number from the
+    /// device can't be recorded.
     fn loss(&self, model: &dyn Trainable, prepared: &Prepared) -> Result<StepLoss>;
 
     /// Hears of each epoch (from 0) before its first batch, to measure the model.
@@ -77,7 +93,9 @@ pub trait Strategy {
 
 /// Scalars side by side in `f64`, `[n]`: they are read with one look at the device.
 pub(crate) fn together(scalars: &[Tensor]) -> candle_core::Result<Tensor> {
-    let all = scalars.iter().map(|scalar| scalar.to_dtype(DType::F64)?.reshape(1));
+    let all = scalars
+        .iter()
+        .map(|scalar| scalar.to_dtype(DType::F64)?.reshape(1));
     Tensor::cat(&all.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
@@ -86,23 +104,32 @@ pub(crate) fn scalar(x: &Tensor) -> candle_core::Result<f64> {
     x.to_dtype(DType::F64)?.to_scalar()
 }
 
-/// What each modality says alone: `a(m) ∘ s(m) + b/M`, `[batch, classes]`, which add up to the logits.
+/// What each modality says alone: `a(m) ∘ s(m) + b/M`, `[batch, classes]`, which add up to the
+/// logits.
 pub(crate) fn solo_logits(scores: &AdditiveScores) -> Result<PerModality<Tensor>> {
     let share = (&scores.bias / scores.unimodal.len() as f64)?;
-    Ok(scores.contributions()?.try_map(|own| own.broadcast_add(&share))?)
+    Ok(scores
+        .contributions()?
+        .try_map(|own| own.broadcast_add(&share))?)
 }
 
-/// `Σ_i Σ_k targets_ik softmax(solo logits of m)_ik`: how sure of the right classes each modality is; scalars in `f64`.
+/// `Σ_i Σ_k targets_ik softmax(solo logits of m)_ik`: how sure of the right classes each modality
+/// is; scalars in `f64`.
 pub(crate) fn confidence(scores: &AdditiveScores, targets: &Tensor) -> Result<PerModality<Tensor>> {
     Ok(solo_logits(scores)?.try_map(|logits| sureness(logits, targets))?)
 }
 
 /// `Σ_i Σ_k targets_ik softmax(logits)_ik`, a scalar in `f64` that tracks nothing.
 pub(crate) fn sureness(logits: &Tensor, targets: &Tensor) -> candle_core::Result<Tensor> {
-    (softmax(&logits.detach(), D::Minus1)? * targets)?.sum_all()?.to_dtype(DType::F64)
+    (softmax(&logits.detach(), D::Minus1)? * targets)?
+        .sum_all()?
+        .to_dtype(DType::F64)
 }
 
 /// Of scalars.
 pub(crate) fn sum(scalars: &PerModality<Tensor>) -> candle_core::Result<Tensor> {
-    scalars.iter().skip(1).try_fold(scalars[0].clone(), |sum, x| sum + x)
+    scalars
+        .iter()
+        .skip(1)
+        .try_fold(scalars[0].clone(), |sum, x| sum + x)
 }

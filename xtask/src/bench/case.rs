@@ -1,4 +1,5 @@
-//! The cases that are timed against PyTorch, and what each is to reach. Knows which programs do the same work, not how.
+//! The cases that are timed against PyTorch, and what each is to reach. Knows which programs do the
+//! same work, not how.
 use super::measure::{Programs, ours};
 use crate::workspace;
 use anyhow::Result;
@@ -33,16 +34,48 @@ enum Pair {
 }
 
 const fn av(name: &'static str, target: f64, iterations: u32, arguments: &'static str) -> Case {
-    Case { name, target, pair: Pair::Av, arguments, iterations }
+    Case {
+        name,
+        target,
+        pair: Pair::Av,
+        arguments,
+        iterations,
+    }
 }
 
-/// The cnn's samples are an image 1×28×28 and a spectrogram; the ResNets', a clip of three frames and a spectrogram.
+/// The cnn's samples are an image 1×28×28 and a spectrogram; the ResNets', a clip of three frames
+/// and a spectrogram.
 const CASES: [Case; 10] = [
-    av("crmt-cnn", 0.60, 10, "--work step-crmt --model cnn --batch 64 --spectrogram 64x64"),
-    av("jt-cnn", 0.60, 10, "--work step-jt --model cnn --batch 64 --spectrogram 64x64"),
-    av("at-cnn", 0.60, 10, "--work step-at --model cnn --batch 64 --spectrogram 64x64"),
-    av("pgd-cnn", 0.60, 5, "--work pgd --steps 10 --model cnn --batch 64 --spectrogram 64x64"),
-    av("lipschitz-cnn", 0.35, 5, "--work lipschitz --model cnn --batch 64 --spectrogram 64x64"),
+    av(
+        "crmt-cnn",
+        0.60,
+        10,
+        "--work step-crmt --model cnn --batch 64 --spectrogram 64x64",
+    ),
+    av(
+        "jt-cnn",
+        0.60,
+        10,
+        "--work step-jt --model cnn --batch 64 --spectrogram 64x64",
+    ),
+    av(
+        "at-cnn",
+        0.60,
+        10,
+        "--work step-at --model cnn --batch 64 --spectrogram 64x64",
+    ),
+    av(
+        "pgd-cnn",
+        0.60,
+        5,
+        "--work pgd --steps 10 --model cnn --batch 64 --spectrogram 64x64",
+    ),
+    av(
+        "lipschitz-cnn",
+        0.35,
+        5,
+        "--work lipschitz --model cnn --batch 64 --spectrogram 64x64",
+    ),
     av(
         "crmt-resnet-112",
         0.75,
@@ -67,7 +100,13 @@ const CASES: [Case; 10] = [
         5,
         "--work forward --model resnet18 --batch 4 --frames 3 --image 224 --spectrogram 256x128",
     ),
-    Case { name: "certified-digits", target: 0.60, pair: Pair::Certified, arguments: "", iterations: 20 },
+    Case {
+        name: "certified-digits",
+        target: 0.60,
+        pair: Pair::Certified,
+        arguments: "",
+        iterations: 20,
+    },
 ];
 
 /// The names of all cases.
@@ -78,7 +117,10 @@ pub fn names() -> Vec<&'static str> {
 /// The cases of these names, in the table's order; all for no name.
 pub fn chosen(names: &[String]) -> Vec<&'static Case> {
     static TABLE: [Case; CASES.len()] = CASES;
-    TABLE.iter().filter(|case| names.is_empty() || names.iter().any(|name| name == case.name)).collect()
+    TABLE
+        .iter()
+        .filter(|case| names.is_empty() || names.iter().any(|name| name == case.name))
+        .collect()
 }
 
 /// Builds what our side of `cases` needs.
@@ -122,8 +164,15 @@ impl Case {
     /// PyTorch's side, in its usual layout or channels-last.
     pub fn peer(&self, python: &Path, threads: u32, channels_last: bool) -> Command {
         let mut command = Command::new(python);
-        command.arg(workspace::root().join(self.pair.script())).args(self.arguments.split_whitespace());
-        command.args(["--iters", &self.iterations.to_string(), "--threads", &threads.to_string()]);
+        command
+            .arg(workspace::root().join(self.pair.script()))
+            .args(self.arguments.split_whitespace());
+        command.args([
+            "--iters",
+            &self.iterations.to_string(),
+            "--threads",
+            &threads.to_string(),
+        ]);
         command.args(channels_last.then_some("--channels-last"));
         command
     }
@@ -137,24 +186,39 @@ mod tests {
     #[test]
     fn names_choose_cases_in_the_tables_order() {
         let all = names();
-        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "two cases share a name");
+        assert_eq!(
+            all.iter().collect::<BTreeSet<_>>().len(),
+            all.len(),
+            "two cases share a name"
+        );
         assert_eq!(chosen(&[]).len(), all.len());
         let two = chosen(&["pgd-cnn".into(), "jt-cnn".into()]);
-        assert_eq!(two.iter().map(|case| case.name).collect::<Vec<_>>(), ["jt-cnn", "pgd-cnn"]);
+        assert_eq!(
+            two.iter().map(|case| case.name).collect::<Vec<_>>(),
+            ["jt-cnn", "pgd-cnn"]
+        );
     }
 
     #[test]
     fn both_sides_get_the_same_flags() {
         let flags = |command: &Command| -> Vec<String> {
-            command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect()
+            command
+                .get_args()
+                .map(|argument| argument.to_string_lossy().into_owned())
+                .collect()
         };
         for case in chosen(&[]) {
             let peer = flags(&case.peer(Path::new("python"), 3, true));
             assert_eq!(peer.last().map(String::as_str), Some("--channels-last"));
-            assert!(workspace::root().join(case.pair.script()).exists() || matches!(case.pair, Pair::Certified));
+            assert!(
+                workspace::root().join(case.pair.script()).exists()
+                    || matches!(case.pair, Pair::Certified)
+            );
             let shared = peer[1..peer.len() - 3].to_vec();
             let ours = case.arguments.split_whitespace().map(str::to_owned);
-            let ours: Vec<_> = ours.chain(["--iters".to_owned(), case.iterations.to_string()]).collect();
+            let ours: Vec<_> = ours
+                .chain(["--iters".to_owned(), case.iterations.to_string()])
+                .collect();
             assert_eq!(shared, ours, "{}", case.name);
         }
     }

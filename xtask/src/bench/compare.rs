@@ -1,4 +1,5 @@
-//! Runs both sides of the cases in turn, so that both meet the machine as it is. Knows neither flags nor arithmetic.
+//! Runs both sides of the cases in turn, so that both meet the machine as it is. Knows neither
+//! flags nor arithmetic.
 use super::case::{self, Case};
 use super::measure::{Programs, measure, processor};
 use super::output::write;
@@ -12,8 +13,15 @@ use std::path::Path;
 /// Times `cases` and tells how they came out; into `out` too, if there is one.
 ///
 /// # Errors
-/// If our programs can't be built, a case fails (the others are still timed), or files can't be written.
-pub fn run(cases: &[&'static Case], python: &Path, rounds: u32, threads: u32, out: Option<&Path>) -> Result<()> {
+/// If our programs can't be built, a case fails (the others are still timed), or files can't be
+/// written.
+pub fn run(
+    cases: &[&'static Case],
+    python: &Path,
+    rounds: u32,
+    threads: u32,
+    out: Option<&Path>,
+) -> Result<()> {
     let programs = case::build(cases)?;
     let (mut verdicts, mut records, mut failed) = (vec![], vec![], vec![]);
     for case in cases {
@@ -38,20 +46,38 @@ pub fn run(cases: &[&'static Case], python: &Path, rounds: u32, threads: u32, ou
         say(&format!("\n{}", table(&verdicts)))?;
     }
     if let Some(out) = out {
-        say(&format!("\n{} and bench.md have the results\n", out.join("bench.json").display()))?;
+        say(&format!(
+            "\n{} and bench.md have the results\n",
+            out.join("bench.json").display()
+        ))?;
     }
     match failed.len() {
         0 => Ok(()),
-        _ => Err(Failed(format!("{} of {} cases failed: {}", failed.len(), cases.len(), failed.join(", "))).into()),
+        _ => Err(Failed(format!(
+            "{} of {} cases failed: {}",
+            failed.len(),
+            cases.len(),
+            failed.join(", ")
+        ))
+        .into()),
     }
 }
 
-fn timed(case: &Case, programs: &Programs, python: &Path, rounds: u32, threads: u32) -> Result<Vec<Round>> {
+fn timed(
+    case: &Case,
+    programs: &Programs,
+    python: &Path,
+    rounds: u32,
+    threads: u32,
+) -> Result<Vec<Round>> {
     let mut all = vec![];
     for number in 1..=rounds {
         let ours = measure(&mut case.ours(programs, threads)?)?;
         let peer = |channels_last| measure(&mut case.peer(python, threads, channels_last));
-        let round = Round { ours, peers: [peer(false)?, peer(true)?] };
+        let round = Round {
+            ours,
+            peers: [peer(false)?, peer(true)?],
+        };
         let [plain, last] = round.peers.each_ref().map(|peer| milliseconds(peer.median));
         say(&format!(
             "{} round {number} of {rounds}: ours {}, {} {plain}, {} {last}\n",
@@ -65,8 +91,15 @@ fn timed(case: &Case, programs: &Programs, python: &Path, rounds: u32, threads: 
     Ok(all)
 }
 
-fn store(out: &Path, records: &[Value], verdicts: &[Verdict], rounds: u32, threads: u32) -> Result<()> {
-    let record = json!({ "processor": processor(), "threads": threads, "rounds": rounds, "cases": records });
+fn store(
+    out: &Path,
+    records: &[Value],
+    verdicts: &[Verdict],
+    rounds: u32,
+    threads: u32,
+) -> Result<()> {
+    let record =
+        json!({ "processor": processor(), "threads": threads, "rounds": rounds, "cases": records });
     write(&out.join("bench.json"), &format!("{record:#}\n"))?;
     write(&out.join("bench.md"), &table(verdicts))
 }

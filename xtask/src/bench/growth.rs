@@ -1,4 +1,5 @@
-//! Which sizes a training step is measured at, and what the measurements amount to. Starts no program.
+//! Which sizes a training step is measured at, and what the measurements amount to. Starts no
+//! program.
 use super::measure::{median, spread};
 use serde_json::{Value, json};
 
@@ -13,7 +14,13 @@ pub enum Axis {
 }
 
 impl Axis {
-    pub const ALL: [Self; 5] = [Self::Batch, Self::Width, Self::Classes, Self::Modalities, Self::Threads];
+    pub const ALL: [Self; 5] = [
+        Self::Batch,
+        Self::Width,
+        Self::Classes,
+        Self::Modalities,
+        Self::Threads,
+    ];
 
     /// In a word.
     pub fn name(self) -> &'static str {
@@ -49,21 +56,34 @@ pub struct Sizes {
 }
 
 const CLASSES: [u32; 4] = [10, 30, 100, 300];
-/// Width of the series of classes: an orthonormal head has at most as many classes as features, which are eight for
-/// each channel of the first layer.
+/// Width of the series of classes: an orthonormal head has at most as many classes as features,
+/// which are eight for each channel of the first layer.
 const WIDE: u32 = 64;
 
 impl Sizes {
     /// Where all series but that of the classes meet.
     fn middle(threads: u32) -> Self {
-        Self { batch: 64, width: 32, classes: 10, modalities: 2, threads }
+        Self {
+            batch: 64,
+            width: 32,
+            classes: 10,
+            modalities: 2,
+            threads,
+        }
     }
 
     /// The flags of our program; threads go by the environment.
     pub fn flags(self) -> Vec<String> {
-        let flags =
-            [("batch", self.batch), ("width", self.width), ("classes", self.classes), ("modalities", self.modalities)];
-        flags.iter().flat_map(|(name, value)| [format!("--{name}"), value.to_string()]).collect()
+        let flags = [
+            ("batch", self.batch),
+            ("width", self.width),
+            ("classes", self.classes),
+            ("modalities", self.modalities),
+        ];
+        flags
+            .iter()
+            .flat_map(|(name, value)| [format!("--{name}"), value.to_string()])
+            .collect()
     }
 
     fn json(self) -> Value {
@@ -80,12 +100,24 @@ impl Sizes {
 /// The values of one series and the step at each.
 pub fn series(axis: Axis, threads: u32, cores: u32) -> Vec<(u32, Sizes)> {
     let middle = Sizes::middle(threads);
-    let at = |values: &[u32], sizes: &dyn Fn(u32) -> Sizes| values.iter().map(|v| (*v, sizes(*v))).collect();
+    let at = |values: &[u32], sizes: &dyn Fn(u32) -> Sizes| {
+        values.iter().map(|v| (*v, sizes(*v))).collect()
+    };
     match axis {
-        Axis::Batch => at(&[8, 16, 32, 64, 128, 256], &|batch| Sizes { batch, ..middle }),
+        Axis::Batch => at(&[8, 16, 32, 64, 128, 256], &|batch| Sizes {
+            batch,
+            ..middle
+        }),
         Axis::Width => at(&[8, 16, 32, 64], &|width| Sizes { width, ..middle }),
-        Axis::Classes => at(&CLASSES, &|classes| Sizes { classes, width: WIDE, ..middle }),
-        Axis::Modalities => at(&[1, 2, 3, 4], &|modalities| Sizes { modalities, ..middle }),
+        Axis::Classes => at(&CLASSES, &|classes| Sizes {
+            classes,
+            width: WIDE,
+            ..middle
+        }),
+        Axis::Modalities => at(&[1, 2, 3, 4], &|modalities| Sizes {
+            modalities,
+            ..middle
+        }),
         Axis::Threads => at(&counts(cores), &|threads| Sizes { threads, ..middle }),
     }
 }
@@ -95,8 +127,9 @@ pub fn counts(cores: u32) -> Vec<u32> {
     if cores <= 8 {
         return (1..=cores).collect();
     }
-    let mut counts: Vec<u32> =
-        std::iter::successors(Some(1u32), |n| n.checked_mul(2)).take_while(|n| *n < cores).collect();
+    let mut counts: Vec<u32> = std::iter::successors(Some(1u32), |n| n.checked_mul(2))
+        .take_while(|n| *n < cores)
+        .collect();
     counts.push(cores);
     counts
 }
@@ -112,7 +145,8 @@ pub struct Roof {
 }
 
 impl Roof {
-    /// Billions of operations a second that this machine allows where each byte serves `intensity` of them.
+    /// Billions of operations a second that this machine allows where each byte serves `intensity`
+    /// of them.
     pub fn limit(&self, intensity: f64) -> f64 {
         self.gflops.min(self.bandwidth * intensity)
     }
@@ -170,12 +204,18 @@ impl Point {
     }
 }
 
-/// The exponent `p` of `cost ∝ value^p` that fits best, by least squares of the logarithms; `None` for fewer than two
-/// values.
+/// The exponent `p` of `cost ∝ value^p` that fits best, by least squares of the logarithms; `None`
+/// for fewer than two values.
 pub fn exponent(points: &[&Point], cost: fn(&Point) -> f64) -> Option<f64> {
-    let logs: Vec<(f64, f64)> = points.iter().map(|p| (f64::from(p.value).ln(), cost(p).ln())).collect();
+    let logs: Vec<(f64, f64)> = points
+        .iter()
+        .map(|p| (f64::from(p.value).ln(), cost(p).ln()))
+        .collect();
     let n = logs.len() as f64;
-    let (x, y) = (logs.iter().map(|l| l.0).sum::<f64>() / n, logs.iter().map(|l| l.1).sum::<f64>() / n);
+    let (x, y) = (
+        logs.iter().map(|l| l.0).sum::<f64>() / n,
+        logs.iter().map(|l| l.1).sum::<f64>() / n,
+    );
     let variance: f64 = logs.iter().map(|l| (l.0 - x).powi(2)).sum();
     (variance > 0.).then(|| logs.iter().map(|l| (l.0 - x) * (l.1 - y)).sum::<f64>() / variance)
 }
@@ -186,14 +226,24 @@ mod tests {
 
     fn point(value: u32, time: f64) -> Point {
         let sizes = Sizes::middle(2);
-        Point { axis: Axis::Batch, value, sizes, times: vec![time, 9. * time, time], flops: 6e9, bytes: 2e8 }
+        Point {
+            axis: Axis::Batch,
+            value,
+            sizes,
+            times: vec![time, 9. * time, time],
+            flops: 6e9,
+            bytes: 2e8,
+        }
     }
 
     #[test]
     fn every_series_varies_its_own_size_alone() {
         for axis in Axis::ALL {
             let series = series(axis, 2, 12);
-            assert!(series.windows(2).all(|pair| pair[0].0 < pair[1].0), "{axis:?}");
+            assert!(
+                series.windows(2).all(|pair| pair[0].0 < pair[1].0),
+                "{axis:?}"
+            );
             let rest: Vec<Value> = series
                 .iter()
                 .map(|(value, sizes)| {
@@ -203,8 +253,14 @@ mod tests {
                     sizes
                 })
                 .collect();
-            assert!(rest.iter().all(|sizes| *sizes == rest[0]), "{axis:?} varies more than itself: {rest:?}");
-            assert!(series.iter().all(|(_, s)| s.classes <= 8 * s.width), "{axis:?}: too few features");
+            assert!(
+                rest.iter().all(|sizes| *sizes == rest[0]),
+                "{axis:?} varies more than itself: {rest:?}"
+            );
+            assert!(
+                series.iter().all(|(_, s)| s.classes <= 8 * s.width),
+                "{axis:?}: too few features"
+            );
         }
         assert_eq!(counts(1), [1]);
         assert_eq!(counts(3), [1, 2, 3]);
@@ -216,21 +272,38 @@ mod tests {
     fn exponents_are_recovered() {
         let cubic = [point(2, 8.), point(3, 27.), point(10, 1000.)];
         // Three logarithms and a handful of products: rounding only.
-        let fitted = exponent(&cubic.iter().collect::<Vec<_>>(), Point::time).expect("three values");
+        let fitted =
+            exponent(&cubic.iter().collect::<Vec<_>>(), Point::time).expect("three values");
         assert!((fitted - 3.).abs() < 1e-12, "{fitted}");
-        assert_eq!(exponent(&cubic.iter().collect::<Vec<_>>(), |point| point.flops), Some(0.));
+        assert_eq!(
+            exponent(&cubic.iter().collect::<Vec<_>>(), |point| point.flops),
+            Some(0.)
+        );
         assert_eq!(exponent(&[&cubic[0]], Point::time), None);
     }
 
     #[test]
     fn points_are_held_against_the_lower_roof() {
-        let roof = Roof { threads: 2, gflops: 100., bandwidth: 2. };
+        let roof = Roof {
+            threads: 2,
+            gflops: 100.,
+            bandwidth: 2.,
+        };
         // 6e9 operations in 100 ms, 30 for each byte.
         let point = point(1, 100.);
         assert_eq!((point.gflops(), point.intensity()), (60., 30.));
         assert_eq!((roof.limit(30.), roof.limit(300.)), (60., 100.));
         let json = point.json(&roof);
-        assert_eq!((json["share_of_gemm"].as_f64(), json["share_of_roof"].as_f64()), (Some(0.6), Some(1.)));
-        assert_eq!((json["median_ms"].as_f64(), json["greatest_ms"].as_f64()), (Some(100.), Some(900.)));
+        assert_eq!(
+            (
+                json["share_of_gemm"].as_f64(),
+                json["share_of_roof"].as_f64()
+            ),
+            (Some(0.6), Some(1.))
+        );
+        assert_eq!(
+            (json["median_ms"].as_f64(), json["greatest_ms"].as_f64()),
+            (Some(100.), Some(900.))
+        );
     }
 }

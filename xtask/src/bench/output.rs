@@ -4,5 +4,6 @@ use std::path::Path;
 
 /// Replaces a file atomically, and names it if that fails.
 pub fn write(path: &Path, text: &str) -> Result<()> {
-    crmt_data::write_atomically(path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
+    crmt_data::write_atomically(path, text.as_bytes())
+        .with_context(|| format!("writing {}", path.display()))
 }

@@ -1,4 +1,5 @@
-//! The growth of a training step and the roofline as one picture. Knows points and axes, not how they were measured.
+//! The growth of a training step and the roofline as one picture. Knows points and axes, not how
+//! they were measured.
 use super::growth::{Axis, Point, Roof};
 use super::measure::spread;
 use anyhow::{Result, anyhow};
@@ -28,7 +29,8 @@ const COLOURS: [RGBColor; 5] = [
 pub fn draw(points: &[Point], roof: &Roof) -> Result<String> {
     let mut svg = String::new();
     {
-        let root = SVGBackend::with_string(&mut svg, (3 * PANEL.0, 2 * PANEL.1)).into_drawing_area();
+        let root =
+            SVGBackend::with_string(&mut svg, (3 * PANEL.0, 2 * PANEL.1)).into_drawing_area();
         root.fill(&WHITE).map_err(failed)?;
         let panels = root.split_evenly((2, 3));
         for ((axis, colour), area) in Axis::ALL.into_iter().zip(COLOURS).zip(&panels) {
@@ -47,17 +49,25 @@ fn failed(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("drawing: {error}")
 }
 
-/// Time against one size, the rounds' spread as a stroke, with the line of a time in proportion to the operations (for
-/// threads: in inverse proportion to their number).
+/// Time against one size, the rounds' spread as a stroke, with the line of a time in proportion to
+/// the operations (for threads: in inverse proportion to their number).
 fn growth(area: &Area, axis: Axis, series: &[&Point], colour: RGBColor) -> Result<()> {
-    let Some(first) = series.first() else { return Ok(()) };
+    let Some(first) = series.first() else {
+        return Ok(());
+    };
     let value = |point: &Point| f64::from(point.value);
-    let times: Vec<(f64, f64)> = series.iter().map(|point| (value(point), point.time())).collect();
+    let times: Vec<(f64, f64)> = series
+        .iter()
+        .map(|point| (value(point), point.time()))
+        .collect();
     let share = |point: &Point| match axis {
         Axis::Threads => value(first) / value(point),
         _ => point.flops / first.flops,
     };
-    let expected: Vec<(f64, f64)> = series.iter().map(|point| (value(point), first.time() * share(point))).collect();
+    let expected: Vec<(f64, f64)> = series
+        .iter()
+        .map(|point| (value(point), first.time() * share(point)))
+        .collect();
     let rounds: Vec<[(f64, f64); 2]> = series
         .iter()
         .map(|point| {
@@ -65,11 +75,20 @@ fn growth(area: &Area, axis: Axis, series: &[&Point], colour: RGBColor) -> Resul
             [(value(point), least), (value(point), most)]
         })
         .collect();
-    let grey = if axis == Axis::Threads { "in inverse proportion" } else { "as the operations grow" };
+    let grey = if axis == Axis::Threads {
+        "in inverse proportion"
+    } else {
+        "as the operations grow"
+    };
     let chart = Chart {
         title: format!("a step against its {} (grey: {grey})", axis.name()),
         x: Scale::around(times.iter().map(|(x, _)| *x)),
-        y: Scale::around(expected.iter().chain(rounds.as_flattened()).map(|(_, y)| *y)),
+        y: Scale::around(
+            expected
+                .iter()
+                .chain(rounds.as_flattened())
+                .map(|(_, y)| *y),
+        ),
         labels: (axis.label(), "time of a step (ms)"),
         ticks: Some(times.iter().map(|(x, _)| *x).collect()),
     };
@@ -80,22 +99,42 @@ fn growth(area: &Area, axis: Axis, series: &[&Point], colour: RGBColor) -> Resul
 
 /// Speed against arithmetic intensity, below what the machine allows.
 fn roofline(area: &Area, points: &[Point], roof: &Roof) -> Result<()> {
-    let steps = || points.iter().filter(|point| point.sizes.threads == roof.threads);
+    let steps = || {
+        points
+            .iter()
+            .filter(|point| point.sizes.threads == roof.threads)
+    };
     let ridge = roof.gflops / roof.bandwidth;
-    let x = Scale::around(steps().map(Point::intensity).chain([ridge / 2., ridge * 2.]));
+    let x = Scale::around(
+        steps()
+            .map(Point::intensity)
+            .chain([ridge / 2., ridge * 2.]),
+    );
     let limits = [x.low, ridge, x.high].map(|intensity| (intensity, roof.limit(intensity)));
     let dots: Vec<(Vec<(f64, f64)>, RGBColor)> = Axis::ALL
         .into_iter()
         .zip(COLOURS)
         .map(|(axis, colour)| {
             let own = steps().filter(|point| point.axis == axis);
-            (own.map(|point| (point.intensity(), point.gflops())).collect(), colour)
+            (
+                own.map(|point| (point.intensity(), point.gflops()))
+                    .collect(),
+                colour,
+            )
         })
         .collect();
-    let threads = if roof.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", roof.threads) };
+    let threads = if roof.threads == 1 {
+        "1 thread".to_owned()
+    } else {
+        format!("{} threads", roof.threads)
+    };
     let chart = Chart {
         title: format!("roofline on {threads}, colours as in the other panels"),
-        y: Scale::around(steps().map(Point::gflops).chain(limits.map(|limit| limit.1))),
+        y: Scale::around(
+            steps()
+                .map(Point::gflops)
+                .chain(limits.map(|limit| limit.1)),
+        ),
         x,
         labels: ("convolutions: FLOP / byte", "GFLOP/s"),
         ticks: None,
@@ -118,17 +157,30 @@ impl Scale {
             return Self { low: 0.5, high: 2. };
         }
         let air = (high / low).powf(0.08).max(1.1);
-        Self { low: low / air, high: high * air }
+        Self {
+            low: low / air,
+            high: high * air,
+        }
     }
 
-    /// Round values inside, at most about `most` of them: 1, 2 and 5 times powers of ten, or powers of ten alone.
+    /// Round values inside, at most about `most` of them: 1, 2 and 5 times powers of ten, or powers
+    /// of ten alone.
     fn ticks(self, most: usize) -> Vec<f64> {
-        let powers = || (self.low.log10().floor() as i32..=self.high.log10().ceil() as i32).map(|p| 10f64.powi(p));
+        let powers = || {
+            (self.low.log10().floor() as i32..=self.high.log10().ceil() as i32)
+                .map(|p| 10f64.powi(p))
+        };
         let inside = |steps: &[f64]| -> Vec<f64> {
             let all = powers().flat_map(|power| steps.iter().map(move |step| step * power));
-            all.filter(|tick| (self.low..=self.high).contains(tick)).collect()
+            all.filter(|tick| (self.low..=self.high).contains(tick))
+                .collect()
         };
-        let choices: [&[f64]; 4] = [&[1., 1.5, 2., 3., 4., 5., 7.], &[1., 2., 5.], &[1., 3.], &[1.]];
+        let choices: [&[f64]; 4] = [
+            &[1., 1.5, 2., 3., 4., 5., 7.],
+            &[1., 2., 5.],
+            &[1., 3.],
+            &[1.],
+        ];
         let mut found = choices.map(inside).into_iter();
         found.find(|ticks| ticks.len() <= most).unwrap_or_default()
     }
@@ -175,8 +227,14 @@ impl Chart {
         lines: &[(&[(f64, f64)], RGBAColor)],
         dots: &[(Vec<(f64, f64)>, RGBColor)],
     ) -> Result<()> {
-        let x = Logarithmic { ticks: self.ticks.unwrap_or_else(|| self.x.ticks(8)), scale: self.x };
-        let y = Logarithmic { ticks: self.y.ticks(8), scale: self.y };
+        let x = Logarithmic {
+            ticks: self.ticks.unwrap_or_else(|| self.x.ticks(8)),
+            scale: self.x,
+        };
+        let y = Logarithmic {
+            ticks: self.y.ticks(8),
+            scale: self.y,
+        };
         let mut chart = ChartBuilder::on(area)
             .caption(&self.title, (FONT, 15, &INK))
             .margin(10)
@@ -202,10 +260,17 @@ impl Chart {
             .draw()
             .map_err(failed)?;
         for (points, colour) in lines {
-            chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2))).map_err(failed)?;
+            chart
+                .draw_series(LineSeries::new(
+                    points.iter().copied(),
+                    colour.stroke_width(2),
+                ))
+                .map_err(failed)?;
         }
         for (points, colour) in dots {
-            let circles = points.iter().map(|point| Circle::new(*point, 4, colour.filled()));
+            let circles = points
+                .iter()
+                .map(|point| Circle::new(*point, 4, colour.filled()));
             chart.draw_series(circles).map_err(failed)?;
         }
         Ok(())
@@ -217,20 +282,35 @@ mod tests {
     use super::super::growth::series;
     use super::*;
 
-    /// As many circles as points: each in its own panel, and once more below the roof if it ran on as many threads.
+    /// As many circles as points: each in its own panel, and once more below the roof if it ran on
+    /// as many threads.
     #[test]
     fn every_point_is_drawn() {
-        let roof = Roof { threads: 2, gflops: 100., bandwidth: 10. };
+        let roof = Roof {
+            threads: 2,
+            gflops: 100.,
+            bandwidth: 10.,
+        };
         let point = |axis, (value, sizes)| {
             let time = 10. + f64::from(value);
-            Point { axis, value, sizes, times: vec![time], flops: 1e9 * time, bytes: 1e8 }
+            Point {
+                axis,
+                value,
+                sizes,
+                times: vec![time],
+                flops: 1e9 * time,
+                bytes: 1e8,
+            }
         };
         let points: Vec<Point> = Axis::ALL
             .into_iter()
             .flat_map(|axis| series(axis, 2, 4).into_iter().map(move |s| point(axis, s)))
             .collect();
         let svg = draw(&points, &roof).expect("a picture");
-        let below = points.iter().filter(|point| point.sizes.threads == 2).count();
+        let below = points
+            .iter()
+            .filter(|point| point.sizes.threads == 2)
+            .count();
         assert_eq!(svg.matches("<circle").count(), points.len() + below);
         for axis in Axis::ALL {
             assert!(svg.contains(axis.label()), "{axis:?} has no label");
@@ -240,12 +320,27 @@ mod tests {
 
     #[test]
     fn ticks_are_round_inside_and_few() {
-        for (low, high) in [(7., 270.), (11., 13.), (1e-3, 1e4), (90., 1200.), (0.9, 4.4)] {
+        for (low, high) in [
+            (7., 270.),
+            (11., 13.),
+            (1e-3, 1e4),
+            (90., 1200.),
+            (0.9, 4.4),
+        ] {
             let ticks = Scale { low, high }.ticks(8);
-            assert!(ticks.len() <= 8 && ticks.iter().all(|tick| (low..=high).contains(tick)), "{low}: {ticks:?}");
-            assert!(high / low < 2. || ticks.len() >= 2, "{low} to {high}: {ticks:?}");
+            assert!(
+                ticks.len() <= 8 && ticks.iter().all(|tick| (low..=high).contains(tick)),
+                "{low}: {ticks:?}"
+            );
+            assert!(
+                high / low < 2. || ticks.len() >= 2,
+                "{low} to {high}: {ticks:?}"
+            );
         }
         let around = Scale::around([2., 8.].into_iter());
-        assert!(around.low < 2. && around.low > 1. && around.high > 8. && around.high < 10., "{around:?}");
+        assert!(
+            around.low < 2. && around.low > 1. && around.high > 8. && around.high < 10.,
+            "{around:?}"
+        );
     }
 }

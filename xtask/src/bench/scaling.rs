@@ -1,5 +1,5 @@
-//! `cargo xtask bench --scaling`: measures the machine, then the training step at all sizes, and writes what came out.
-//! Knows neither what a step computes nor how a chart is drawn.
+//! `cargo xtask bench --scaling`: measures the machine, then the training step at all sizes, and
+//! writes what came out. Knows neither what a step computes nor how a chart is drawn.
 use super::case::AV;
 use super::growth::{Axis, Point, Roof, Sizes, counts, exponent, series};
 use super::measure::{Measured, Programs, measure, number, ours, processor, read};
@@ -24,15 +24,27 @@ const WARMUP: &str = "2";
 pub fn run(rounds: u32, threads: u32, out: &Path) -> Result<()> {
     let programs = Programs::build(&[AV])?;
     let program = programs.find(AV)?;
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get).try_into().unwrap_or(u32::MAX);
-    let scaling =
-        Scaling { roofs: roofs(program, threads, cores)?, points: points(program, rounds, threads, cores)?, threads };
+    let cores = thread::available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .try_into()
+        .unwrap_or(u32::MAX);
+    let scaling = Scaling {
+        roofs: roofs(program, threads, cores)?,
+        points: points(program, rounds, threads, cores)?,
+        threads,
+    };
     let record = scaling.json(cores, rounds)?;
     write(&out.join("scaling.json"), &format!("{record:#}\n"))?;
     let page = format!("{}\n{}\n", scaling.table()?, scaling.paragraph()?);
     write(&out.join("scaling.md"), &page)?;
-    write(&out.join("scaling.svg"), &plot::draw(&scaling.points, scaling.roof(threads)?)?)?;
-    say(&format!("\n{page}\n{}, scaling.md and scaling.svg have the results\n", out.join("scaling.json").display()))
+    write(
+        &out.join("scaling.svg"),
+        &plot::draw(&scaling.points, scaling.roof(threads)?)?,
+    )?;
+    say(&format!(
+        "\n{page}\n{}, scaling.md and scaling.svg have the results\n",
+        out.join("scaling.json").display()
+    ))
 }
 
 fn roofs(program: &Path, threads: u32, cores: u32) -> Result<Vec<Roof>> {
@@ -43,8 +55,14 @@ fn roofs(program: &Path, threads: u32, cores: u32) -> Result<Vec<Roof>> {
     let mut roofs = vec![];
     for threads in numbers {
         let mut command = ours(program, threads);
-        let line = read(command.args(["--work", "roofline", "--iters", ITERATIONS, "--warmup", WARMUP]))?;
-        let roof = Roof { threads, gflops: number(&line, "gemm_gflops")?, bandwidth: number(&line, "bandwidth_gb_s")? };
+        let line = read(command.args([
+            "--work", "roofline", "--iters", ITERATIONS, "--warmup", WARMUP,
+        ]))?;
+        let roof = Roof {
+            threads,
+            gflops: number(&line, "gemm_gflops")?,
+            bandwidth: number(&line, "bandwidth_gb_s")?,
+        };
         say(&format!(
             "roofline, {}: {:.1} GFLOP/s, {:.1} GB/s\n",
             plural(threads, "thread"),
@@ -57,8 +75,19 @@ fn roofs(program: &Path, threads: u32, cores: u32) -> Result<Vec<Roof>> {
 }
 
 fn points(program: &Path, rounds: u32, threads: u32, cores: u32) -> Result<Vec<Point>> {
-    let all = Axis::ALL.into_iter().flat_map(|axis| series(axis, threads, cores).into_iter().map(move |s| (axis, s)));
-    let start = |(axis, (value, sizes))| Point { axis, value, sizes, times: vec![], flops: 0., bytes: 0. };
+    let all = Axis::ALL.into_iter().flat_map(|axis| {
+        series(axis, threads, cores)
+            .into_iter()
+            .map(move |s| (axis, s))
+    });
+    let start = |(axis, (value, sizes))| Point {
+        axis,
+        value,
+        sizes,
+        times: vec![],
+        flops: 0.,
+        bytes: 0.,
+    };
     let mut points: Vec<Point> = all.map(start).collect();
     for round in 1..=rounds {
         // Where series meet, one measurement serves all of them.
@@ -68,8 +97,14 @@ fn points(program: &Path, rounds: u32, threads: u32, cores: u32) -> Result<Vec<P
                 Some((_, measured)) => measured.clone(),
                 None => {
                     let measured = step(program, point.sizes)?;
-                    let (name, value, time) = (point.axis.name(), point.value, milliseconds(measured.median));
-                    say(&format!("round {round} of {rounds}: {name} {value}: {time}\n"))?;
+                    let (name, value, time) = (
+                        point.axis.name(),
+                        point.value,
+                        milliseconds(measured.median),
+                    );
+                    say(&format!(
+                        "round {round} of {rounds}: {name} {value}: {time}\n"
+                    ))?;
                     known.push((point.sizes, measured.clone()));
                     measured
                 }
@@ -84,7 +119,16 @@ fn points(program: &Path, rounds: u32, threads: u32, cores: u32) -> Result<Vec<P
 
 fn step(program: &Path, sizes: Sizes) -> Result<Measured> {
     let mut command = ours(program, sizes.threads);
-    command.args(["--work", "step-crmt", "--model", "cnn", "--spectrogram", "64x64"]).args(sizes.flags());
+    command
+        .args([
+            "--work",
+            "step-crmt",
+            "--model",
+            "cnn",
+            "--spectrogram",
+            "64x64",
+        ])
+        .args(sizes.flags());
     measure(command.args(["--iters", ITERATIONS, "--warmup", WARMUP]))
 }
 
@@ -103,7 +147,10 @@ impl Scaling {
     }
 
     fn series(&self, axis: Axis) -> Vec<&Point> {
-        self.points.iter().filter(|point| point.axis == axis).collect()
+        self.points
+            .iter()
+            .filter(|point| point.axis == axis)
+            .collect()
     }
 
     fn exponents(&self, axis: Axis) -> Value {
@@ -112,7 +159,10 @@ impl Scaling {
     }
 
     fn json(&self, cores: u32, rounds: u32) -> Result<Value> {
-        let points = self.points.iter().map(|point| Ok(point.json(self.roof(point.sizes.threads)?)));
+        let points = self
+            .points
+            .iter()
+            .map(|point| Ok(point.json(self.roof(point.sizes.threads)?)));
         let exponents = Axis::ALL.map(|axis| (axis.name().to_owned(), self.exponents(axis)));
         Ok(json!({
             "processor": processor(),
@@ -150,10 +200,14 @@ impl Scaling {
     fn paragraph(&self) -> Result<String> {
         let roof = self.roof(self.threads)?;
         let share = |axis| -> Result<Vec<f64>> {
-            let shares = self.series(axis).into_iter().map(|p| Ok(p.gflops() / self.roof(p.sizes.threads)?.gflops));
+            let shares = self
+                .series(axis)
+                .into_iter()
+                .map(|p| Ok(p.gflops() / self.roof(p.sizes.threads)?.gflops));
             shares.collect()
         };
-        let percent = |x: Option<&f64>| x.map_or_else(|| "–".into(), |x| format!("{:.0} %", 100. * x));
+        let percent =
+            |x: Option<&f64>| x.map_or_else(|| "–".into(), |x| format!("{:.0} %", 100. * x));
         let batches = self.series(Axis::Batch);
         let shares = share(Axis::Batch)?;
         let mut text = format!(
@@ -180,7 +234,10 @@ impl Scaling {
         let growth = |cost: fn(&Point) -> f64| -> String {
             let axes = [Axis::Batch, Axis::Width, Axis::Classes, Axis::Modalities].into_iter();
             let powers = axes.filter_map(|axis| Some((axis, exponent(&self.series(axis), cost)?)));
-            powers.map(|(axis, power)| format!("{}^{power:.2}", axis.name())).collect::<Vec<_>>().join(", ")
+            powers
+                .map(|(axis, power)| format!("{}^{power:.2}", axis.name()))
+                .collect::<Vec<_>>()
+                .join(", ")
         };
         text.push_str(&format!(
             " The step's time grows as {}; these operations, as {}.",
@@ -190,12 +247,19 @@ impl Scaling {
         let threads = self.series(Axis::Threads);
         if let [first, .., last] = &threads[..] {
             let gain = first.time() / last.time();
-            text.push_str(&format!(" {} are {gain:.2} times as fast as one.", plural(last.value, "thread")));
+            text.push_str(&format!(
+                " {} are {gain:.2} times as fast as one.",
+                plural(last.value, "thread")
+            ));
         }
         Ok(text)
     }
 }
 
 fn plural(n: u32, what: &str) -> String {
-    if n == 1 { format!("{n} {what}") } else { format!("{n} {what}s") }
+    if n == 1 {
+        format!("{n} {what}")
+    } else {
+        format!("{n} {what}s")
+    }
 }

@@ -33,13 +33,30 @@ impl Verdict {
     /// Of one round or more.
     pub fn new(name: &'static str, target: f64, rounds: &[Round]) -> Self {
         let ours = median(rounds.iter().map(|round| round.ours.median));
-        let peers = [0, 1].map(|layout| median(rounds.iter().map(|round| round.peers[layout].median)));
+        let peers =
+            [0, 1].map(|layout| median(rounds.iter().map(|round| round.peers[layout].median)));
         let better = usize::from(peers[1] < peers[0]);
-        let peaks =
-            |of: &dyn Fn(&Round) -> Option<f64>| rounds.iter().map(of).collect::<Option<Vec<f64>>>().map(median);
+        let peaks = |of: &dyn Fn(&Round) -> Option<f64>| {
+            rounds
+                .iter()
+                .map(of)
+                .collect::<Option<Vec<f64>>>()
+                .map(median)
+        };
         let memory = peaks(&|round| round.ours.peak).zip(peaks(&|round| round.peers[better].peak));
-        let ratios = rounds.iter().map(|round| round.ours.median / round.peers[better].median);
-        Self { name, ours, peers, better, ratio: ours / peers[better], rounds: spread(ratios), target, memory }
+        let ratios = rounds
+            .iter()
+            .map(|round| round.ours.median / round.peers[better].median);
+        Self {
+            name,
+            ours,
+            peers,
+            better,
+            ratio: ours / peers[better],
+            rounds: spread(ratios),
+            target,
+            memory,
+        }
     }
 
     fn memory_ratio(&self) -> Option<f64> {
@@ -84,8 +101,7 @@ impl Verdict {
 
     /// For files.
     pub fn json(&self, rounds: &[Round]) -> Value {
-        let round =
-            |round: &Round| json!({ "ours": round.ours.line, "peers": round.peers.each_ref().map(|p| &p.line) });
+        let round = |round: &Round| json!({ "ours": round.ours.line, "peers": round.peers.each_ref().map(|p| &p.line) });
         json!({
             "case": self.name,
             "ours_ms": self.ours,
@@ -156,36 +172,81 @@ mod tests {
     use super::*;
 
     fn measured(median: f64, peak: Option<f64>) -> Measured {
-        Measured { median, peak, line: json!({ "median_ms": median }) }
+        Measured {
+            median,
+            peak,
+            line: json!({ "median_ms": median }),
+        }
     }
 
     fn round(ours: f64, plain: f64, last: f64) -> Round {
-        Round { ours: measured(ours, Some(3e8)), peers: [measured(plain, Some(1e9)), measured(last, Some(6e8))] }
+        Round {
+            ours: measured(ours, Some(3e8)),
+            peers: [measured(plain, Some(1e9)), measured(last, Some(6e8))],
+        }
     }
 
     #[test]
     fn the_better_layout_is_the_measure() {
         // Medians 60, 120 and 80; ratios to the second layout 0.5, 0.75 and 1.
-        let rounds = [round(50., 120., 100.), round(60., 130., 80.), round(70., 110., 70.)];
+        let rounds = [
+            round(50., 120., 100.),
+            round(60., 130., 80.),
+            round(70., 110., 70.),
+        ];
         let verdict = Verdict::new("x", 0.75, &rounds);
-        assert_eq!((verdict.better, verdict.ratio, verdict.rounds), (1, 0.75, (0.5, 1.)));
-        assert!(verdict.fast_enough(), "a target that is reached exactly is met");
-        assert_eq!((verdict.memory_ratio(), verdict.small_enough()), (Some(0.5), Some(false)));
+        assert_eq!(
+            (verdict.better, verdict.ratio, verdict.rounds),
+            (1, 0.75, (0.5, 1.))
+        );
+        assert!(
+            verdict.fast_enough(),
+            "a target that is reached exactly is met"
+        );
+        assert_eq!(
+            (verdict.memory_ratio(), verdict.small_enough()),
+            (Some(0.5), Some(false))
+        );
         let text = verdict.text();
-        assert!(text.contains("ours / torch channels-last: 0.75 (rounds 0.50 to 1.00), target 0.75: met"), "{text}");
-        assert!(text.contains("300 / 600 MB = 0.50, target 0.40: missed"), "{text}");
+        assert!(
+            text.contains(
+                "ours / torch channels-last: 0.75 (rounds 0.50 to 1.00), target 0.75: met"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains("300 / 600 MB = 0.50, target 0.40: missed"),
+            "{text}"
+        );
         let json = verdict.json(&rounds);
-        assert_eq!((json["ratio"].as_f64(), json["rounds"][2]["ours"]["median_ms"].as_f64()), (Some(0.75), Some(70.)));
+        assert_eq!(
+            (
+                json["ratio"].as_f64(),
+                json["rounds"][2]["ours"]["median_ms"].as_f64()
+            ),
+            (Some(0.75), Some(70.))
+        );
 
         let other = Verdict::new("y", 0.6, &[round(60., 80., 90.)]);
-        assert_eq!((other.better, other.fast_enough(), other.memory_ratio()), (0, false, Some(0.3)));
+        assert_eq!(
+            (other.better, other.fast_enough(), other.memory_ratio()),
+            (0, false, Some(0.3))
+        );
         let table = table(&[verdict, other]);
         assert!(
-            table.contains("| x | 60.0 ms | 120 ms | 80.0 ms | 0.75 (0.50 to 1.00) | 0.75 | met | 0.50 |"),
+            table.contains(
+                "| x | 60.0 ms | 120 ms | 80.0 ms | 0.75 (0.50 to 1.00) | 0.75 | met | 0.50 |"
+            ),
             "{table}"
         );
-        assert!(table.contains("| 0.75 (0.75 to 0.75) | 0.60 | missed | 0.30 | 0.40 | met |"), "{table}");
-        let columns: Vec<usize> = table.lines().map(|line| line.matches('|').count()).collect();
+        assert!(
+            table.contains("| 0.75 (0.75 to 0.75) | 0.60 | missed | 0.30 | 0.40 | met |"),
+            "{table}"
+        );
+        let columns: Vec<usize> = table
+            .lines()
+            .map(|line| line.matches('|').count())
+            .collect();
         assert_eq!(columns, [columns[0]; 4]);
     }
 
@@ -194,7 +255,13 @@ mod tests {
         let mut round = round(1., 2., 3.);
         round.peers[0].peak = None;
         let verdict = Verdict::new("x", 1., &[round]);
-        assert_eq!((verdict.memory_ratio(), verdict.small_enough()), (None, None));
-        assert!(verdict.text().contains("not told by both") && table(&[verdict]).contains("| – | 0.40 | – |"));
+        assert_eq!(
+            (verdict.memory_ratio(), verdict.small_enough()),
+            (None, None)
+        );
+        assert!(
+            verdict.text().contains("not told by both")
+                && table(&[verdict]).contains("| – | 0.40 | – |")
+        );
     }
 }

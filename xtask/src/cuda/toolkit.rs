@@ -1,5 +1,5 @@
-//! A CUDA 13.0 toolkit that compiles and links, assembled from NVIDIA's Python wheels where there is none. Knows neither
-//! what is built with it nor anything that runs on a GPU.
+//! A CUDA 13.0 toolkit that compiles and links, assembled from NVIDIA's Python wheels where there
+//! is none. Knows neither what is built with it nor anything that runs on a GPU.
 use super::stubs;
 use crate::say::say;
 use crate::{tools, workspace};
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use zip::ZipArchive;
 
-/// Compiler, headers and the runtime. Pinned: PTX of a newer compiler is refused by the drivers of 13.0 (580).
+/// Compiler, headers and the runtime. Pinned: PTX of a newer compiler is refused by the drivers
+/// of 13.0 (580).
 const WHEELS: [&str; 7] = [
     "nvidia-cuda-nvcc==13.0.*",
     "nvidia-nvvm==13.0.*",
@@ -48,14 +49,18 @@ enum State {
 /// Makes sure that there is a toolkit in `folder`, an absolute path.
 ///
 /// # Errors
-/// If there is something else in `folder`, or a tool is missing, or a wheel can't be had; the folder is then as it was.
+/// If there is something else in `folder`, or a tool is missing, or a wheel can't be had; the
+/// folder is then as it was.
 pub fn prepare(folder: &Path) -> Result<()> {
     let cudarc = workspace::foreign("cudarc")?;
     let stamp = stamp(&cudarc.version);
     match state(folder, &stamp)? {
         State::Whole => return Ok(()),
         State::Installed => {
-            return say(&format!("{}: not assembled by this command, used as it is\n", folder.display()));
+            return say(&format!(
+                "{}: not assembled by this command, used as it is\n",
+                folder.display()
+            ));
         }
         State::Outdated | State::Absent => {}
     }
@@ -66,7 +71,10 @@ pub fn prepare(folder: &Path) -> Result<()> {
     let begun = ["wheels", "unpacked"].map(|name| partial.join(name));
     begun.iter().try_for_each(|left| remove(left))?;
     let [wheels, unpacked] = begun;
-    say(&format!("assembling a CUDA toolkit in {}: about 250 MB to download\n", folder.display()))?;
+    say(&format!(
+        "assembling a CUDA toolkit in {}: about 250 MB to download\n",
+        folder.display()
+    ))?;
     download(&wheels)?;
     let whole = unpack(&wheels, &unpacked)?;
     complete(&whole)?;
@@ -74,7 +82,8 @@ pub fn prepare(folder: &Path) -> Result<()> {
     fs::write(whole.join(STAMP), stamp).with_context(|| format!("writing {STAMP}"))?;
     // The last step, and one that can't be half done: what bears the toolkit's name is whole.
     remove(folder)?;
-    fs::rename(&whole, folder).with_context(|| format!("moving the toolkit to {}", folder.display()))?;
+    fs::rename(&whole, folder)
+        .with_context(|| format!("moving the toolkit to {}", folder.display()))?;
     remove(&partial)
 }
 
@@ -84,12 +93,20 @@ pub fn libraries(folder: &Path) -> [PathBuf; 2] {
 }
 
 fn stamp(cudarc: &str) -> String {
-    WHEELS.iter().map(|wheel| format!("{wheel}\n")).chain([format!("stubs: cudarc {cudarc}\n")]).collect()
+    WHEELS
+        .iter()
+        .map(|wheel| format!("{wheel}\n"))
+        .chain([format!("stubs: cudarc {cudarc}\n")])
+        .collect()
 }
 
 fn state(folder: &Path, stamp: &str) -> Result<State> {
     if let Ok(found) = fs::read_to_string(folder.join(STAMP)) {
-        return Ok(if found == stamp { State::Whole } else { State::Outdated });
+        return Ok(if found == stamp {
+            State::Whole
+        } else {
+            State::Outdated
+        });
     }
     if folder.join("bin/nvcc").is_file() {
         return Ok(State::Installed);
@@ -100,16 +117,24 @@ fn state(folder: &Path, stamp: &str) -> Result<State> {
         Err(error) => return Err(error).with_context(|| format!("reading {}", folder.display())),
     };
     if !empty {
-        bail!("{} has files but no CUDA toolkit (no bin/nvcc): name another folder with --toolkit", folder.display());
+        bail!(
+            "{} has files but no CUDA toolkit (no bin/nvcc): name another folder with --toolkit",
+            folder.display()
+        );
     }
     Ok(State::Absent)
 }
 
 fn need_tools() -> Result<()> {
     stubs::need_compiler()?;
-    let advice = "install a C++ compiler, which NVIDIA's calls (Debian, Ubuntu: apt-get install g++)";
+    let advice =
+        "install a C++ compiler, which NVIDIA's calls (Debian, Ubuntu: apt-get install g++)";
     tools::need("g++", &["--version"], advice)?;
-    tools::need("python3", &["--version"], "install Python 3 (Debian, Ubuntu: apt-get install python3 python3-pip)")?;
+    tools::need(
+        "python3",
+        &["--version"],
+        "install Python 3 (Debian, Ubuntu: apt-get install python3 python3-pip)",
+    )?;
     let advice = "install pip, which fetches NVIDIA's compiler (Debian, Ubuntu: apt-get install python3-pip)";
     tools::need("python3", &["-m", "pip", "--version"], advice)
 }
@@ -121,16 +146,31 @@ fn lock(partial: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("another command is assembling in {}; wait for it or choose another --toolkit", partial.display())
+            bail!(
+                "another command is assembling in {}; wait for it or choose another --toolkit",
+                partial.display()
+            )
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
+        }
     }
 }
 
 fn download(wheels: &Path) -> Result<()> {
     let mut command = Command::new("python3");
-    command.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-    command.args(["--only-binary=:all:", "--dest"]).arg(wheels).args(WHEELS);
+    command.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]);
+    command
+        .args(["--only-binary=:all:", "--dest"])
+        .arg(wheels)
+        .args(WHEELS);
     tools::execute(command).context("pip could not get NVIDIA's wheels; is there a way to PyPI?")
 }
 
@@ -147,7 +187,9 @@ fn unpack(wheels: &Path, unpacked: &Path) -> Result<PathBuf> {
     }
     let whole = unpacked.join(UNPACKED);
     if !whole.join("bin/nvcc").is_file() {
-        bail!("the wheels have no {UNPACKED}/bin/nvcc: their layout has changed, adapt xtask/src/cuda/toolkit.rs");
+        bail!(
+            "the wheels have no {UNPACKED}/bin/nvcc: their layout has changed, adapt xtask/src/cuda/toolkit.rs"
+        );
     }
     Ok(whole)
 }
@@ -193,7 +235,8 @@ fn remove(folder: &Path) -> Result<()> {
 #[cfg(unix)]
 pub fn executable(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).with_context(|| format!("marking {}", path.display()))
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("marking {}", path.display()))
 }
 
 #[cfg(unix)]
@@ -232,7 +275,10 @@ mod tests {
         assert_eq!(seen().expect("an empty folder"), State::Absent);
         write("thesis.txt", "");
         let error = seen().expect_err("something else is there").to_string();
-        assert!(error.contains("toolkit has files but no CUDA toolkit") && error.contains("--toolkit"), "{error}");
+        assert!(
+            error.contains("toolkit has files but no CUDA toolkit") && error.contains("--toolkit"),
+            "{error}"
+        );
         write("bin/nvcc", "");
         assert_eq!(seen().expect("somebody's own"), State::Installed);
         write(STAMP, &stamp("0.18.0"));
@@ -245,13 +291,22 @@ mod tests {
     fn two_do_not_assemble_the_same() {
         let scratch = tempfile::tempdir().expect("a scratch folder");
         let partial = beside(&scratch.path().join("toolkit"), ".partial");
-        assert_eq!(partial.file_name().and_then(|name| name.to_str()), Some("toolkit.partial"));
+        assert_eq!(
+            partial.file_name().and_then(|name| name.to_str()),
+            Some("toolkit.partial")
+        );
         fs::create_dir(&partial).expect("writable");
         let first = lock(&partial).expect("nobody has it");
         let error = lock(&partial).expect_err("the first has it").to_string();
-        assert!(error.starts_with("another command is assembling in"), "{error}");
+        assert!(
+            error.starts_with("another command is assembling in"),
+            "{error}"
+        );
         drop(first);
-        assert!(lock(&partial).is_ok(), "an interrupted assembly is no obstacle");
+        assert!(
+            lock(&partial).is_ok(),
+            "an interrupted assembly is no obstacle"
+        );
     }
 
     #[test]
@@ -260,29 +315,55 @@ mod tests {
         use std::io::Write;
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().expect("a scratch folder");
-        let (wheels, unpacked) = (scratch.path().join("wheels"), scratch.path().join("unpacked"));
+        let (wheels, unpacked) = (
+            scratch.path().join("wheels"),
+            scratch.path().join("unpacked"),
+        );
         fs::create_dir(&wheels).expect("writable");
         let wheel = |name: &str, files: &[&str]| {
-            let mut archive = zip::ZipWriter::new(File::create(wheels.join(name)).expect("writable"));
+            let mut archive =
+                zip::ZipWriter::new(File::create(wheels.join(name)).expect("writable"));
             for file in files {
-                archive.start_file(*file, zip::write::SimpleFileOptions::default()).expect("a new name");
+                archive
+                    .start_file(*file, zip::write::SimpleFileOptions::default())
+                    .expect("a new name");
                 archive.write_all(b"x").expect("writable");
             }
             archive.finish().expect("writable");
         };
-        wheel("runtime.whl", &["nvidia/cu13/lib/libcudart.so.13", "nvidia/cu13/nvvm/bin/cicc"]);
-        let error = unpack(&wheels, &unpacked).expect_err("no compiler among them").to_string();
+        wheel(
+            "runtime.whl",
+            &[
+                "nvidia/cu13/lib/libcudart.so.13",
+                "nvidia/cu13/nvvm/bin/cicc",
+            ],
+        );
+        let error = unpack(&wheels, &unpacked)
+            .expect_err("no compiler among them")
+            .to_string();
         assert!(error.contains("no nvidia/cu13/bin/nvcc"), "{error}");
-        wheel("nvcc.whl", &["nvidia/cu13/bin/nvcc", "nvidia/cu13/bin/crt/link.stub"]);
+        wheel(
+            "nvcc.whl",
+            &["nvidia/cu13/bin/nvcc", "nvidia/cu13/bin/crt/link.stub"],
+        );
         let toolkit = unpack(&wheels, &unpacked).expect("a compiler");
         complete(&toolkit).expect("a scratch folder");
-        assert_eq!(fs::read(toolkit.join("lib64/libcudart.so")).expect("two links"), b"x");
+        assert_eq!(
+            fs::read(toolkit.join("lib64/libcudart.so")).expect("two links"),
+            b"x"
+        );
         for program in ["bin/nvcc", "bin/crt/link.stub", "nvvm/bin/cicc"] {
-            let mode = fs::metadata(toolkit.join(program)).expect(program).permissions().mode();
+            let mode = fs::metadata(toolkit.join(program))
+                .expect(program)
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o111, 0o111, "{program}");
         }
         fs::write(wheels.join("torn.whl"), "PK").expect("writable");
         let error = format!("{:#}", unpack(&wheels, &unpacked).expect_err("no archive"));
-        assert!(error.contains("unpacking") && error.contains("torn.whl"), "{error}");
+        assert!(
+            error.contains("unpacking") && error.contains("torn.whl"),
+            "{error}"
+        );
     }
 }

@@ -14,7 +14,8 @@ pub struct Args {
     /// Under the settings of the file's section `[full]`, in a folder of their own
     #[arg(long)]
     pub full: bool,
-    /// Check the settings and the data as before running, show what would run and what it costs, and run nothing
+    /// Check the settings and the data as before running, show what would run and what it costs,
+    /// and run nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Measure what nothing is known of: one epoch and a few attacked samples for each row
@@ -31,7 +32,15 @@ pub struct Args {
 impl Args {
     /// The usual, of a file.
     pub fn of(file: PathBuf) -> Self {
-        Self { file, jobs: None, full: false, dry_run: false, probe: false, keep_going: false, driver: None }
+        Self {
+            file,
+            jobs: None,
+            full: false,
+            dry_run: false,
+            probe: false,
+            keep_going: false,
+            driver: None,
+        }
     }
 
     pub fn workers(&self) -> usize {

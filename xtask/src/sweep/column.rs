@@ -4,12 +4,26 @@ use super::suggestion::suggestion;
 use serde_json::Value;
 
 /// The columns of a sweep that names none.
-const DEFAULT: [&str; 5] =
-    ["accuracy.clean", "accuracy.missing.*", "attacks.strongest.joint.*.*", "certified.joint.*", "radii.joint"];
+const DEFAULT: [&str; 5] = [
+    "accuracy.clean",
+    "accuracy.missing.*",
+    "attacks.strongest.joint.*.*",
+    "certified.joint.*",
+    "radii.joint",
+];
 
 /// What a column may begin with: the fields of a summary that hold numbers.
-const ROOTS: &[&str] =
-    &["accuracy", "attacks", "certified", "confusion", "radii", "seconds", "seed", "stages", "violations"];
+const ROOTS: &[&str] = &[
+    "accuracy",
+    "attacks",
+    "certified",
+    "confusion",
+    "radii",
+    "seconds",
+    "seed",
+    "stages",
+    "violations",
+];
 
 /// A list of entries, each known by some of its fields.
 struct Entries {
@@ -21,9 +35,21 @@ struct Entries {
 }
 
 const LISTS: [Entries; 3] = [
-    Entries { name: "attacks", keys: &["name", "threat", "norm", "eps"], field: "accuracy" },
-    Entries { name: "certified", keys: &["threat", "eps"], field: "accuracy" },
-    Entries { name: "radii", keys: &["threat"], field: "mean" },
+    Entries {
+        name: "attacks",
+        keys: &["name", "threat", "norm", "eps"],
+        field: "accuracy",
+    },
+    Entries {
+        name: "certified",
+        keys: &["threat", "eps"],
+        field: "accuracy",
+    },
+    Entries {
+        name: "radii",
+        keys: &["threat"],
+        field: "mean",
+    },
 ];
 
 /// Lists whose numbers are certificates or estimates.
@@ -32,7 +58,12 @@ const EVIDENT: &[&str] = &["certified", "radii"];
 const CERTIFICATES: &[&str] = &["proved", "confident"];
 
 /// Fields that are fractions and printed in percent.
-const FRACTIONS: &[&str] = &["accuracy", "clean", "attacked_samples", "vulnerability_share"];
+const FRACTIONS: &[&str] = &[
+    "accuracy",
+    "clean",
+    "attacked_samples",
+    "vulnerability_share",
+];
 
 /// A column as written, and where its numbers are.
 #[derive(Debug, Clone)]
@@ -51,7 +82,11 @@ enum Place {
     /// Through objects (by key) and arrays (by index).
     Path(Vec<String>),
     /// In a list: one pattern for each of the entry's keys, then a path within the entry.
-    Entry { list: &'static str, patterns: Vec<(&'static str, Pattern)>, field: Vec<String> },
+    Entry {
+        list: &'static str,
+        patterns: Vec<(&'static str, Pattern)>,
+        field: Vec<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -77,21 +112,36 @@ impl Column {
     /// # Errors
     /// What is wrong with it, and what it should look like.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (path, field) = text.split_once(':').map_or((text, None), |(path, field)| (path, Some(field)));
+        let (path, field) = text
+            .split_once(':')
+            .map_or((text, None), |(path, field)| (path, Some(field)));
         let parts: Vec<&str> = path.split('.').collect();
         let root = parts[0];
         if !ROOTS.contains(&root) {
             let hint = suggestion(root, ROOTS.iter().copied());
-            let hint = if hint.is_empty() { format!("; it may begin with {}", ROOTS.join(", ")) } else { hint };
-            return Err(format!("column {text}: a summary has no number at {root}{hint}"));
+            let hint = if hint.is_empty() {
+                format!("; it may begin with {}", ROOTS.join(", "))
+            } else {
+                hint
+            };
+            return Err(format!(
+                "column {text}: a summary has no number at {root}{hint}"
+            ));
         }
         if text.split(['.', ':']).any(str::is_empty) {
             return Err(format!("column {text}: an empty part"));
         }
-        let owned = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
+        let owned = |parts: &[&str]| {
+            parts
+                .iter()
+                .map(|part| (*part).to_owned())
+                .collect::<Vec<_>>()
+        };
         let place = match LISTS.iter().find(|list| list.name == root) {
             None if field.is_some() => {
-                return Err(format!("column {text}: {root} is no list, write its fields with dots alone"));
+                return Err(format!(
+                    "column {text}: {root} is no list, write its fields with dots alone"
+                ));
             }
             None => Place::Path(owned(&parts)),
             Some(list) => {
@@ -100,10 +150,19 @@ impl Column {
                     format!("column {text}: write {root}.{form}, with * for any and EPS a number, and :FIELD for another field than {}", list.field)
                 })?;
                 let field = owned(&field.unwrap_or(list.field).split('.').collect::<Vec<_>>());
-                Place::Entry { list: list.name, patterns, field }
+                Place::Entry {
+                    list: list.name,
+                    patterns,
+                    field,
+                }
             }
         };
-        Ok(Self { text: text.to_owned(), optional: false, heading: None, place })
+        Ok(Self {
+            text: text.to_owned(),
+            optional: false,
+            heading: None,
+            place,
+        })
     }
 
     /// The same under a heading of its own.
@@ -112,22 +171,37 @@ impl Column {
     /// If it may be several columns.
     pub fn headed(self, heading: &str) -> Result<Self, String> {
         if self.text.contains('*') {
-            return Err(format!("column {}: a heading is of one column, write out what * stands for", self.text));
+            return Err(format!(
+                "column {}: a heading is of one column, write out what * stands for",
+                self.text
+            ));
         }
-        Ok(Self { heading: Some(heading.to_owned()), ..self })
+        Ok(Self {
+            heading: Some(heading.to_owned()),
+            ..self
+        })
     }
 
     /// The columns of [`DEFAULT`].
     pub fn default_set() -> Vec<Self> {
         let parsed = DEFAULT.iter().filter_map(|text| Self::parse(text).ok());
-        parsed.map(|column| Self { optional: true, ..column }).collect()
+        parsed
+            .map(|column| Self {
+                optional: true,
+                ..column
+            })
+            .collect()
     }
 
     /// Whether its numbers are fractions, to be printed in percent.
     pub fn is_fraction(&self) -> bool {
         match &self.place {
-            Place::Path(parts) => parts[0] == "accuracy" && parts.last().is_none_or(|last| last != "samples"),
-            Place::Entry { field, .. } => field.len() == 1 && FRACTIONS.contains(&field[0].as_str()),
+            Place::Path(parts) => {
+                parts[0] == "accuracy" && parts.last().is_none_or(|last| last != "samples")
+            }
+            Place::Entry { field, .. } => {
+                field.len() == 1 && FRACTIONS.contains(&field[0].as_str())
+            }
         }
     }
 
@@ -143,7 +217,11 @@ impl Column {
         }
         match &self.place {
             Place::Path(parts) if matches!(parts[0].as_str(), "seconds" | "stages") => ", s",
-            Place::Entry { list: "radii", field, .. } if field[0] == "mean" || field[0] == "quantiles" => ", units",
+            Place::Entry {
+                list: "radii",
+                field,
+                ..
+            } if field[0] == "mean" || field[0] == "quantiles" => ", units",
             _ => "",
         }
     }
@@ -155,30 +233,68 @@ impl Column {
                 let numbers = descend(summary, parts);
                 numbers
                     .into_iter()
-                    .map(|(path, value)| Found { name: path.join("."), value, estimated: false })
+                    .map(|(path, value)| Found {
+                        name: path.join("."),
+                        value,
+                        estimated: false,
+                    })
                     .collect()
             }
-            Place::Entry { list, patterns, field } => {
-                let entries = summary.get(list).and_then(Value::as_array).into_iter().flatten();
-                let matching =
-                    entries.filter(|entry| patterns.iter().all(|(key, pattern)| pattern.fits(entry.get(key))));
-                matching.flat_map(|entry| self.entry(list, patterns, field, entry)).collect()
+            Place::Entry {
+                list,
+                patterns,
+                field,
+            } => {
+                let entries = summary
+                    .get(list)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten();
+                let matching = entries.filter(|entry| {
+                    patterns
+                        .iter()
+                        .all(|(key, pattern)| pattern.fits(entry.get(key)))
+                });
+                matching
+                    .flat_map(|entry| self.entry(list, patterns, field, entry))
+                    .collect()
             }
         }
     }
 
-    fn entry(&self, list: &str, patterns: &[(&'static str, Pattern)], field: &[String], entry: &Value) -> Vec<Found> {
+    fn entry(
+        &self,
+        list: &str,
+        patterns: &[(&'static str, Pattern)],
+        field: &[String],
+        entry: &Value,
+    ) -> Vec<Found> {
         let keys = patterns.iter().map(|(key, _)| match &entry[key] {
             Value::String(text) => text.clone(),
-            other => other.as_f64().map_or_else(|| other.to_string(), |number| number.to_string()),
+            other => other
+                .as_f64()
+                .map_or_else(|| other.to_string(), |number| number.to_string()),
         });
-        let name = [list.to_owned()].into_iter().chain(keys).collect::<Vec<_>>().join(".");
+        let name = [list.to_owned()]
+            .into_iter()
+            .chain(keys)
+            .collect::<Vec<_>>()
+            .join(".");
         let suffix = self.text.contains(':');
         let evidence = entry.get("evidence").and_then(Value::as_str);
-        let estimated = self.has_evidence() && !evidence.is_some_and(|evidence| CERTIFICATES.contains(&evidence));
+        let estimated = self.has_evidence()
+            && !evidence.is_some_and(|evidence| CERTIFICATES.contains(&evidence));
         let found = descend(entry, field).into_iter().map(|(path, value)| {
-            let name = if suffix { format!("{name}:{}", path.join(".")) } else { name.clone() };
-            Found { name, value, estimated }
+            let name = if suffix {
+                format!("{name}:{}", path.join("."))
+            } else {
+                name.clone()
+            };
+            Found {
+                name,
+                value,
+                estimated,
+            }
         });
         found.collect()
     }
@@ -190,13 +306,30 @@ fn patterns(list: &Entries, parts: &[&str]) -> Option<Vec<(&'static str, Pattern
     if parts.len() < list.keys.len() || (!numeric && parts.len() > words) {
         return None;
     }
-    let word = |part: &&str| if *part == "*" { Pattern::Any } else { Pattern::Text((*part).to_owned()) };
-    let mut patterns: Vec<(&'static str, Pattern)> =
-        list.keys.iter().copied().zip(parts[..words].iter().map(word)).collect();
+    let word = |part: &&str| {
+        if *part == "*" {
+            Pattern::Any
+        } else {
+            Pattern::Text((*part).to_owned())
+        }
+    };
+    let mut patterns: Vec<(&'static str, Pattern)> = list
+        .keys
+        .iter()
+        .copied()
+        .zip(parts[..words].iter().map(word))
+        .collect();
     if numeric {
         // The budget has a point of its own: what remains is one number.
         let eps = parts[words..].join(".");
-        patterns.push(("eps", if eps == "*" { Pattern::Any } else { Pattern::Number(eps.parse().ok()?) }));
+        patterns.push((
+            "eps",
+            if eps == "*" {
+                Pattern::Any
+            } else {
+                Pattern::Number(eps.parse().ok()?)
+            },
+        ));
     }
     Some(patterns)
 }
@@ -208,9 +341,9 @@ impl Pattern {
             (Self::Text(text), Some(value)) => value.as_str() == Some(text),
             // A budget may have been an f32 on its way: 0.1 comes back as 0.10000000149, off by at
             // most 2^-24 of itself, 6e-8.
-            (Self::Number(number), Some(value)) => {
-                value.as_f64().is_some_and(|value| (value - number).abs() <= 1e-7 * number.abs())
-            }
+            (Self::Number(number), Some(value)) => value
+                .as_f64()
+                .is_some_and(|value| (value - number).abs() <= 1e-7 * number.abs()),
             (_, None) => false,
         }
     }
@@ -219,7 +352,11 @@ impl Pattern {
 /// All numbers below `value` along `path`, in which `*` is any key or index.
 fn descend(value: &Value, path: &[String]) -> Vec<(Vec<String>, f64)> {
     let Some((first, rest)) = path.split_first() else {
-        return value.as_f64().map(|number| (Vec::new(), number)).into_iter().collect();
+        return value
+            .as_f64()
+            .map(|number| (Vec::new(), number))
+            .into_iter()
+            .collect();
     };
     let children: Vec<(String, &Value)> = match value {
         Value::Object(map) => map
@@ -236,10 +373,12 @@ fn descend(value: &Value, path: &[String]) -> Vec<(Vec<String>, f64)> {
         _ => Vec::new(),
     };
     let below = children.into_iter().flat_map(|(key, child)| {
-        descend(child, rest).into_iter().map(move |(mut path, number)| {
-            path.insert(0, key.clone());
-            (path, number)
-        })
+        descend(child, rest)
+            .into_iter()
+            .map(move |(mut path, number)| {
+                path.insert(0, key.clone());
+                (path, number)
+            })
     });
     below.collect()
 }
@@ -269,7 +408,11 @@ mod tests {
 
     fn found(text: &str) -> Vec<(String, f64)> {
         let column = Column::parse(text).expect(text);
-        column.find(&summary()).into_iter().map(|found| (found.name, found.value)).collect()
+        column
+            .find(&summary())
+            .into_iter()
+            .map(|found| (found.name, found.value))
+            .collect()
     }
 
     fn one(text: &str) -> f64 {
@@ -286,7 +429,11 @@ mod tests {
         assert_eq!(one("attacks.strongest.joint.l2.1.0"), 0.4);
         assert_eq!(one("attacks.strongest.joint.l2.1"), 0.4);
         assert_eq!(one("attacks.pgd.joint.l2.0.5:clean"), 0.9);
-        assert_eq!(one("attacks.strongest.a.linf.0.1"), 0.3, "an eps that was an f32 is found");
+        assert_eq!(
+            one("attacks.strongest.a.linf.0.1"),
+            0.3,
+            "an eps that was an f32 is found"
+        );
         assert_eq!(one("certified.joint.1"), 0.2);
         assert_eq!(one("certified.a.1:attacked_samples"), 0.15);
         assert_eq!(one("radii.joint"), 0.8);
@@ -301,12 +448,29 @@ mod tests {
     #[test]
     fn stars_are_filled_in_and_absent_numbers_are_absent() {
         let named = |name: &str, value: f64| (name.to_owned(), value);
-        assert_eq!(found("accuracy.missing.*"), [named("accuracy.missing.b", 0.5), named("accuracy.missing.a", 0.25)]);
-        let strongest = [named("attacks.strongest.joint.l2.0.5", 0.6), named("attacks.strongest.joint.l2.1", 0.4)];
+        assert_eq!(
+            found("accuracy.missing.*"),
+            [
+                named("accuracy.missing.b", 0.5),
+                named("accuracy.missing.a", 0.25)
+            ]
+        );
+        let strongest = [
+            named("attacks.strongest.joint.l2.0.5", 0.6),
+            named("attacks.strongest.joint.l2.1", 0.4),
+        ];
         assert_eq!(found("attacks.strongest.joint.*.*"), strongest);
         assert_eq!(found("radii.*:quantiles.*").len(), 3);
-        assert_eq!(found("radii.*:quantiles.2"), [named("radii.joint:quantiles.2", 2.0)]);
-        for absent in ["certified.joint.1:attacked_samples", "certified.joint.9", "accuracy.solo.*", "stages.train"] {
+        assert_eq!(
+            found("radii.*:quantiles.2"),
+            [named("radii.joint:quantiles.2", 2.0)]
+        );
+        for absent in [
+            "certified.joint.1:attacked_samples",
+            "certified.joint.9",
+            "accuracy.solo.*",
+            "stages.train",
+        ] {
             assert_eq!(found(absent), [], "{absent}");
         }
     }
@@ -334,7 +498,10 @@ mod tests {
         for (text, says) in [
             ("certfied.joint.1", "did you mean certified?"),
             ("zzz", "it may begin with accuracy, attacks"),
-            ("attacks.strongest.joint.l2", "write attacks.NAME.THREAT.NORM.EPS"),
+            (
+                "attacks.strongest.joint.l2",
+                "write attacks.NAME.THREAT.NORM.EPS",
+            ),
             ("attacks.strongest.joint.l2.big", "EPS a number"),
             ("certified.joint", "write certified.THREAT.EPS"),
             ("radii.joint.1.0", "write radii.THREAT"),
@@ -349,9 +516,20 @@ mod tests {
     #[test]
     fn the_drivers_summary_has_these_fields() {
         let record = include_str!("../../../crates/crmt-driver/src/record.rs");
-        let keys = LISTS.iter().flat_map(|list| list.keys.iter().chain([&list.field]));
-        for name in ROOTS.iter().chain(keys).chain(FRACTIONS).chain([&"evidence", &"samples", &"missing"]) {
-            assert!(record.contains(&format!("pub {name}: ")), "record.rs has no field {name}");
+        let keys = LISTS
+            .iter()
+            .flat_map(|list| list.keys.iter().chain([&list.field]));
+        for name in
+            ROOTS
+                .iter()
+                .chain(keys)
+                .chain(FRACTIONS)
+                .chain([&"evidence", &"samples", &"missing"])
+        {
+            assert!(
+                record.contains(&format!("pub {name}: ")),
+                "record.rs has no field {name}"
+            );
         }
     }
 }

@@ -16,7 +16,10 @@ pub fn driver(args: &Args) -> Result<PathBuf> {
         None => {
             say("$ cargo build --release --package crmt-driver\n")?;
             let programs = workspace::build(&["--release", "--package", "crmt-driver", "--bins"])?;
-            programs.into_iter().next().context("crmt-driver has no program")
+            programs
+                .into_iter()
+                .next()
+                .context("crmt-driver has no program")
         }
     }
 }

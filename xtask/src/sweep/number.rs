@@ -1,4 +1,5 @@
-//! How a number and its spread are written: the spread to two digits that count, the mean to the same place. Knows no table.
+//! How a number and its spread are written: the spread to two digits that count, the mean to the
+//! same place. Knows no table.
 use super::stats::Stats;
 
 /// Digits of a number without a spread, or whose spread is 0.
@@ -18,9 +19,16 @@ pub fn with_spread(stats: Stats, fraction: bool) -> String {
         None => place_of(mean, ALONE),
     };
     // Beyond these, zeros would hide the digits that count.
-    let power = if (-6..=6).contains(&place) { 0 } else { exponent(mean.abs().max(spread.unwrap_or(0.0))) };
+    let power = if (-6..=6).contains(&place) {
+        0
+    } else {
+        exponent(mean.abs().max(spread.unwrap_or(0.0)))
+    };
     let number = |value: f64| fixed(value / 10_f64.powi(power), place - power);
-    let text = sd.map_or_else(|| number(mean), |sd| format!("{} ± {}", number(mean), number(sd)));
+    let text = sd.map_or_else(
+        || number(mean),
+        |sd| format!("{} ± {}", number(mean), number(sd)),
+    );
     match (power, sd) {
         (0, _) => text,
         (_, None) => format!("{text}e{power}"),
@@ -28,7 +36,8 @@ pub fn with_spread(stats: Stats, fraction: bool) -> String {
     }
 }
 
-/// Power of ten of the last of so many digits that count; rounding may carry, 0.996 to two digits is 1.0.
+/// Power of ten of the last of so many digits that count; rounding may carry, 0.996 to two digits
+/// is 1.0.
 fn place_of(value: f64, digits: i32) -> i32 {
     if value == 0.0 || !value.is_finite() {
         return 0;
@@ -40,7 +49,11 @@ fn place_of(value: f64, digits: i32) -> i32 {
 
 /// Power of ten of the first digit.
 fn exponent(value: f64) -> i32 {
-    if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 }
+    if value == 0.0 {
+        0
+    } else {
+        value.abs().log10().floor() as i32
+    }
 }
 
 /// Rounded at the power of ten `place`.
@@ -57,7 +70,14 @@ mod tests {
     use super::*;
 
     fn written(mean: f64, sd: f64) -> String {
-        with_spread(Stats { mean, sd: Some(sd), n: 3 }, false)
+        with_spread(
+            Stats {
+                mean,
+                sd: Some(sd),
+                n: 3,
+            },
+            false,
+        )
     }
 
     #[test]
@@ -76,14 +96,54 @@ mod tests {
 
     #[test]
     fn percents_have_one_place() {
-        assert_eq!(with_spread(Stats { mean: 0.9, sd: Some(0.1), n: 3 }, true), "90.0 ± 10.0");
-        assert_eq!(with_spread(Stats { mean: 0.9876, sd: None, n: 1 }, true), "98.8");
+        assert_eq!(
+            with_spread(
+                Stats {
+                    mean: 0.9,
+                    sd: Some(0.1),
+                    n: 3
+                },
+                true
+            ),
+            "90.0 ± 10.0"
+        );
+        assert_eq!(
+            with_spread(
+                Stats {
+                    mean: 0.9876,
+                    sd: None,
+                    n: 1
+                },
+                true
+            ),
+            "98.8"
+        );
     }
 
     #[test]
     fn a_number_alone_has_four_digits() {
-        let shown = [0.123456, 12.3456, 12345.6, 3.0, 0.00001234, 0.0, f64::INFINITY];
-        let shown = shown.map(|mean| with_spread(Stats { mean, sd: None, n: 1 }, false));
-        assert_eq!(shown, ["0.1235", "12.35", "12350", "3", "1.234e-5", "0", "inf"]);
+        let shown = [
+            0.123456,
+            12.3456,
+            12345.6,
+            3.0,
+            0.00001234,
+            0.0,
+            f64::INFINITY,
+        ];
+        let shown = shown.map(|mean| {
+            with_spread(
+                Stats {
+                    mean,
+                    sd: None,
+                    n: 1,
+                },
+                false,
+            )
+        });
+        assert_eq!(
+            shown,
+            ["0.1235", "12.35", "12350", "3", "1.234e-5", "0", "inf"]
+        );
     }
 }

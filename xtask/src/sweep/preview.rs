@@ -1,5 +1,5 @@
-//! `cargo xtask sweep --dry-run`: what would run and what it costs, checked as before running. Writes nothing into the sweep's
-//! folder.
+//! `cargo xtask sweep --dry-run`: what would run and what it costs, checked as before running.
+//! Writes nothing into the sweep's folder.
 use super::args::{Args, cores};
 use super::cost::{Basis, Costs, short};
 use super::driver::driver;
@@ -25,8 +25,9 @@ pub fn show(args: &Args, spec: &Spec, runs: &[Run]) -> Result<()> {
         let driver = driver(args)?;
         rehearsal::check(&driver, &waiting, &spec.out)?;
         if args.probe {
-            for row in
-                rehearsal::rows(&waiting).iter().filter(|row| costs.of(row[0]).is_none_or(|c| c.1 != Basis::Seeds))
+            for row in rehearsal::rows(&waiting)
+                .iter()
+                .filter(|row| costs.of(row[0]).is_none_or(|c| c.1 != Basis::Seeds))
             {
                 tell(&format!("probing {}\n", row[0].slug));
                 let probe = probe::measure(&driver, row[0], cores() / args.workers())?;
@@ -39,7 +40,11 @@ pub fn show(args: &Args, spec: &Spec, runs: &[Run]) -> Result<()> {
         costs.learn(run, seconds);
     }
     for (run, state) in sweep.runs.iter().zip(&sweep.states) {
-        let line = format!("{state:<9} {}\n          {}\n", run.slug, run.command_line(state, &spec.out));
+        let line = format!(
+            "{state:<9} {}\n          {}\n",
+            run.slug,
+            run.command_line(state, &spec.out)
+        );
         say(&line)?;
     }
     say(&bill(&waiting, runs.len(), &costs, args.workers()))
@@ -52,12 +57,21 @@ fn bill(waiting: &[&Run], all: usize, costs: &Costs, workers: usize) -> String {
         let what = match costs.of(row[0]) {
             Some((seconds, basis)) => {
                 let time = short(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
-                let from = if basis == Basis::Method { ", as other runs of this method" } else { "" };
+                let from = if basis == Basis::Method {
+                    ", as other runs of this method"
+                } else {
+                    ""
+                };
                 format!("about {time} each{from}")
             }
             None => "nothing like it was measured yet".to_owned(),
         };
-        let label = row[0].shown.iter().map(|(key, value)| format!("{key} {value}")).collect::<Vec<_>>().join(", ");
+        let label = row[0]
+            .shown
+            .iter()
+            .map(|(key, value)| format!("{key} {value}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         text += &format!("  {} × {label}: {what}\n", row.len());
     }
     text += &match costs.together(waiting.iter().copied(), workers) {
@@ -88,14 +102,26 @@ mod tests {
         let waiting: Vec<&Run> = runs[1..].iter().collect();
         let mut costs = Costs::default();
         let nothing = bill(&waiting, 6, &costs, 2);
-        assert!(nothing.contains("5 of 6 runs remain") && nothing.contains("--probe measures"), "{nothing}");
+        assert!(
+            nothing.contains("5 of 6 runs remain") && nothing.contains("--probe measures"),
+            "{nothing}"
+        );
         costs.learn(&runs[0], 30.0);
         let some = bill(&waiting, 6, &costs, 2);
         assert!(some.contains("2 × method jt: about 30 s each\n"), "{some}");
-        assert!(some.contains("3 × method at: nothing like it was measured yet"), "{some}");
-        assert!(some.contains("together about 75 s, 2 at a time, if the 3 unknown"), "{some}");
+        assert!(
+            some.contains("3 × method at: nothing like it was measured yet"),
+            "{some}"
+        );
+        assert!(
+            some.contains("together about 75 s, 2 at a time, if the 3 unknown"),
+            "{some}"
+        );
         costs.learn(&runs[3], 300.0);
-        assert!(bill(&waiting, 6, &costs, 2).contains("together about 8 min, 2 at a time\n"), "960 s by two");
+        assert!(
+            bill(&waiting, 6, &costs, 2).contains("together about 8 min, 2 at a time\n"),
+            "960 s by two"
+        );
         assert!(bill(&[], 6, &costs, 2).contains("0 of 6 runs remain"));
     }
 }

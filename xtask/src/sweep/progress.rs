@@ -22,12 +22,23 @@ impl<'a> Progress<'a> {
         let bar = stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(runs.len() as u64);
             let style = ProgressStyle::with_template("{elapsed} [{bar:30}] {pos}/{len} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
+            bar.set_style(
+                style
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .progress_chars("=> "),
+            );
             bar.enable_steady_tick(Duration::from_secs(1));
             bar
         });
         let done = vec![false; runs.len()];
-        Self { bar, runs, workers, costs, done, running: Vec::new() }
+        Self {
+            bar,
+            runs,
+            workers,
+            costs,
+            done,
+            running: Vec::new(),
+        }
     }
 
     /// The run at `index` has begun.
@@ -49,7 +60,12 @@ impl<'a> Progress<'a> {
             Err(Fault::Stopped) => "stopped",
         };
         let count = self.done.iter().filter(|done| **done).count();
-        let line = format!("[{count}/{}] {verdict} {} in {}", self.runs.len(), self.runs[index].slug, short(time));
+        let line = format!(
+            "[{count}/{}] {verdict} {} in {}",
+            self.runs.len(),
+            self.runs[index].slug,
+            short(time)
+        );
         match &self.bar {
             Some(bar) => {
                 bar.inc(1);
@@ -71,21 +87,39 @@ impl<'a> Progress<'a> {
     fn refresh(&self) {
         if let Some(bar) = &self.bar {
             let more = self.running.len().saturating_sub(1);
-            let others = if more > 0 { format!(" and {more} more") } else { String::new() };
-            let first = self.running.first().map_or("", |(index, _)| self.runs[*index].slug.as_str());
+            let others = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            let first = self
+                .running
+                .first()
+                .map_or("", |(index, _)| self.runs[*index].slug.as_str());
             bar.set_message(format!("{first}{others}{}", self.left()));
         }
     }
 
     /// `, about 3 min left`, from what each method's own runs took.
     fn left(&self) -> String {
-        let remaining = || self.runs.iter().zip(&self.done).filter(|(_, done)| !**done).map(|(run, _)| *run);
+        let remaining = || {
+            self.runs
+                .iter()
+                .zip(&self.done)
+                .filter(|(_, done)| !**done)
+                .map(|(run, _)| *run)
+        };
         if remaining().next().is_none() {
             return String::new();
         }
-        let Some((all, _)) = self.costs.together(remaining(), self.workers) else { return String::new() };
+        let Some((all, _)) = self.costs.together(remaining(), self.workers) else {
+            return String::new();
+        };
         let spent: Duration = self.running.iter().map(|(_, start)| start.elapsed()).sum();
-        format!(", about {} left", short(all.saturating_sub(spent / self.workers.max(1) as u32)))
+        format!(
+            ", about {} left",
+            short(all.saturating_sub(spent / self.workers.max(1) as u32))
+        )
     }
 }
 
@@ -99,14 +133,29 @@ mod tests {
     fn the_time_left_is_of_each_methods_own_runs() {
         let text = "name = \"t\"\n[grid]\nmethod = [\"jt\", \"at\"]\nseed = [0, 1, 2]\n";
         let runs = expand(&Spec::parse(text, false).expect("a good sweep"));
-        let mut progress = Progress { bar: None, ..Progress::new(runs.iter().collect(), 2, Costs::default()) };
+        let mut progress = Progress {
+            bar: None,
+            ..Progress::new(runs.iter().collect(), 2, Costs::default())
+        };
         assert_eq!(progress.left(), "", "nothing is known yet");
         progress.finished(0, &Ok(()), Duration::from_secs(10));
-        assert_eq!(progress.left(), ", about 25 s left", "five runs of 10 s, two at a time");
+        assert_eq!(
+            progress.left(),
+            ", about 25 s left",
+            "five runs of 10 s, two at a time"
+        );
         progress.finished(3, &Ok(()), Duration::from_secs(90));
-        assert_eq!(progress.left(), ", about 2 min left", "2·10 s + 2·90 s by two are 100 s");
+        assert_eq!(
+            progress.left(),
+            ", about 2 min left",
+            "2·10 s + 2·90 s by two are 100 s"
+        );
         progress.finished(4, &Err(Fault::Failed("early".into())), Duration::ZERO);
-        assert_eq!(progress.left(), ", about 90 s left", "no shorter than the longest, and a failure teaches nothing");
+        assert_eq!(
+            progress.left(),
+            ", about 90 s left",
+            "no shorter than the longest, and a failure teaches nothing"
+        );
         for index in [1, 2, 5] {
             progress.finished(index, &Ok(()), Duration::from_secs(1));
         }

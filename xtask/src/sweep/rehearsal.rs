@@ -1,13 +1,13 @@
-//! Whether runs can be made, found out before any is: the driver checks their settings, and their data sets are opened.
-//! Trains nothing.
+//! Whether runs can be made, found out before any is: the driver checks their settings, and their
+//! data sets are opened. Trains nothing.
 use super::plan::Run;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Has the driver check the settings of every row of the table, and opens every data set, so that a misspelt one in the last
-/// corner of the grid is told now and not tomorrow.
+/// Has the driver check the settings of every row of the table, and opens every data set, so that a
+/// misspelt one in the last corner of the grid is told now and not tomorrow.
 ///
 /// # Errors
 /// Every fault once, with the number of runs that have it.
@@ -15,19 +15,33 @@ pub fn check(driver: &Path, runs: &[&Run], out: &Path) -> Result<()> {
     let mut faults: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows(runs) {
         // Seeds are alike to the driver, but the greatest may be too great.
-        let Some(run) = row.iter().max_by_key(|run| run.settings.get("seed").and_then(toml::Value::as_integer)) else {
+        let Some(run) = row
+            .iter()
+            .max_by_key(|run| run.settings.get("seed").and_then(toml::Value::as_integer))
+        else {
             continue;
         };
         let mut command = Command::new(driver);
-        let output = command.args(run.arguments(out)).arg("--explain").stdin(Stdio::null()).output();
+        let output = command
+            .args(run.arguments(out))
+            .arg("--explain")
+            .stdin(Stdio::null())
+            .output();
         let output = output.with_context(|| format!("starting {}", driver.display()))?;
         if !output.status.success() {
-            *faults.entry(String::from_utf8_lossy(&output.stderr).trim().to_owned()).or_default() += row.len();
+            *faults
+                .entry(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+                .or_default() += row.len();
         }
     }
     if !faults.is_empty() {
-        let told = faults.iter().map(|(fault, count)| format!("\n{count} of {} runs: {fault}", runs.len()));
-        bail!("the driver refuses the settings:{}", told.collect::<String>());
+        let told = faults
+            .iter()
+            .map(|(fault, count)| format!("\n{count} of {} runs: {fault}", runs.len()));
+        bail!(
+            "the driver refuses the settings:{}",
+            told.collect::<String>()
+        );
     }
     data_sets(runs)
 }
@@ -45,8 +59,13 @@ pub fn rows<'a>(runs: &[&'a Run]) -> Vec<Vec<&'a Run>> {
 }
 
 fn data_sets(runs: &[&Run]) -> Result<()> {
-    let named = runs.iter().filter_map(|run| run.settings.get("data")?.as_str());
-    for path in named.filter(|name| *name != super::data::BUILT_IN).collect::<BTreeSet<_>>() {
+    let named = runs
+        .iter()
+        .filter_map(|run| run.settings.get("data")?.as_str());
+    for path in named
+        .filter(|name| *name != super::data::BUILT_IN)
+        .collect::<BTreeSet<_>>()
+    {
         crmt_data::DataSet::open(path).with_context(|| format!("data = \"{path}\""))?;
     }
     Ok(())

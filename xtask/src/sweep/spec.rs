@@ -18,7 +18,8 @@ pub struct Spec {
     pub base: BTreeMap<String, Value>,
     /// What varies, outermost first: `method`, then by name, `seed` last.
     pub grid: Vec<(String, Vec<Value>)>,
-    /// Settings that vary together: each is combined with every point of the grid; all have the same keys.
+    /// Settings that vary together: each is combined with every point of the grid; all have the
+    /// same keys.
     pub variants: Vec<Variant>,
     /// What to show; at least one.
     pub tables: Vec<Shown>,
@@ -45,7 +46,8 @@ const TOP: &[&str] = &["name", "out", "base", "full", "grid", "variants", "table
 const TABLE: &[&str] = &["title", "columns"];
 
 impl Spec {
-    /// Parses a sweep file; `full`: with what its section `[full]` says in the place of `[base]`'s, under a name of its own.
+    /// Parses a sweep file; `full`: with what its section `[full]` says in the place of `[base]`'s,
+    /// under a name of its own.
     ///
     /// # Errors
     /// All faults together, one line each.
@@ -60,7 +62,11 @@ impl Spec {
         }
         let out = match file.get("out") {
             None => PathBuf::from("runs").join(&name),
-            Some(Value::String(out)) => PathBuf::from(if full { format!("{out}-full") } else { out.clone() }),
+            Some(Value::String(out)) => PathBuf::from(if full {
+                format!("{out}-full")
+            } else {
+                out.clone()
+            }),
             Some(other) => {
                 faults.push(format!("out must be a path, not {other}"));
                 PathBuf::new()
@@ -82,18 +88,26 @@ impl Spec {
             grid.extend(list(&key, value, &mut faults).map(|values| (key, values)));
         }
         let variants = variants(&file, &mut faults);
-        for key in variants.first().into_iter().flat_map(|first| first.settings.keys()) {
+        for key in variants
+            .first()
+            .into_iter()
+            .flat_map(|first| first.settings.keys())
+        {
             if base.contains_key(key) || grid.iter().any(|(other, _)| other == key) {
-                faults.push(format!("{key} is in [[variants]] and in [base] or [grid]: keep one"));
+                faults.push(format!(
+                    "{key} is in [[variants]] and in [base] or [grid]: keep one"
+                ));
             }
         }
-        for value in base
-            .get("seed")
-            .into_iter()
-            .chain(grid.iter().filter(|(key, _)| key == "seed").flat_map(|(_, seeds)| seeds))
-        {
+        for value in base.get("seed").into_iter().chain(
+            grid.iter()
+                .filter(|(key, _)| key == "seed")
+                .flat_map(|(_, seeds)| seeds),
+        ) {
             if value.as_integer().is_none_or(|seed| seed < 0) {
-                faults.push(format!("seed must be a whole number from 0 up, not {value}"));
+                faults.push(format!(
+                    "seed must be a whole number from 0 up, not {value}"
+                ));
             }
         }
         let count = runs(&variants, &grid);
@@ -105,7 +119,14 @@ impl Spec {
         grid.sort_by_key(|(key, _)| (key == "seed", key != "method", key.clone()));
         let tables = tables(&file, &mut faults);
         if faults.is_empty() {
-            Ok(Self { name, out, base, grid, variants, tables })
+            Ok(Self {
+                name,
+                out,
+                base,
+                grid,
+                variants,
+                tables,
+            })
         } else {
             bail!("{}", faults.join("\n"))
         }
@@ -115,13 +136,21 @@ impl Spec {
 /// How many runs the lists multiply to; counted before any of them takes memory.
 fn runs(variants: &[Variant], grid: &[(String, Vec<Value>)]) -> u128 {
     let lists = grid.iter().map(|(_, values)| values.len());
-    lists.fold(variants.len().max(1) as u128, |product, values| product.saturating_mul(values as u128))
+    lists.fold(variants.len().max(1) as u128, |product, values| {
+        product.saturating_mul(values as u128)
+    })
 }
 
-/// Names and titles become folders, rows, headings and comments of one line each: what breaks or hides a line is refused in
-/// all of them, wherever it stands in the file.
+/// Names and titles become folders, rows, headings and comments of one line each: what breaks or
+/// hides a line is refused in all of them, wherever it stands in the file.
 fn unprintable(value: &Value, place: &str, faults: &mut Vec<String>) {
-    let below = |key: &str| if place.is_empty() { key.to_owned() } else { format!("{place}.{key}") };
+    let below = |key: &str| {
+        if place.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{place}.{key}")
+        }
+    };
     let mut check = |what: &str, text: &str| {
         if let Some(c) = text.chars().find(|c| !printable(*c)) {
             let shown = escaped(text);
@@ -133,13 +162,18 @@ fn unprintable(value: &Value, place: &str, faults: &mut Vec<String>) {
     };
     match value {
         Value::String(text) => check(place, text),
-        Value::Array(items) => items.iter().for_each(|item| unprintable(item, place, faults)),
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| unprintable(item, place, faults)),
         Value::Table(table) => {
             for (key, value) in table {
                 if key.chars().all(printable) {
                     unprintable(value, &below(key), faults);
                 } else {
-                    faults.push(format!("the key {} has a character that can't be printed", escaped(&below(key))));
+                    faults.push(format!(
+                        "the key {} has a character that can't be printed",
+                        escaped(&below(key))
+                    ));
                 }
             }
         }
@@ -150,7 +184,11 @@ fn unprintable(value: &Value, place: &str, faults: &mut Vec<String>) {
 fn unknown(table: &Table, known: &[&str], prefix: &str, faults: &mut Vec<String>) {
     for key in table.keys().filter(|key| !known.contains(&key.as_str())) {
         let hint = suggestion(key, known.iter().copied());
-        let hint = if hint.is_empty() { format!("; known are {}", known.join(", ")) } else { hint };
+        let hint = if hint.is_empty() {
+            format!("; known are {}", known.join(", "))
+        } else {
+            hint
+        };
         faults.push(format!("unknown key {prefix}{key}{hint}"));
     }
 }
@@ -158,16 +196,23 @@ fn unknown(table: &Table, known: &[&str], prefix: &str, faults: &mut Vec<String>
 fn name(file: &Table, faults: &mut Vec<String>) -> String {
     match file.get("name") {
         Some(Value::String(name))
-            if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) =>
+            if !name.is_empty()
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) =>
         {
             name.clone()
         }
         Some(other) => {
-            faults.push(format!("name = {other}: use letters, digits, - _ and . only"));
+            faults.push(format!(
+                "name = {other}: use letters, digits, - _ and . only"
+            ));
             String::new()
         }
         None => {
-            faults.push("name is missing: add name = \"…\", which also names the folder of the runs".into());
+            faults.push(
+                "name is missing: add name = \"…\", which also names the folder of the runs".into(),
+            );
             String::new()
         }
     }
@@ -199,16 +244,27 @@ fn variants(file: &Table, faults: &mut Vec<String>) -> Vec<Variant> {
         let label = text(&mut table, "label", "variants.", faults);
         let mut settings = BTreeMap::new();
         flatten(&table, "", &mut settings, faults);
-        if variants.first().is_some_and(|first| !first.settings.keys().eq(settings.keys())) {
+        if variants
+            .first()
+            .is_some_and(|first| !first.settings.keys().eq(settings.keys()))
+        {
             faults
                 .push("all [[variants]] must have the same keys, so that each has a value to be told apart by".into());
         } else if variants.iter().any(|other| other.settings == settings) {
             faults.push("two of the [[variants]] are the same".into());
         }
-        if variants.first().is_some_and(|first| first.label.is_some() != label.is_some()) {
-            faults.push("some [[variants]] have a label and some have none: label all of them".into());
+        if variants
+            .first()
+            .is_some_and(|first| first.label.is_some() != label.is_some())
+        {
+            faults.push(
+                "some [[variants]] have a label and some have none: label all of them".into(),
+            );
         } else if label.is_some() && variants.iter().any(|other| other.label == label) {
-            faults.push(format!("two of the [[variants]] have the label {}", label.as_deref().unwrap_or_default()));
+            faults.push(format!(
+                "two of the [[variants]] have the label {}",
+                label.as_deref().unwrap_or_default()
+            ));
         }
         variants.push(Variant { label, settings });
     }
@@ -226,20 +282,29 @@ fn text(table: &mut Table, key: &str, prefix: &str, faults: &mut Vec<String>) ->
     }
 }
 
-fn flatten(table: &Table, prefix: &str, settings: &mut BTreeMap<String, Value>, faults: &mut Vec<String>) {
+fn flatten(
+    table: &Table,
+    prefix: &str,
+    settings: &mut BTreeMap<String, Value>,
+    faults: &mut Vec<String>,
+) {
     for (key, value) in table {
         let key = format!("{prefix}{key}");
         if let Value::Table(inner) = value {
             flatten(inner, &format!("{key}."), settings, faults);
         } else if settings.insert(key.clone(), value.clone()).is_some() {
-            faults.push(format!("{key} is there twice, once quoted and once nested: keep one"));
+            faults.push(format!(
+                "{key} is there twice, once quoted and once nested: keep one"
+            ));
         }
     }
 }
 
 fn list(key: &str, value: Value, faults: &mut Vec<String>) -> Option<Vec<Value>> {
     let Value::Array(values) = value else {
-        faults.push(format!("grid.{key} must be a list: write {key} = [{value}], or move it to [base]"));
+        faults.push(format!(
+            "grid.{key} must be a list: write {key} = [{value}], or move it to [base]"
+        ));
         return None;
     };
     if values.is_empty() {
@@ -259,7 +324,9 @@ fn tables(file: &Table, faults: &mut Vec<String>) -> Vec<Shown> {
         None => vec![Table::new()],
         Some(Value::Table(table)) => vec![table.clone()],
         Some(several) => several.clone().try_into().unwrap_or_else(|_| {
-            faults.push(format!("table must be a section, [table], or several, [[table]], not {several}"));
+            faults.push(format!(
+                "table must be a section, [table], or several, [[table]], not {several}"
+            ));
             vec![]
         }),
     };
@@ -268,7 +335,10 @@ fn tables(file: &Table, faults: &mut Vec<String>) -> Vec<Shown> {
         let title = text(&mut table, "title", "table.", faults);
         let columns = match table.get("columns") {
             None => Column::default_set(),
-            Some(Value::Array(columns)) => columns.iter().filter_map(|column| headed(column, faults)).collect(),
+            Some(Value::Array(columns)) => columns
+                .iter()
+                .filter_map(|column| headed(column, faults))
+                .collect(),
             Some(other) => {
                 faults.push(format!("table.columns must be a list, not {other}"));
                 vec![]
@@ -287,9 +357,13 @@ fn headed(column: &Value, faults: &mut Vec<String>) -> Option<Column> {
             Some((heading, Value::String(text))) if one.len() == 1 => {
                 Column::parse(text).and_then(|column| column.headed(heading))
             }
-            _ => Err(format!("column {column}: write one heading and its column, {{ \"HEADING\" = \"COLUMN\" }}")),
+            _ => Err(format!(
+                "column {column}: write one heading and its column, {{ \"HEADING\" = \"COLUMN\" }}"
+            )),
         },
-        other => Err(format!("column {other}: write \"COLUMN\" or {{ \"HEADING\" = \"COLUMN\" }}")),
+        other => Err(format!(
+            "column {other}: write \"COLUMN\" or {{ \"HEADING\" = \"COLUMN\" }}"
+        )),
     };
     parsed.map_err(|fault| faults.push(fault)).ok()
 }
@@ -306,18 +380,30 @@ mod tests {
             false,
         )
         .expect("a good file");
-        assert_eq!(spec.base.keys().collect::<Vec<_>>(), ["data", "model.width", "train.decay", "train.rate"]);
+        assert_eq!(
+            spec.base.keys().collect::<Vec<_>>(),
+            ["data", "model.width", "train.decay", "train.rate"]
+        );
         let grid: Vec<&str> = spec.grid.iter().map(|(key, _)| key.as_str()).collect();
-        assert_eq!(grid, ["method", "attack.steps", "train.epochs", "seed"], "method first, seed last");
+        assert_eq!(
+            grid,
+            ["method", "attack.steps", "train.epochs", "seed"],
+            "method first, seed last"
+        );
         assert_eq!(spec.out, PathBuf::from("runs/a"));
-        assert!(!spec.tables[0].columns.is_empty(), "there are columns without [table]");
+        assert!(
+            !spec.tables[0].columns.is_empty(),
+            "there are columns without [table]"
+        );
     }
 
     #[test]
     fn every_fault_is_reported_at_once() {
         let text = "nmae = \"x\"\nout = 3\n[base]\nrho = 1\nmethod = \"jt\"\n[grid]\nmethod = [\"jt\"]\nseed = [0, -1, 0]\nrate = 0.1\n\
                     steps = []\n[grids]\n[table]\ncolumn = []\n";
-        let faults = Spec::parse(text, false).expect_err("nothing is right").to_string();
+        let faults = Spec::parse(text, false)
+            .expect_err("nothing is right")
+            .to_string();
         for says in [
             "unknown key nmae, did you mean name?",
             "name is missing",
@@ -341,35 +427,71 @@ mod tests {
                     [[table]]\ntitle = \"First\"\ncolumns = [{ \"right\" = \"accuracy.clean\" }, \"radii.joint\"]\n[[table]]\n";
         let spec = Spec::parse(text, false).expect("right");
         assert_eq!(spec.variants[1].label.as_deref(), Some("ours"));
-        assert!(!spec.variants[1].settings.contains_key("label"), "no setting of the driver");
-        assert_eq!((spec.tables.len(), spec.tables[0].title.as_deref()), (2, Some("First")));
-        let headings: Vec<_> = spec.tables[0].columns.iter().map(|c| c.heading.as_deref()).collect();
+        assert!(
+            !spec.variants[1].settings.contains_key("label"),
+            "no setting of the driver"
+        );
+        assert_eq!(
+            (spec.tables.len(), spec.tables[0].title.as_deref()),
+            (2, Some("First"))
+        );
+        let headings: Vec<_> = spec.tables[0]
+            .columns
+            .iter()
+            .map(|c| c.heading.as_deref())
+            .collect();
         assert_eq!(headings, [Some("right"), None]);
         for (change, says) in [
-            (["label = \"ours\"", "label = \"joint\""], "two of the [[variants]] have the label joint"),
+            (
+                ["label = \"ours\"", "label = \"joint\""],
+                "two of the [[variants]] have the label joint",
+            ),
             (["label = \"ours\"\n", ""], "label all of them"),
-            (["label = \"ours\"", "label = 3"], "variants.label must be some text, not 3"),
-            (["accuracy.clean", "accuracy.*"], "a heading is of one column"),
+            (
+                ["label = \"ours\"", "label = 3"],
+                "variants.label must be some text, not 3",
+            ),
+            (
+                ["accuracy.clean", "accuracy.*"],
+                "a heading is of one column",
+            ),
             (["\"radii.joint\"", "3"], "column 3: write"),
-            (["{ \"right\" = \"accuracy.clean\" }", "{}"], "write one heading and its column"),
-            (["title = \"First\"", "titel = \"First\""], "unknown key table.titel, did you mean title?"),
+            (
+                ["{ \"right\" = \"accuracy.clean\" }", "{}"],
+                "write one heading and its column",
+            ),
+            (
+                ["title = \"First\"", "titel = \"First\""],
+                "unknown key table.titel, did you mean title?",
+            ),
         ] {
             let [from, to] = change;
-            let fault = Spec::parse(&text.replace(from, to), false).expect_err(says).to_string();
+            let fault = Spec::parse(&text.replace(from, to), false)
+                .expect_err(says)
+                .to_string();
             assert!(fault.contains(says), "{says}: {fault}");
         }
     }
 
     #[test]
     fn the_whole_has_its_own_settings_and_folder() {
-        let text = "name = \"s\"\nout = \"o\"\n[base]\na = 1\nb = 2\n[full]\na = 9\n[grid]\nseed = [0]\n";
+        let text =
+            "name = \"s\"\nout = \"o\"\n[base]\na = 1\nb = 2\n[full]\na = 9\n[grid]\nseed = [0]\n";
         let parse = |full| Spec::parse(text, full).expect("right");
         let (small, whole) = (parse(false), parse(true));
         let base = |spec: &Spec| ["a", "b"].map(|key| spec.base[key].as_integer());
-        assert_eq!((base(&small), base(&whole)), ([Some(1), Some(2)], [Some(9), Some(2)]));
-        assert_eq!((small.out, whole.out), (PathBuf::from("o"), PathBuf::from("o-full")));
+        assert_eq!(
+            (base(&small), base(&whole)),
+            ([Some(1), Some(2)], [Some(9), Some(2)])
+        );
+        assert_eq!(
+            (small.out, whole.out),
+            (PathBuf::from("o"), PathBuf::from("o-full"))
+        );
         assert_eq!(whole.name, "s-full");
-        let none = Spec::parse("name = \"s\"\n[grid]\nseed = [0]\n", true).expect_err("no [full]").to_string();
+        let none = Spec::parse("name = \"s\"\n[grid]\nseed = [0]\n", true)
+            .expect_err("no [full]")
+            .to_string();
         assert!(none.contains("[full]"), "{none}");
     }
 
@@ -381,28 +503,52 @@ mod tests {
                 "variants.label = \"two\\nlines\" has the character U+000A",
             ),
             ("[table]\ntitle = \"a\\n\\\\end{document}\"", "table.title"),
-            ("[table]\ncolumns = [{ \"a\\tb\" = \"accuracy.clean\" }]", "the key table.columns.a\\tb"),
-            ("[base]\ndata = \"a\\u001b[31m\"", "base.data = \"a\\u{1b}[31m\" has the character U+001B"),
-            ("[grid]\nx = [\"a\\u202eb\"]", "grid.x = \"a\\u{202e}b\" has the character U+202E"),
+            (
+                "[table]\ncolumns = [{ \"a\\tb\" = \"accuracy.clean\" }]",
+                "the key table.columns.a\\tb",
+            ),
+            (
+                "[base]\ndata = \"a\\u001b[31m\"",
+                "base.data = \"a\\u{1b}[31m\" has the character U+001B",
+            ),
+            (
+                "[grid]\nx = [\"a\\u202eb\"]",
+                "grid.x = \"a\\u{202e}b\" has the character U+202E",
+            ),
             ("[grid]\n\"x\\ny\" = [1]", "the key grid.x\\ny"),
             ("out = \"a\\r\"", "out = \"a\\r\""),
         ] {
-            let fault = Spec::parse(&format!("name = \"s\"\n{text}"), false).expect_err(text).to_string();
+            let fault = Spec::parse(&format!("name = \"s\"\n{text}"), false)
+                .expect_err(text)
+                .to_string();
             assert!(fault.contains(says), "{says}: {fault}");
-            assert!(!fault.chars().any(|c| c.is_control() && c != '\n'), "{fault:?}");
+            assert!(
+                !fault.chars().any(|c| c.is_control() && c != '\n'),
+                "{fault:?}"
+            );
         }
         let plain = "name = \"s\"\n[[variants]]\nlabel = \"Löwe & 狮子, 5 %\"\na = 1";
-        assert!(Spec::parse(plain, false).is_ok(), "letters of any script are text");
+        assert!(
+            Spec::parse(plain, false).is_ok(),
+            "letters of any script are text"
+        );
     }
 
     #[test]
     fn a_grid_too_large_is_refused_with_its_size() {
         let list = "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]";
-        let grid = |keys: usize| (0..keys).map(|key| format!("k{key} = {list}\n")).collect::<String>();
+        let grid = |keys: usize| {
+            (0..keys)
+                .map(|key| format!("k{key} = {list}\n"))
+                .collect::<String>()
+        };
         let parse = |keys| Spec::parse(&format!("name = \"s\"\n[grid]\n{}", grid(keys)), false);
         assert!(parse(4).is_ok(), "10,000 runs are many, but can be meant");
         let fault = parse(12).expect_err("10^12 runs").to_string();
-        assert!(fault.contains("the grid has 1000000000000 combinations, a sweep at most 10000"), "{fault}");
+        assert!(
+            fault.contains("the grid has 1000000000000 combinations, a sweep at most 10000"),
+            "{fault}"
+        );
         assert!(parse(50).is_err(), "10^50 is more than any counter");
     }
 
@@ -411,9 +557,18 @@ mod tests {
         for (text, says) in [
             ("name = \"a/b\"", "name = \"a/b\": use letters"),
             ("name = \"a\"\ngrid = 1", "grid must be a section"),
-            ("name = \"a\"\n[base]\n\"x.y\" = 1\n[base.x]\ny = 2", "x.y is there twice"),
-            ("name = \"a\"\n[table]\ncolumns = [\"acuracy.clean\"]", "did you mean accuracy?"),
-            ("name = \"a\"\nzzz = 1", "unknown key zzz; known are name, out, base, full, grid, variants, table"),
+            (
+                "name = \"a\"\n[base]\n\"x.y\" = 1\n[base.x]\ny = 2",
+                "x.y is there twice",
+            ),
+            (
+                "name = \"a\"\n[table]\ncolumns = [\"acuracy.clean\"]",
+                "did you mean accuracy?",
+            ),
+            (
+                "name = \"a\"\nzzz = 1",
+                "unknown key zzz; known are name, out, base, full, grid, variants, table",
+            ),
             ("name = ", "TOML parse error"),
         ] {
             let fault = format!("{:#}", Spec::parse(text, false).expect_err(text));

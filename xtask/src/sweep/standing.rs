@@ -20,7 +20,10 @@ impl<'a> Sweep<'a> {
     /// # Errors
     /// If a result is not the one that the sweep asks for, or two were made on data that differ.
     pub fn look(spec: &'a Spec, runs: &'a [Run]) -> Result<Self> {
-        let states = runs.iter().map(|run| State::of(run, &spec.out)).collect::<Result<Vec<State>>>()?;
+        let states = runs
+            .iter()
+            .map(|run| State::of(run, &spec.out))
+            .collect::<Result<Vec<State>>>()?;
         let sweep = Self { spec, runs, states };
         data::same(&sweep.finished())?;
         Ok(sweep)
@@ -28,18 +31,26 @@ impl<'a> Sweep<'a> {
 
     pub fn finished(&self) -> Vec<(&'a Run, &Value)> {
         let runs = self.runs.iter().zip(&self.states);
-        runs.filter_map(|(run, state)| Some((run, state.summary()?))).collect()
+        runs.filter_map(|(run, state)| Some((run, state.summary()?)))
+            .collect()
     }
 
     pub fn missing(&self) -> Vec<(&'a Run, &State)> {
-        self.runs.iter().zip(&self.states).filter(|(_, state)| state.summary().is_none()).collect()
+        self.runs
+            .iter()
+            .zip(&self.states)
+            .filter(|(_, state)| state.summary().is_none())
+            .collect()
     }
 
     /// What the finished runs say that they took.
     pub fn costs(&self) -> Costs {
         let mut costs = Costs::default();
         for (run, summary) in self.finished() {
-            summary["seconds"].as_f64().into_iter().for_each(|seconds| costs.learn(run, seconds));
+            summary["seconds"]
+                .as_f64()
+                .into_iter()
+                .for_each(|seconds| costs.learn(run, seconds));
         }
         costs
     }

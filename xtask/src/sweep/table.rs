@@ -1,5 +1,6 @@
-//! The table of a sweep: mean and standard deviation over seeds for each point of the grid, and what stands above each column.
-//! Knows columns and summaries, not how they came to be nor how they are printed.
+//! The table of a sweep: mean and standard deviation over seeds for each point of the grid, and
+//! what stands above each column. Knows columns and summaries, not how they came to be nor how they
+//! are printed.
 use super::column::Column;
 use super::number::with_spread;
 use super::print::escaped;
@@ -74,22 +75,42 @@ pub struct Table {
 
 impl Filled {
     fn new(column: &Column, name: &str, points: &[Point]) -> Self {
-        let cells: Vec<Option<Cell>> = points.iter().map(|point| cell(column, name, point)).collect();
+        let cells: Vec<Option<Cell>> = points
+            .iter()
+            .map(|point| cell(column, name, point))
+            .collect();
         let mut estimates = cells.iter().flatten().map(|cell| cell.estimated);
-        let kind = match (estimates.clone().any(|estimated| estimated), estimates.all(|estimated| estimated)) {
+        let kind = match (
+            estimates.clone().any(|estimated| estimated),
+            estimates.all(|estimated| estimated),
+        ) {
             (false, _) => Kind::Plain,
             (true, true) => Kind::Estimates,
             (true, false) => Kind::Both,
         };
         let name = escaped(&evident_name(name, kind));
-        let heading = column.heading.as_deref().map_or_else(|| format!("{name}{}", column.unit()), escaped);
+        let heading = column
+            .heading
+            .as_deref()
+            .map_or_else(|| format!("{name}{}", column.unit()), escaped);
         let worded = kind == Kind::Both || column.heading.is_some();
-        Self { name, heading, fraction: column.is_fraction(), evident: column.has_evidence(), worded, kind, cells }
+        Self {
+            name,
+            heading,
+            fraction: column.is_fraction(),
+            evident: column.has_evidence(),
+            worded,
+            kind,
+            cells,
+        }
     }
 
-    /// A cell as people read it: `91.2 ± 0.4`, what it rests on, and the count where it is not the row's.
+    /// A cell as people read it: `91.2 ± 0.4`, what it rests on, and the count where it is not the
+    /// row's.
     fn show(&self, point: usize, finished: usize) -> String {
-        let Some(cell) = self.cells[point] else { return "–".into() };
+        let Some(cell) = self.cells[point] else {
+            return "–".into();
+        };
         let mut text = with_spread(cell.stats, self.fraction);
         text += match (cell.estimated, self.worded) {
             (true, true) => " estimated",
@@ -123,8 +144,15 @@ fn fill(points: &[Point], columns: &[Column]) -> (Vec<Filled>, Vec<String>) {
     let mut notes = Vec::new();
     for column in columns {
         let names = names(column, points);
-        if names.is_empty() && !column.optional && points.iter().any(|point| !point.summaries.is_empty()) {
-            notes.push(format!("no run has {}{}", column.text, nearest(column, points)));
+        if names.is_empty()
+            && !column.optional
+            && points.iter().any(|point| !point.summaries.is_empty())
+        {
+            notes.push(format!(
+                "no run has {}{}",
+                column.text,
+                nearest(column, points)
+            ));
         }
         for name in names {
             if !seen.contains(&name) {
@@ -137,7 +165,8 @@ fn fill(points: &[Point], columns: &[Column]) -> (Vec<Filled>, Vec<String>) {
 }
 
 impl Table {
-    /// Gathers the numbers from the summaries; `notes` are what the sweep itself has to say, beside what the runs do.
+    /// Gathers the numbers from the summaries; `notes` are what the sweep itself has to say, beside
+    /// what the runs do.
     pub fn new(points: Vec<Point>, tables: &[Shown], notes: Vec<String>) -> Self {
         let mut missing: Vec<String> = Vec::new();
         let part = |shown: &Shown| {
@@ -147,12 +176,23 @@ impl Table {
                     missing.push(note);
                 }
             }
-            Part { title: shown.title.clone(), columns }
+            Part {
+                title: shown.title.clone(),
+                columns,
+            }
         };
         let parts = tables.iter().map(part).collect();
         let (broken, warnings) = warnings(&points);
-        let notes = [broken, notes, missing, warnings].concat().iter().map(|note| escaped(note)).collect();
-        Self { points, parts, notes }
+        let notes = [broken, notes, missing, warnings]
+            .concat()
+            .iter()
+            .map(|note| escaped(note))
+            .collect();
+        Self {
+            points,
+            parts,
+            notes,
+        }
     }
 
     /// How many runs the table rests on.
@@ -168,15 +208,35 @@ impl Table {
     /// A header, then a row for each point: what of the grid varies, the count, the cells.
     pub fn matrix(&self, part: &Part) -> Vec<Vec<String>> {
         let varies = |key: &str| {
-            let value =
-                |point: &Point| point.shown.iter().find(|(other, _)| other == key).map(|(_, value)| value.clone());
-            key == "method" || self.points.iter().any(|point| value(point) != value(&self.points[0]))
+            let value = |point: &Point| {
+                point
+                    .shown
+                    .iter()
+                    .find(|(other, _)| other == key)
+                    .map(|(_, value)| value.clone())
+            };
+            key == "method"
+                || self
+                    .points
+                    .iter()
+                    .any(|point| value(point) != value(&self.points[0]))
         };
         let label = |point: &Point| {
-            point.shown.iter().filter(|(key, _)| varies(key)).cloned().collect::<Vec<(String, String)>>()
+            point
+                .shown
+                .iter()
+                .filter(|(key, _)| varies(key))
+                .cloned()
+                .collect::<Vec<(String, String)>>()
         };
-        let mut header: Vec<String> =
-            self.points.first().map(label).into_iter().flatten().map(|(key, _)| key).collect();
+        let mut header: Vec<String> = self
+            .points
+            .first()
+            .map(label)
+            .into_iter()
+            .flatten()
+            .map(|(key, _)| key)
+            .collect();
         header.push("n".into());
         header.extend(part.columns.iter().map(|column| column.heading.clone()));
         let mut rows = vec![header];
@@ -188,7 +248,11 @@ impl Table {
             } else {
                 format!("{finished}/{}", point.planned)
             });
-            row.extend(part.columns.iter().map(|column| column.show(index, finished)));
+            row.extend(
+                part.columns
+                    .iter()
+                    .map(|column| column.show(index, finished)),
+            );
             rows.push(row);
         }
         rows
@@ -203,14 +267,18 @@ impl Table {
             }
         }
         lines.extend(
-            self.notes.iter().map(|note| format!("Note: {note}{}", if note.ends_with('?') { "" } else { "." })),
+            self.notes
+                .iter()
+                .map(|note| format!("Note: {note}{}", if note.ends_with('?') { "" } else { "." })),
         );
         lines
     }
 
     /// What the signs in the cells mean.
     pub fn explanation(&self, part: &Part) -> Vec<String> {
-        let mut lines = vec!["Mean ± sample standard deviation over n seeds; accuracies in percent.".to_owned()];
+        let mut lines = vec![
+            "Mean ± sample standard deviation over n seeds; accuracies in percent.".to_owned(),
+        ];
         if part.columns.iter().any(|column| column.kind != Kind::Plain) {
             lines.push(
                 "estimated, or ?: rests on an estimated Lipschitz constant, and is a claim, not a certificate.".into(),
@@ -223,7 +291,11 @@ impl Table {
 /// The column's names with `*` filled in, over all summaries, in the order they first appear.
 fn names(column: &Column, points: &[Point]) -> Vec<String> {
     let mut names = Vec::new();
-    for found in points.iter().flat_map(|point| &point.summaries).flat_map(|summary| column.find(summary)) {
+    for found in points
+        .iter()
+        .flat_map(|point| &point.summaries)
+        .flat_map(|summary| column.find(summary))
+    {
         if !names.contains(&found.name) {
             names.push(found.name);
         }
@@ -235,10 +307,18 @@ fn cell(column: &Column, name: &str, point: &Point) -> Option<Cell> {
     let found: Vec<_> = point
         .summaries
         .iter()
-        .filter_map(|summary| column.find(summary).into_iter().find(|found| found.name == name))
+        .filter_map(|summary| {
+            column
+                .find(summary)
+                .into_iter()
+                .find(|found| found.name == name)
+        })
         .collect();
     let stats = Stats::of(&found.iter().map(|found| found.value).collect::<Vec<_>>())?;
-    Some(Cell { stats, estimated: found.iter().any(|found| found.estimated) })
+    Some(Cell {
+        stats,
+        estimated: found.iter().any(|found| found.estimated),
+    })
 }
 
 /// ", did you mean X?" for a column that leads nowhere.
@@ -247,7 +327,14 @@ fn nearest(column: &Column, points: &[Point]) -> String {
         return String::new();
     }
     let root = column.text.split(['.', ':']).next().unwrap_or_default();
-    let stars = ["attacks.*.*.*.*", "certified.*.*", "radii.*", "accuracy.*", "accuracy.*.*", "stages.*"];
+    let stars = [
+        "attacks.*.*.*.*",
+        "certified.*.*",
+        "radii.*",
+        "accuracy.*",
+        "accuracy.*.*",
+        "stages.*",
+    ];
     let candidates: Vec<String> = stars
         .iter()
         .filter(|star| star.starts_with(root))
@@ -258,23 +345,33 @@ fn nearest(column: &Column, points: &[Point]) -> String {
 }
 
 fn violations(points: &[Point]) -> u64 {
-    points.iter().flat_map(|point| &point.summaries).filter_map(|summary| summary["violations"].as_u64()).sum()
+    points
+        .iter()
+        .flat_map(|point| &point.summaries)
+        .filter_map(|summary| summary["violations"].as_u64())
+        .sum()
 }
 
 /// Violated certificates; and what the runs themselves warn of.
 fn warnings(points: &[Point]) -> (Vec<String>, Vec<String>) {
     let summaries = || points.iter().flat_map(|point| &point.summaries);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for warning in summaries().filter_map(|summary| summary["warnings"].as_array()).flatten().filter_map(Value::as_str)
+    for warning in summaries()
+        .filter_map(|summary| summary["warnings"].as_array())
+        .flatten()
+        .filter_map(Value::as_str)
     {
         *counts.entry(warning.trim_end_matches('.')).or_default() += 1;
     }
     let broken = match violations(points) {
         0 => vec![],
-        some => vec![format!("{some} attacks succeeded inside a certified region: a bug, trust no certificate here")],
+        some => vec![format!(
+            "{some} attacks succeeded inside a certified region: a bug, trust no certificate here"
+        )],
     };
-    let told =
-        counts.into_iter().map(|(warning, count)| format!("{warning} ({count} of {} runs)", summaries().count()));
+    let told = counts
+        .into_iter()
+        .map(|(warning, count)| format!("{warning} ({count} of {} runs)", summaries().count()));
     (broken, told.collect())
 }
 
@@ -291,13 +388,27 @@ pub mod tests {
                 "radii": [{"threat": "joint", "mean": 0.4 * accuracy, "evidence": evidence}],
             })
         });
-        let label = vec![("method".to_owned(), method.to_owned()), ("rate".to_owned(), "0.1".to_owned())];
-        Point { shown: label.clone(), label, planned, summaries: summaries.collect() }
+        let label = vec![
+            ("method".to_owned(), method.to_owned()),
+            ("rate".to_owned(), "0.1".to_owned()),
+        ];
+        Point {
+            shown: label.clone(),
+            label,
+            planned,
+            summaries: summaries.collect(),
+        }
     }
 
     pub fn shown(title: Option<&str>, columns: &[&str]) -> Shown {
-        let columns = columns.iter().map(|text| Column::parse(text).expect(text)).collect();
-        Shown { title: title.map(str::to_owned), columns }
+        let columns = columns
+            .iter()
+            .map(|text| Column::parse(text).expect(text))
+            .collect();
+        Shown {
+            title: title.map(str::to_owned),
+            columns,
+        }
     }
 
     /// Joint training with proofs, CRMT with estimates, and what never finished.
@@ -305,45 +416,98 @@ pub mod tests {
         let proved = (0.5, "proved");
         let points = vec![
             point("jt", 3, &[0.9, 0.8, 1.0], &[proved; 3]),
-            point("crmt-jt", 3, &[0.7, 0.725], &[(0.25, "estimated"), (0.75, "estimated")]),
+            point(
+                "crmt-jt",
+                3,
+                &[0.7, 0.725],
+                &[(0.25, "estimated"), (0.75, "estimated")],
+            ),
             point("at", 3, &[], &[]),
         ];
         Table::new(points, &[shown(None, columns)], vec!["1 run failed".into()])
     }
 
     fn column(table: &Table, index: usize) -> Vec<String> {
-        table.matrix(&table.parts[0]).iter().map(|row| row[index + 2].clone()).collect()
+        table
+            .matrix(&table.parts[0])
+            .iter()
+            .map(|row| row[index + 2].clone())
+            .collect()
     }
 
     #[test]
     fn only_theorems_are_called_certified() {
         let of = |evidence: [&str; 2]| {
-            let points = ["a", "b"].iter().zip(evidence).map(|(method, e)| point(method, 1, &[0.9], &[(0.5, e)]));
-            Table::new(points.collect(), &[shown(None, &["certified.joint.*", "radii.joint"])], vec![])
+            let points = ["a", "b"]
+                .iter()
+                .zip(evidence)
+                .map(|(method, e)| point(method, 1, &[0.9], &[(0.5, e)]));
+            Table::new(
+                points.collect(),
+                &[shown(None, &["certified.joint.*", "radii.joint"])],
+                vec![],
+            )
         };
         let proved = of(["proved", "confident"]);
-        assert_eq!(column(&proved, 0), ["certified.joint.0.5, %", "50.0", "50.0"]);
-        assert_eq!(column(&proved, 1), ["radii.joint, units", "0.2000", "0.2000"]);
+        assert_eq!(
+            column(&proved, 0),
+            ["certified.joint.0.5, %", "50.0", "50.0"]
+        );
+        assert_eq!(
+            column(&proved, 1),
+            ["radii.joint, units", "0.2000", "0.2000"]
+        );
         let estimated = of(["estimated", "estimated"]);
-        assert_eq!(column(&estimated, 0), ["estimated.joint.0.5, %", "50.0?", "50.0?"]);
-        assert_eq!(column(&estimated, 1), ["estimated radii.joint, units", "0.2000?", "0.2000?"]);
+        assert_eq!(
+            column(&estimated, 0),
+            ["estimated.joint.0.5, %", "50.0?", "50.0?"]
+        );
+        assert_eq!(
+            column(&estimated, 1),
+            ["estimated radii.joint, units", "0.2000?", "0.2000?"]
+        );
         let both = of(["proved", "estimated"]);
-        assert_eq!(column(&both, 0), ["certified or estimated.joint.0.5, %", "50.0 certified", "50.0 estimated"]);
+        assert_eq!(
+            column(&both, 0),
+            [
+                "certified or estimated.joint.0.5, %",
+                "50.0 certified",
+                "50.0 estimated"
+            ]
+        );
         let unheard = of(["claimed", "claimed"]);
-        assert_eq!(column(&unheard, 0)[0], "estimated.joint.0.5, %", "what is not known to be a theorem is none");
+        assert_eq!(
+            column(&unheard, 0)[0],
+            "estimated.joint.0.5, %",
+            "what is not known to be a theorem is none"
+        );
     }
 
     #[test]
     fn a_heading_of_ones_own_cannot_hide_an_estimate() {
-        let certified = Column::parse("certified.joint.0.5").and_then(|c| c.headed("certified!")).expect("a column");
+        let certified = Column::parse("certified.joint.0.5")
+            .and_then(|c| c.headed("certified!"))
+            .expect("a column");
         let points = vec![point("jt", 1, &[0.9], &[(0.5, "estimated")])];
-        let table = Table::new(points, &[Shown { title: None, columns: vec![certified] }], vec![]);
+        let table = Table::new(
+            points,
+            &[Shown {
+                title: None,
+                columns: vec![certified],
+            }],
+            vec![],
+        );
         assert_eq!(column(&table, 0), ["certified!", "50.0 estimated"]);
     }
 
     #[test]
     fn a_seed_with_an_estimate_makes_the_mean_one() {
-        let points = vec![point("jt", 2, &[0.9, 0.9], &[(0.5, "proved"), (0.5, "estimated")])];
+        let points = vec![point(
+            "jt",
+            2,
+            &[0.9, 0.9],
+            &[(0.5, "proved"), (0.5, "estimated")],
+        )];
         let table = Table::new(points, &[shown(None, &["certified.joint.0.5"])], vec![]);
         assert_eq!(column(&table, 0), ["estimated.joint.0.5, %", "50.0 ± 0.0?"]);
     }
@@ -353,7 +517,10 @@ pub mod tests {
         let table = table(&["certified.joint.0.6", "accuracy.clean"]);
         assert_eq!(
             table.notes[..2],
-            ["1 run failed", "no run has certified.joint.0.6, did you mean certified.joint.0.5?"]
+            [
+                "1 run failed",
+                "no run has certified.joint.0.6, did you mean certified.joint.0.5?"
+            ]
         );
         assert_eq!(table.parts[0].columns.len(), 1);
     }
@@ -362,8 +529,16 @@ pub mod tests {
     fn violations_come_first() {
         let mut points = vec![point("jt", 1, &[0.9], &[(0.5, "proved")])];
         points[0].summaries[0]["violations"] = json!(2);
-        let table = Table::new(points, &[shown(None, &["violations"])], vec!["1 run failed".into()]);
-        assert!(table.notes[0].contains("2 attacks succeeded inside a certified region"), "{:?}", table.notes);
+        let table = Table::new(
+            points,
+            &[shown(None, &["violations"])],
+            vec!["1 run failed".into()],
+        );
+        assert!(
+            table.notes[0].contains("2 attacks succeeded inside a certified region"),
+            "{:?}",
+            table.notes
+        );
     }
 
     #[test]
@@ -378,6 +553,9 @@ pub mod tests {
 
     #[test]
     fn times_have_units() {
-        assert_eq!(column(&table(&["seconds"]), 0), ["seconds, s", "90 ± 10", "71.2 ± 1.8", "–"]);
+        assert_eq!(
+            column(&table(&["seconds"]), 0),
+            ["seconds, s", "90 ± 10", "71.2 ± 1.8", "–"]
+        );
     }
 }

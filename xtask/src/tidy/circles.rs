@@ -1,5 +1,6 @@
-//! Files of a crate that import each other in a circle: nobody can read one of them alone. Sees `use` and paths that begin with
-//! `crate`, `super`, `self` or a child's name; what a file re-exports counts as an import from where it is defined.
+//! Files of a crate that import each other in a circle: nobody can read one of them alone. Sees
+//! `use` and paths that begin with `crate`, `super`, `self` or a child's name; what a file
+//! re-exports counts as an import from where it is defined.
 use super::problem::Problem;
 use super::source::{Source, Token};
 use super::tree::Tree;
@@ -19,12 +20,19 @@ pub fn check(tree: &Tree) -> Vec<Problem> {
             crates.entry(name).or_default().insert(module, source);
         }
     }
-    crates.iter().filter(|(name, _)| !NOT_YET.contains(name)).flat_map(|(_, files)| of_crate(files)).collect()
+    crates
+        .iter()
+        .filter(|(name, _)| !NOT_YET.contains(name))
+        .flat_map(|(_, files)| of_crate(files))
+        .collect()
 }
 
 /// Crate and module of a source file; none of tests, benchmarks and examples.
 fn place(path: &str) -> Option<(&str, Module)> {
-    let (krate, inside) = path.strip_prefix("crates/").unwrap_or(path).split_once("/src/")?;
+    let (krate, inside) = path
+        .strip_prefix("crates/")
+        .unwrap_or(path)
+        .split_once("/src/")?;
     let inside = inside.strip_suffix(".rs")?;
     let mut module: Module = inside.split('/').map(str::to_owned).collect();
     match module.last().map(String::as_str) {
@@ -33,42 +41,69 @@ fn place(path: &str) -> Option<(&str, Module)> {
         Some("tests") => return None,
         _ => {}
     }
-    (module.first().map(String::as_str) != Some("bin") && !krate.contains('/')).then_some((krate, module))
+    (module.first().map(String::as_str) != Some("bin") && !krate.contains('/'))
+        .then_some((krate, module))
 }
 
 fn of_crate(files: &BTreeMap<Module, &Source>) -> Vec<Problem> {
-    let imports: BTreeMap<&Module, Vec<Import>> =
-        files.iter().map(|(module, source)| (module, imports(module, source, files))).collect();
+    let imports: BTreeMap<&Module, Vec<Import>> = files
+        .iter()
+        .map(|(module, source)| (module, imports(module, source, files)))
+        .collect();
     let arrows = |module: &Module| -> BTreeSet<&Module> {
-        let reached =
-            imports[module].iter().filter_map(|import| defined_in(&import.path, &imports, &mut BTreeSet::new()));
+        let reached = imports[module]
+            .iter()
+            .filter_map(|import| defined_in(&import.path, &imports, &mut BTreeSet::new()));
         reached.filter(|other| *other != module).collect()
     };
-    let arrows: BTreeMap<&Module, BTreeSet<&Module>> = files.keys().map(|module| (module, arrows(module))).collect();
+    let arrows: BTreeMap<&Module, BTreeSet<&Module>> = files
+        .keys()
+        .map(|module| (module, arrows(module)))
+        .collect();
     let mut known: BTreeSet<&Module> = BTreeSet::new();
     let mut problems = vec![];
     for module in files.keys() {
-        let Some(circle) = circle(module, &arrows).filter(|_| !known.contains(module)) else { continue };
+        let Some(circle) = circle(module, &arrows).filter(|_| !known.contains(module)) else {
+            continue;
+        };
         known.extend(circle.iter().copied());
-        let names = circle.iter().chain([&module]).map(|module| shown(module)).collect::<Vec<_>>().join(" → ");
+        let names = circle
+            .iter()
+            .chain([&module])
+            .map(|module| shown(module))
+            .collect::<Vec<_>>()
+            .join(" → ");
         let what = format!("files import each other in a circle: {names}");
-        problems.push(Problem::new(&files[module].path, 1, what, "move what both need into a file of its own"));
+        problems.push(Problem::new(
+            &files[module].path,
+            1,
+            what,
+            "move what both need into a file of its own",
+        ));
     }
     problems
 }
 
 fn shown(module: &[String]) -> String {
-    if module.is_empty() { "crate".into() } else { module.join("::") }
+    if module.is_empty() {
+        "crate".into()
+    } else {
+        module.join("::")
+    }
 }
 
 /// The shortest way from a module back to itself.
-fn circle<'a>(from: &'a Module, arrows: &BTreeMap<&'a Module, BTreeSet<&'a Module>>) -> Option<Vec<&'a Module>> {
+fn circle<'a>(
+    from: &'a Module,
+    arrows: &BTreeMap<&'a Module, BTreeSet<&'a Module>>,
+) -> Option<Vec<&'a Module>> {
     let mut before: BTreeMap<&Module, &Module> = BTreeMap::new();
     let mut next = std::collections::VecDeque::from([from]);
     while let Some(module) = next.pop_front() {
         for other in &arrows[module] {
             if *other == from {
-                let back = std::iter::successors(Some(module), |module| before.get(*module).copied());
+                let back =
+                    std::iter::successors(Some(module), |module| before.get(*module).copied());
                 let mut way: Vec<&Module> = back.collect();
                 way.reverse();
                 return Some(way);
@@ -96,10 +131,23 @@ fn defined_in<'a>(
     imports: &BTreeMap<&'a Module, Vec<Import>>,
     seen: &mut BTreeSet<Vec<String>>,
 ) -> Option<&'a Module> {
-    let module = (0..=path.len()).rev().find_map(|n| imports.keys().find(|module| module.as_slice() == &path[..n]))?;
-    let Some(name) = path.get(module.len()).filter(|_| seen.insert(path.to_vec())) else { return Some(module) };
-    let exported = imports[module].iter().find(|import| import.named && import.name == *name && import.path != path);
-    exported.and_then(|import| defined_in(&import.path, imports, seen)).or(Some(module))
+    let module = (0..=path.len()).rev().find_map(|n| {
+        imports
+            .keys()
+            .find(|module| module.as_slice() == &path[..n])
+    })?;
+    let Some(name) = path
+        .get(module.len())
+        .filter(|_| seen.insert(path.to_vec()))
+    else {
+        return Some(module);
+    };
+    let exported = imports[module]
+        .iter()
+        .find(|import| import.named && import.name == *name && import.path != path);
+    exported
+        .and_then(|import| defined_in(&import.path, imports, seen))
+        .or(Some(module))
 }
 
 /// What a file imports from its own crate.
@@ -120,11 +168,21 @@ fn imports(module: &Module, source: &Source, files: &BTreeMap<Module, &Source>) 
             }
             _ => {}
         }
-        let here: Module = module.iter().cloned().chain(inside.iter().map(|(name, _)| name.clone())).collect();
+        let here: Module = module
+            .iter()
+            .cloned()
+            .chain(inside.iter().map(|(name, _)| name.clone()))
+            .collect();
         if text(at) == "use" {
-            let end = (at..tokens.len()).find(|i| text(*i) == ";").unwrap_or(tokens.len());
+            let end = (at..tokens.len())
+                .find(|i| text(*i) == ";")
+                .unwrap_or(tokens.len());
             let words: Vec<&str> = (at + 1..end).map(text).collect();
-            found.extend(leaves(&words, &[]).into_iter().map(|(path, name)| (here.clone(), path, name, true)));
+            found.extend(
+                leaves(&words, &[])
+                    .into_iter()
+                    .map(|(path, name)| (here.clone(), path, name, true)),
+            );
             at = end;
         } else if text(at + 1) == ":" && text(at + 2) == ":" && !(at > 0 && text(at - 1) == ":") {
             let mut path = vec![text(at).to_owned()];
@@ -144,13 +202,21 @@ fn imports(module: &Module, source: &Source, files: &BTreeMap<Module, &Source>) 
         }
     }
     let absolute = |(here, path, name, named): (Module, Vec<String>, String, bool)| {
-        Some(Import { path: absolute(&here, &path, files)?, name, named })
+        Some(Import {
+            path: absolute(&here, &path, files)?,
+            name,
+            named,
+        })
     };
     found.into_iter().filter_map(absolute).collect()
 }
 
 /// From the crate's root; none of other crates' paths.
-fn absolute(module: &[String], path: &[String], files: &BTreeMap<Module, &Source>) -> Option<Vec<String>> {
+fn absolute(
+    module: &[String],
+    path: &[String],
+    files: &BTreeMap<Module, &Source>,
+) -> Option<Vec<String>> {
     let mut base = module.to_vec();
     let mut rest = path;
     match path.first()?.as_str() {
@@ -159,7 +225,10 @@ fn absolute(module: &[String], path: &[String], files: &BTreeMap<Module, &Source
             rest = &path[1..];
         }
         "self" | "super" => {
-            while let Some(first) = rest.first().filter(|word| ["self", "super"].contains(&word.as_str())) {
+            while let Some(first) = rest
+                .first()
+                .filter(|word| ["self", "super"].contains(&word.as_str()))
+            {
                 if first == "super" {
                     base.pop()?;
                 }
@@ -195,8 +264,10 @@ fn leaves(words: &[&str], before: &[String]) -> Vec<(Vec<String>, String)> {
         let open = part.iter().position(|word| *word == "{");
         let plain = &part[..open.unwrap_or(part.len())];
         let alias = plain.iter().position(|word| *word == "as");
-        let steps =
-            plain[..alias.unwrap_or(plain.len())].iter().filter(|word| **word != ":").map(|word| (*word).to_owned());
+        let steps = plain[..alias.unwrap_or(plain.len())]
+            .iter()
+            .filter(|word| **word != ":")
+            .map(|word| (*word).to_owned());
         let mut path: Vec<String> = before.iter().cloned().chain(steps).collect();
         if let Some(open) = open {
             return leaves(&part[open + 1..part.len().saturating_sub(1)], &path);
@@ -204,10 +275,17 @@ fn leaves(words: &[&str], before: &[String]) -> Vec<(Vec<String>, String)> {
         if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
             path.pop();
         }
-        let name = alias.and_then(|i| plain.get(i + 1)).map(|name| (*name).to_owned()).or_else(|| path.last().cloned());
+        let name = alias
+            .and_then(|i| plain.get(i + 1))
+            .map(|name| (*name).to_owned())
+            .or_else(|| path.last().cloned());
         name.map(|name| (path, name)).into_iter().collect()
     };
-    parts.iter().filter(|part| !part.is_empty()).flat_map(of_part).collect()
+    parts
+        .iter()
+        .filter(|part| !part.is_empty())
+        .flat_map(of_part)
+        .collect()
 }
 
 #[cfg(test)]
@@ -215,8 +293,13 @@ mod tests {
     use super::*;
 
     fn found(files: &[(&str, &str)]) -> Vec<String> {
-        let files = files.iter().map(|(path, text)| Source::new(&format!("crates/x/src/{path}"), text));
-        let tree = Tree { sources: files.collect(), ..Tree::default() };
+        let files = files
+            .iter()
+            .map(|(path, text)| Source::new(&format!("crates/x/src/{path}"), text));
+        let tree = Tree {
+            sources: files.collect(),
+            ..Tree::default()
+        };
         check(&tree).iter().map(ToString::to_string).collect()
     }
 
@@ -230,15 +313,41 @@ mod tests {
             ("d.rs", "pub fn g() {}"),
         ]);
         assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems[0].contains("crates/x/src/a.rs:1") && problems[0].contains("a → c → a"), "{problems:?}");
+        assert!(
+            problems[0].contains("crates/x/src/a.rs:1") && problems[0].contains("a → c → a"),
+            "{problems:?}"
+        );
     }
 
     #[test]
     fn a_parent_and_its_child_are_a_circle_if_both_import() {
         let parent = ("p/mod.rs", "mod child;\nuse child::f;\npub struct P;");
-        assert_eq!(found(&[("lib.rs", "mod p;"), parent, ("p/child.rs", "use super::P;")]).len(), 1);
-        assert_eq!(found(&[("lib.rs", "mod p;"), parent, ("p/child.rs", "use super::*;\npub fn f() {}")]).len(), 1);
-        assert_eq!(found(&[("lib.rs", "mod p;"), parent, ("p/child.rs", "pub fn f() {}")]), [""; 0]);
+        assert_eq!(
+            found(&[
+                ("lib.rs", "mod p;"),
+                parent,
+                ("p/child.rs", "use super::P;")
+            ])
+            .len(),
+            1
+        );
+        assert_eq!(
+            found(&[
+                ("lib.rs", "mod p;"),
+                parent,
+                ("p/child.rs", "use super::*;\npub fn f() {}")
+            ])
+            .len(),
+            1
+        );
+        assert_eq!(
+            found(&[
+                ("lib.rs", "mod p;"),
+                parent,
+                ("p/child.rs", "pub fn f() {}")
+            ]),
+            [""; 0]
+        );
     }
 
     #[test]
@@ -247,15 +356,28 @@ mod tests {
             "a.rs",
             "fn f() { crate::b::g() }\nmod inner { use super::f; fn h() { super::f() } }\nfn i() { self::f() }",
         );
-        assert_eq!(found(&[("lib.rs", "mod a;\nmod b;\nuse a::f;"), file, ("b.rs", "pub fn g() {}")]), [""; 0]);
+        assert_eq!(
+            found(&[
+                ("lib.rs", "mod a;\nmod b;\nuse a::f;"),
+                file,
+                ("b.rs", "pub fn g() {}")
+            ]),
+            [""; 0]
+        );
     }
 
     #[test]
     fn re_exports_lead_to_where_things_are_defined_and_tests_may_import_what_they_like() {
         let clean = [
             ("lib.rs", "mod a;\nmod b;\npub use a::A;\npub use b::B;"),
-            ("a.rs", "pub struct A;\n#[cfg(test)]\nmod tests { use crate::B; }"),
-            ("b.rs", "use crate::A;\nuse std::fmt::{self, Display};\npub struct B(A);"),
+            (
+                "a.rs",
+                "pub struct A;\n#[cfg(test)]\nmod tests { use crate::B; }",
+            ),
+            (
+                "b.rs",
+                "use crate::A;\nuse std::fmt::{self, Display};\npub struct B(A);",
+            ),
         ];
         assert_eq!(found(&clean), [""; 0]);
     }

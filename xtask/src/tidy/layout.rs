@@ -24,7 +24,8 @@ const TOP: &[&str] = &[
 /// Folders that are somebody's; written apart from their slashes so that this file passes.
 const MACHINE: &[&str] = &["work", "tmp", "root", "home", "Users"];
 
-/// How near to a path outside the repository the variable that overrides it must be named, in lines.
+/// How near to a path outside the repository the variable that overrides it must be named, in
+/// lines.
 const NEAR: usize = 3;
 
 /// Checks the layout.
@@ -51,21 +52,35 @@ pub fn check(tree: &Tree, members: &[Member]) -> Vec<Problem> {
 fn profiles(tree: &Tree, members: &[Member]) -> Vec<Problem> {
     let text = tree.text("Cargo.toml");
     let root: toml::Table = text.parse().unwrap_or_default();
-    let profiles = root.get("profile").and_then(toml::Value::as_table).into_iter().flatten();
-    let packages = profiles.filter_map(|(_, profile)| profile.get("package")?.as_table()).flatten();
-    let unknown = packages
-        .filter(|(name, _)| *name != "*" && name.starts_with("crmt") && !members.iter().any(|m| m.name == **name));
+    let profiles = root
+        .get("profile")
+        .and_then(toml::Value::as_table)
+        .into_iter()
+        .flatten();
+    let packages = profiles
+        .filter_map(|(_, profile)| profile.get("package")?.as_table())
+        .flatten();
+    let unknown = packages.filter(|(name, _)| {
+        *name != "*" && name.starts_with("crmt") && !members.iter().any(|m| m.name == **name)
+    });
     unknown
         .map(|(name, _)| {
             let line = line_of(text, &format!(".package.{name}]"));
-            Problem::new("Cargo.toml", line, format!("a profile for {name}, which is no member"), "correct the name")
+            Problem::new(
+                "Cargo.toml",
+                line,
+                format!("a profile for {name}, which is no member"),
+                "correct the name",
+            )
         })
         .collect()
 }
 
 fn manifest(member: &Member) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut add = |line, what: String, fix: &str| problems.push(Problem::new(member.manifest_path(), line, what, fix));
+    let mut add = |line, what: String, fix: &str| {
+        problems.push(Problem::new(member.manifest_path(), line, what, fix))
+    };
     let manifest: toml::Table = member.manifest.parse().unwrap_or_default();
     if member.folder.rsplit('/').next() != Some(&member.name) {
         add(
@@ -74,11 +89,22 @@ fn manifest(member: &Member) -> Vec<Problem> {
             "give both one name",
         );
     }
-    if manifest.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool) != Some(true) {
-        add(1, "the workspace's lints are not inherited".into(), "add [lints] workspace = true");
+    if manifest
+        .get("lints")
+        .and_then(|lints| lints.get("workspace"))
+        .and_then(toml::Value::as_bool)
+        != Some(true)
+    {
+        add(
+            1,
+            "the workspace's lints are not inherited".into(),
+            "add [lints] workspace = true",
+        );
     }
     for key in ["version", "edition", "rust-version", "license", "publish"] {
-        let inherited = manifest.get("package").and_then(|package| package.get(key)?.get("workspace")?.as_bool());
+        let inherited = manifest
+            .get("package")
+            .and_then(|package| package.get(key)?.get("workspace")?.as_bool());
         if inherited != Some(true) {
             add(
                 line_of(&member.manifest, key),
@@ -104,7 +130,9 @@ fn places(path: &str, text: &str) -> Vec<Problem> {
     for (index, line) in lines.iter().enumerate() {
         for folder in MACHINE {
             let place = format!("/{folder}/");
-            let own = line.match_indices(&place).any(|(at, _)| starts_path(&line[..at]));
+            let own = line
+                .match_indices(&place)
+                .any(|(at, _)| starts_path(&line[..at]));
             if own {
                 problems.push(Problem::new(
                     path,
@@ -131,7 +159,8 @@ fn places(path: &str, text: &str) -> Vec<Problem> {
 /// Whether a path may begin after `before`: not in the middle of a longer one or of a URL.
 fn starts_path(before: &str) -> bool {
     !before.ends_with(|c: char| {
-        c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '~' | '/' | ':' | '}' | ')' | '>' | '*')
+        c.is_alphanumeric()
+            || matches!(c, '.' | '_' | '-' | '~' | '/' | ':' | '}' | ')' | '>' | '*')
     })
 }
 
@@ -144,11 +173,25 @@ mod tests {
 
     fn found(top: &str, root: &str, manifest: &str, page: &str) -> Vec<String> {
         let files = [("Cargo.toml", root), ("docs/x.md", page)];
-        let files = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
-        let tree = Tree { files, top: vec!["docs".into(), top.into()], ..Tree::default() };
-        let member =
-            Member { name: "a".into(), folder: "crates/a".into(), manifest: manifest.into(), ..Member::default() };
-        check(&tree, &[member]).iter().map(ToString::to_string).collect()
+        let files = files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
+            .collect();
+        let tree = Tree {
+            files,
+            top: vec!["docs".into(), top.into()],
+            ..Tree::default()
+        };
+        let member = Member {
+            name: "a".into(),
+            folder: "crates/a".into(),
+            manifest: manifest.into(),
+            ..Member::default()
+        };
+        check(&tree, &[member])
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -163,30 +206,75 @@ mod tests {
         let profile = "\n[profile.dev.package.crmt-gone]\nopt-level = 3\n";
         let slash = |name: &str| format!("\nopen `/{name}/x`");
         for (problems, says) in [
-            (found("notes.txt", "", MANIFEST, ""), "notes.txt:1: notes.txt stands at the root"),
-            (found("docs", profile, MANIFEST, ""), "Cargo.toml:2: a profile for crmt-gone"),
             (
-                found("docs", "", &MANIFEST.replace("\"a\"", "\"b\"").replace("[lints]", "[lint]"), ""),
+                found("notes.txt", "", MANIFEST, ""),
+                "notes.txt:1: notes.txt stands at the root",
+            ),
+            (
+                found("docs", profile, MANIFEST, ""),
+                "Cargo.toml:2: a profile for crmt-gone",
+            ),
+            (
+                found(
+                    "docs",
+                    "",
+                    &MANIFEST
+                        .replace("\"a\"", "\"b\"")
+                        .replace("[lints]", "[lint]"),
+                    "",
+                ),
                 "lints are not inherited",
             ),
             (
-                found("docs", "", &MANIFEST.replace("edition.workspace = true", "edition = \"2021\""), ""),
+                found(
+                    "docs",
+                    "",
+                    &MANIFEST.replace("edition.workspace = true", "edition = \"2021\""),
+                    "",
+                ),
                 ":4: package.edition",
             ),
-            (found("docs", "", &format!("{MANIFEST}[profile.dev]\nopt-level = 1\n"), ""), ":10: a profile in a member"),
-            (found("docs", "", MANIFEST, &slash("work")), "docs/x.md:2: /work"),
-            (found("docs", "", MANIFEST, &slash("home")), "is a folder of one machine"),
-            (found("docs", "", MANIFEST, concat!("\n\n..", "/shared/data")), "is outside the repository"),
+            (
+                found(
+                    "docs",
+                    "",
+                    &format!("{MANIFEST}[profile.dev]\nopt-level = 1\n"),
+                    "",
+                ),
+                ":10: a profile in a member",
+            ),
+            (
+                found("docs", "", MANIFEST, &slash("work")),
+                "docs/x.md:2: /work",
+            ),
+            (
+                found("docs", "", MANIFEST, &slash("home")),
+                "is a folder of one machine",
+            ),
+            (
+                found("docs", "", MANIFEST, concat!("\n\n..", "/shared/data")),
+                "is outside the repository",
+            ),
         ] {
-            assert!(problems.len() == 1 && problems[0].contains(says), "{says}: {problems:?}");
+            assert!(
+                problems.len() == 1 && problems[0].contains(says),
+                "{says}: {problems:?}"
+            );
         }
     }
 
     #[test]
     fn a_package_has_its_folders_name() {
-        let member =
-            Member { name: "b".into(), folder: "crates/a".into(), manifest: MANIFEST.into(), ..Member::default() };
+        let member = Member {
+            name: "b".into(),
+            folder: "crates/a".into(),
+            manifest: MANIFEST.into(),
+            ..Member::default()
+        };
         let problems = manifest(&member);
-        assert!(problems.len() == 1 && problems[0].what.contains("the package b is in crates/a"), "{problems:?}");
+        assert!(
+            problems.len() == 1 && problems[0].what.contains("the package b is in crates/a"),
+            "{problems:?}"
+        );
     }
 }

@@ -12,13 +12,30 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub fn new(path: impl Into<PathBuf>, line: usize, what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { path: path.into(), line, what: what.into(), fix: fix.into() }
+    pub fn new(
+        path: impl Into<PathBuf>,
+        line: usize,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            path: path.into(),
+            line,
+            what: what.into(),
+            fix: fix.into(),
+        }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}; {}", self.path.display(), self.line, self.what, self.fix)
+        write!(
+            f,
+            "{}:{}: {}; {}",
+            self.path.display(),
+            self.line,
+            self.what,
+            self.fix
+        )
     }
 }

@@ -26,11 +26,17 @@ impl Tree {
     /// Reads everything below `root`.
     pub fn read(root: &Path) -> Result<Self> {
         let ignored = fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
-        let skip: Vec<&str> = ignored.lines().map(|line| line.trim().trim_matches('/')).chain([".git"]).collect();
+        let skip: Vec<&str> = ignored
+            .lines()
+            .map(|line| line.trim().trim_matches('/'))
+            .chain([".git"])
+            .collect();
         let mut tree = Self::default();
         let mut folders = vec![root.to_path_buf()];
         while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))? {
+            for entry in
+                fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?
+            {
                 let path = entry?.path();
                 let name = relative(root, &path);
                 if skip.contains(&name.as_str()) {
@@ -39,12 +45,15 @@ impl Tree {
                 if !name.contains('/') {
                     tree.top.push(name.clone());
                 }
-                let kind = fs::symlink_metadata(&path).with_context(|| format!("reading {name}"))?;
+                let kind =
+                    fs::symlink_metadata(&path).with_context(|| format!("reading {name}"))?;
                 if kind.is_dir() {
                     folders.push(path);
                 } else if kind.is_file()
                     && kind.len() <= LONGEST
-                    && let Ok(text) = String::from_utf8(fs::read(&path).with_context(|| format!("reading {name}"))?)
+                    && let Ok(text) = String::from_utf8(
+                        fs::read(&path).with_context(|| format!("reading {name}"))?,
+                    )
                 {
                     tree.files.insert(name.clone(), text);
                 }
@@ -70,12 +79,17 @@ impl Tree {
 
 fn relative(root: &Path, path: &Path) -> String {
     let parts = path.strip_prefix(root).unwrap_or(path).components();
-    parts.map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    parts
+        .map(|part| part.as_os_str().to_string_lossy())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 /// The line of `text`, from 1, on which `needle` first occurs; 1 if it doesn't.
 pub fn line_of(text: &str, needle: &str) -> usize {
-    text.lines().position(|line| line.contains(needle)).map_or(1, |index| index + 1)
+    text.lines()
+        .position(|line| line.contains(needle))
+        .map_or(1, |index| index + 1)
 }
 
 /// One package of the workspace, as much as tidy needs of it.
@@ -105,21 +119,42 @@ impl Member {
             .packages
             .iter()
             .filter_map(|package| {
-                let library =
-                    |kind: &TargetKind| matches!(kind, TargetKind::Lib | TargetKind::ProcMacro | TargetKind::RLib);
-                let target = package.targets.iter().find(|target| target.kind.iter().any(library))?;
+                let library = |kind: &TargetKind| {
+                    matches!(
+                        kind,
+                        TargetKind::Lib | TargetKind::ProcMacro | TargetKind::RLib
+                    )
+                };
+                let target = package
+                    .targets
+                    .iter()
+                    .find(|target| target.kind.iter().any(library))?;
                 Some((package.name.as_str(), target.name.as_str()))
             })
             .collect();
         let root = metadata.workspace_root.as_std_path();
         let mut members = Vec::new();
         for package in metadata.workspace_packages() {
-            let folder = package.manifest_path.parent().context("a manifest has no folder")?;
+            let folder = package
+                .manifest_path
+                .parent()
+                .context("a manifest has no folder")?;
             let folder = relative(root, folder.as_std_path());
             let dependencies = package.dependencies.iter().map(|dependency| {
-                let library = libraries.get(dependency.name.as_str()).copied().unwrap_or(&dependency.name);
-                let ident = dependency.rename.as_deref().unwrap_or(library).replace('-', "_");
-                Dependency { name: dependency.name.clone(), ident, kind: dependency.kind }
+                let library = libraries
+                    .get(dependency.name.as_str())
+                    .copied()
+                    .unwrap_or(&dependency.name);
+                let ident = dependency
+                    .rename
+                    .as_deref()
+                    .unwrap_or(library)
+                    .replace('-', "_");
+                Dependency {
+                    name: dependency.name.clone(),
+                    ident,
+                    kind: dependency.kind,
+                }
             });
             members.push(Self {
                 name: package.name.to_string(),
@@ -139,8 +174,13 @@ impl Member {
     /// The line of the manifest that declares `dependency`.
     pub fn line(&self, dependency: &str) -> usize {
         let declares = |line: &str| {
-            line.trim_start().strip_prefix(dependency).is_some_and(|rest| rest.starts_with(['.', ' ', '=']))
+            line.trim_start()
+                .strip_prefix(dependency)
+                .is_some_and(|rest| rest.starts_with(['.', ' ', '=']))
         };
-        self.manifest.lines().position(declares).map_or(1, |index| index + 1)
+        self.manifest
+            .lines()
+            .position(declares)
+            .map_or(1, |index| index + 1)
     }
 }

@@ -1,11 +1,16 @@
 //! Blur: a Gaussian window along each axis of a plane. Knows neither noise nor loss.
 use super::planes::Planes;
 
-/// Replaces every value by a weighted mean of its neighbours in the plane; the weights are Gaussian, with a standard
-/// deviation of `share` of the shorter axis that has steps, cut off beyond three of them. Edges are repeated.
+/// Replaces every value by a weighted mean of its neighbours in the plane; the weights are
+/// Gaussian, with a standard deviation of `share` of the shorter axis that has steps, cut off
+/// beyond three of them. Edges are repeated.
 pub(super) fn blur(sample: &mut [f64], planes: &Planes, share: f64) {
     let (height, width) = (planes.height, planes.width);
-    let shorter = [height, width].into_iter().filter(|n| *n > 1).min().unwrap_or(1);
+    let shorter = [height, width]
+        .into_iter()
+        .filter(|n| *n > 1)
+        .min()
+        .unwrap_or(1);
     let weights = weights(share * shorter as f64);
     let mut line = vec![];
     for plane in sample.chunks_exact_mut(planes.values()) {
@@ -22,13 +27,24 @@ fn weights(sd: f64) -> Vec<f64> {
     (1..=reach).map(|d| gauss(d) / total).collect()
 }
 
-/// `y_i = x_i + Σ_d w_d (x_{i+d} + x_{i−d} − 2 x_i)`: the weighted mean, written so that equal values stay exactly so.
-fn smooth(plane: &mut [f64], start: usize, step: usize, count: usize, weights: &[f64], line: &mut Vec<f64>) {
+/// `y_i = x_i + Σ_d w_d (x_{i+d} + x_{i−d} − 2 x_i)`: the weighted mean, written so that equal
+/// values stay exactly so.
+fn smooth(
+    plane: &mut [f64],
+    start: usize,
+    step: usize,
+    count: usize,
+    weights: &[f64],
+    line: &mut Vec<f64>,
+) {
     line.clear();
     line.extend((0..count).map(|i| plane[start + i * step]));
     for i in 0..count {
         let sides = |d: usize| line[(i + d).min(count - 1)] + line[i.saturating_sub(d)];
-        let change = weights.iter().enumerate().map(|(d, w)| w * (sides(d + 1) - 2. * line[i]));
+        let change = weights
+            .iter()
+            .enumerate()
+            .map(|(d, w)| w * (sides(d + 1) - 2. * line[i]));
         plane[start + i * step] = line[i] + change.sum::<f64>();
     }
 }
@@ -57,9 +73,15 @@ mod tests {
         for d in 1..6 {
             let ratio = at(20, 25 + d) / at(20, 25);
             // Rounding of two exponentials.
-            assert!((ratio - (-(d as f64 / 2.05).powi(2) / 2.).exp()).abs() < 1e-12, "{ratio}");
+            assert!(
+                (ratio - (-(d as f64 / 2.05).powi(2) / 2.).exp()).abs() < 1e-12,
+                "{ratio}"
+            );
             assert_eq!(at(20, 25 + d), at(20, 25 - d));
-            assert!((at(20 + d, 25) - at(20, 25 + d)).abs() < 1e-15, "both axes alike, to rounding");
+            assert!(
+                (at(20 + d, 25) - at(20, 25 + d)).abs() < 1e-15,
+                "both axes alike, to rounding"
+            );
         }
         assert_eq!(at(20, 33), 0., "beyond three standard deviations");
     }

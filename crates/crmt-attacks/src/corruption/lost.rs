@@ -1,12 +1,21 @@
-//! Corruptions that lose values: a block, steps in time, or an end. The baseline shows where they were.
-//! Does not know what a baseline means.
+//! Corruptions that lose values: a block, steps in time, or an end. The baseline shows where they
+//! were. Does not know what a baseline means.
 use super::planes::Planes;
 use rand::{Rng, seq::SliceRandom};
 
-/// A block of about `share` of a plane, at a place drawn uniformly, the same in every plane. A larger share of the
-/// same draw covers the smaller one.
-pub(super) fn block(sample: &mut [f64], baseline: &[f64], planes: &Planes, share: f64, rng: &mut impl Rng) {
-    let axes = [planes.height, planes.width].into_iter().filter(|n| *n > 1).count();
+/// A block of about `share` of a plane, at a place drawn uniformly, the same in every plane. A
+/// larger share of the same draw covers the smaller one.
+pub(super) fn block(
+    sample: &mut [f64],
+    baseline: &[f64],
+    planes: &Planes,
+    share: f64,
+    rng: &mut impl Rng,
+) {
+    let axes = [planes.height, planes.width]
+        .into_iter()
+        .filter(|n| *n > 1)
+        .count();
     let side = share.powf(1. / axes as f64);
     let mut place = |steps: usize| {
         let covered = part(steps, side);
@@ -24,7 +33,13 @@ pub(super) fn block(sample: &mut [f64], baseline: &[f64], planes: &Planes, share
 }
 
 /// The share of all steps in time, in an order drawn once; every row of every plane loses the same.
-pub(super) fn steps(sample: &mut [f64], baseline: &[f64], planes: &Planes, share: f64, rng: &mut impl Rng) {
+pub(super) fn steps(
+    sample: &mut [f64],
+    baseline: &[f64],
+    planes: &Planes,
+    share: f64,
+    rng: &mut impl Rng,
+) {
     let mut order: Vec<usize> = (0..planes.width).collect();
     order.shuffle(rng);
     for step in &order[..part(planes.width, share)] {
@@ -34,12 +49,21 @@ pub(super) fn steps(sample: &mut [f64], baseline: &[f64], planes: &Planes, share
     }
 }
 
-/// All steps in time move by the share of their number, in a direction drawn at random; at the end that becomes free
-/// the baseline shows.
-pub(super) fn ends(sample: &mut [f64], baseline: &[f64], planes: &Planes, share: f64, rng: &mut impl Rng) {
+/// All steps in time move by the share of their number, in a direction drawn at random; at the end
+/// that becomes free the baseline shows.
+pub(super) fn ends(
+    sample: &mut [f64],
+    baseline: &[f64],
+    planes: &Planes,
+    share: f64,
+    rng: &mut impl Rng,
+) {
     let (width, by) = (planes.width, part(planes.width, share));
     let later = rng.random::<bool>();
-    for (row, baseline) in sample.chunks_exact_mut(width).zip(baseline.chunks_exact(width)) {
+    for (row, baseline) in sample
+        .chunks_exact_mut(width)
+        .zip(baseline.chunks_exact(width))
+    {
         if later {
             row.copy_within(..width - by, by);
             row[..by].copy_from_slice(&baseline[..by]);
@@ -80,10 +104,18 @@ mod tests {
             let hidden: Vec<usize> = (0..50).filter(|j| x[*j] < 0.).collect();
             // 0.16 of a plane: 0.4 of each axis, 2 x 4.
             let (top, left) = (hidden[0] / 10, hidden[0] % 10);
-            let expected: Vec<usize> = (0..2).flat_map(|r| (0..4).map(move |c| (top + r) * 10 + left + c)).collect();
+            let expected: Vec<usize> = (0..2)
+                .flat_map(|r| (0..4).map(move |c| (top + r) * 10 + left + c))
+                .collect();
             assert_eq!(hidden, expected);
-            assert!((0..50).all(|j| (x[50 + j] < 0.) == (x[j] < 0.)), "the same in every plane");
-            assert!((0..100).all(|j| x[j].abs() == (j + 1) as f64), "nothing but the baseline comes in");
+            assert!(
+                (0..50).all(|j| (x[50 + j] < 0.) == (x[j] < 0.)),
+                "the same in every plane"
+            );
+            assert!(
+                (0..100).all(|j| x[j].abs() == (j + 1) as f64),
+                "nothing but the baseline comes in"
+            );
             corners.insert((top, left));
         }
         assert_eq!(corners.len(), 4 * 7, "every place is possible");
@@ -104,7 +136,10 @@ mod tests {
         steps(&mut x, &baseline, &planes, 0.3, &mut stream(1));
         let lost: Vec<bool> = x[..10].iter().map(|v| *v < 0.).collect();
         assert_eq!(lost.iter().filter(|l| **l).count(), 3);
-        assert!((0..100).all(|j| (x[j] < 0.) == lost[j % 10]), "in every row of every plane");
+        assert!(
+            (0..100).all(|j| (x[j] < 0.) == lost[j % 10]),
+            "in every row of every plane"
+        );
     }
 
     #[test]
@@ -112,9 +147,18 @@ mod tests {
         let mut seen = [false; 2];
         for i in 0..20 {
             let mut x = [1., 2., 3., 4., 5., 6., 7., 8.];
-            ends(&mut x, &[-1., -2., -3., -4., -5., -6., -7., -8.], &Planes::of(&[2, 4]), 0.25, &mut stream(i));
+            ends(
+                &mut x,
+                &[-1., -2., -3., -4., -5., -6., -7., -8.],
+                &Planes::of(&[2, 4]),
+                0.25,
+                &mut stream(i),
+            );
             let later = [-1., 1., 2., 3., -5., 5., 6., 7.];
-            assert!(x == later || x == [2., 3., 4., -4., 6., 7., 8., -8.], "{x:?}");
+            assert!(
+                x == later || x == [2., 3., 4., -4., 6., 7., 8., -8.],
+                "{x:?}"
+            );
             seen[usize::from(x == later)] = true;
         }
         assert_eq!(seen, [true; 2], "both directions occur");

@@ -10,11 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use crmt_core::Modality;
 use planes::Planes;
 
-/// A corruption of one modality, after the benchmark of Hendrycks & Dietterich (ICLR 2019), for samples of any shape.
+/// A corruption of one modality, after the benchmark of Hendrycks & Dietterich (ICLR 2019), for
+/// samples of any shape.
 ///
-/// A sample is read as planes: `[values]` is one plane of one row, `[channels, time]` is a row for each channel,
-/// `[channels, height, width]` a plane for each channel (of more axes all but the last two are channels). *Time* is the
-/// last axis. No strength has units of the array, so that images, spectrograms and features compare:
+/// A sample is read as planes: `[values]` is one plane of one row, `[channels, time]` is a row for
+/// each channel, `[channels, height, width]` a plane for each channel (of more axes all but the
+/// last two are channels). *Time* is the last axis. No strength has units of the array, so that
+/// images, spectrograms and features compare:
 ///
 /// | name | what | strength at severity 1 … 5 | needs |
 /// |---|---|---|---|
@@ -25,9 +27,10 @@ use planes::Planes;
 /// | `frame-drop` | random steps in time, in every plane, show the baseline | 10, 20, 30, 45, 60 % of the steps | time |
 /// | `time-shift` | all steps move in time, forwards or backwards, the baseline moves in | 1/16, 1/8, 3/16, 1/4, 3/8 of the steps | time |
 ///
-/// Shares are rounded to whole steps, at least one. *Time* means at least two axes, and two steps on the last. A more
-/// severe corruption of a sample is the same draw, stronger: a larger block around the smaller one, more steps beside
-/// those already lost. A sample of equal values has no variance and stays as it is under noise.
+/// Shares are rounded to whole steps, at least one. *Time* means at least two axes, and two steps
+/// on the last. A more severe corruption of a sample is the same draw, stronger: a larger block
+/// around the smaller one, more steps beside those already lost. A sample of equal values has no
+/// variance and stays as it is under noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Corruption {
     /// Additive, independent in every value.
@@ -69,8 +72,14 @@ impl Severity {
 
 impl Corruption {
     /// Every corruption.
-    pub const ALL: [Self; 6] =
-        [Self::GaussianNoise, Self::Blur, Self::Occlusion, Self::Contrast, Self::FrameDrop, Self::TimeShift];
+    pub const ALL: [Self; 6] = [
+        Self::GaussianNoise,
+        Self::Blur,
+        Self::Occlusion,
+        Self::Contrast,
+        Self::FrameDrop,
+        Self::TimeShift,
+    ];
 
     /// As on the command line and in results.
     pub fn name(self) -> &'static str {
@@ -100,13 +109,14 @@ impl Corruption {
         enough && !shape.contains(&0)
     }
 
-    /// `x`, `[batch, shape…]`, corrupted; values stay in the modality's domain. `baseline`: what the modality shows
-    /// where it shows nothing, one sample. `draws`: one stream for each sample, from which every modality and
-    /// corruption takes its own; results do not depend on the batch, nor on the other modalities.
+    /// `x`, `[batch, shape…]`, corrupted; values stay in the modality's domain. `baseline`: what
+    /// the modality shows where it shows nothing, one sample. `draws`: one stream for each sample,
+    /// from which every modality and corruption takes its own; results do not depend on the batch,
+    /// nor on the other modalities.
     ///
     /// # Errors
-    /// [`Error::NotApplicable`] unless [`applies_to`](Self::applies_to) the modality's shape; otherwise names the
-    /// modality whose values, shape or baseline are wrong.
+    /// [`Error::NotApplicable`] unless [`applies_to`](Self::applies_to) the modality's shape;
+    /// otherwise names the modality whose values, shape or baseline are wrong.
     pub fn apply(
         self,
         severity: Severity,
@@ -117,29 +127,60 @@ impl Corruption {
     ) -> Result<Tensor> {
         if !self.applies_to(&modality.shape) {
             let (modality, shape) = (modality.name.clone(), modality.shape.clone());
-            return Err(Error::NotApplicable { corruption: self.name(), modality, shape });
+            return Err(Error::NotApplicable {
+                corruption: self.name(),
+                modality,
+                shape,
+            });
         }
         domain::check(x, modality)?;
         modality.check(&baseline.unsqueeze(0)?)?;
         let samples = x.dim(0)?;
         if let Some(got) = draws.len().filter(|n| *n != samples) {
-            return Err(Error::Samples { what: "random streams", expected: samples, got });
+            return Err(Error::Samples {
+                what: "random streams",
+                expected: samples,
+                got,
+            });
         }
         let planes = Planes::of(&modality.shape);
         let baseline = values_of(baseline)?;
         let mut all = values_of(x)?;
         let purpose = format!("{} of {}", self.name(), modality.name);
-        for (i, sample) in all.chunks_exact_mut(planes.count * planes.values()).enumerate() {
+        for (i, sample) in all
+            .chunks_exact_mut(planes.count * planes.values())
+            .enumerate()
+        {
             let mut rng = draws.stream(&purpose, i);
             match self {
-                Self::GaussianNoise => values::noise(sample, severity.of([10., 6., 3., 0., -3.]), &mut rng),
-                Self::Blur => blur::blur(sample, &planes, severity.of([0.02, 0.03, 0.045, 0.065, 0.09])),
-                Self::Occlusion => {
-                    lost::block(sample, &baseline, &planes, severity.of([0.05, 0.1, 0.2, 0.3, 0.4]), &mut rng);
+                Self::GaussianNoise => {
+                    values::noise(sample, severity.of([10., 6., 3., 0., -3.]), &mut rng)
                 }
-                Self::Contrast => values::contrast(sample, &planes, severity.of([0.75, 0.5, 0.35, 0.2, 0.1])),
+                Self::Blur => blur::blur(
+                    sample,
+                    &planes,
+                    severity.of([0.02, 0.03, 0.045, 0.065, 0.09]),
+                ),
+                Self::Occlusion => {
+                    lost::block(
+                        sample,
+                        &baseline,
+                        &planes,
+                        severity.of([0.05, 0.1, 0.2, 0.3, 0.4]),
+                        &mut rng,
+                    );
+                }
+                Self::Contrast => {
+                    values::contrast(sample, &planes, severity.of([0.75, 0.5, 0.35, 0.2, 0.1]))
+                }
                 Self::FrameDrop => {
-                    lost::steps(sample, &baseline, &planes, severity.of([0.1, 0.2, 0.3, 0.45, 0.6]), &mut rng);
+                    lost::steps(
+                        sample,
+                        &baseline,
+                        &planes,
+                        severity.of([0.1, 0.2, 0.3, 0.45, 0.6]),
+                        &mut rng,
+                    );
                 }
                 Self::TimeShift => {
                     let share = severity.of([1. / 16., 1. / 8., 3. / 16., 1. / 4., 3. / 8.]);
@@ -147,14 +188,19 @@ impl Corruption {
                 }
             }
         }
-        let corrupted = Tensor::from_vec(all, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())?;
+        let corrupted = Tensor::from_vec(all, x.shape(), &Device::Cpu)?
+            .to_dtype(x.dtype())?
+            .to_device(x.device())?;
         domain::clamp(&corrupted, modality)
     }
 }
 
 /// Drawn and computed on the host, in `f64`: the same on every device.
 fn values_of(x: &Tensor) -> Result<Vec<f64>> {
-    Ok(x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+    Ok(x.to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)?
+        .flatten_all()?
+        .to_vec1()?)
 }
 
 #[cfg(test)]
@@ -165,10 +211,13 @@ mod tests {
 
     const SAMPLES: usize = 6;
 
-    /// A modality, samples inside its domain and often on its boundary (a wave in time, and noise) and a baseline: a
-    /// spectrogram, an image, a series, features.
+    /// A modality, samples inside its domain and often on its boundary (a wave in time, and noise)
+    /// and a baseline: a spectrogram, an image, a series, features.
     fn cases(dtype: DType) -> Vec<(Modality, Tensor, Tensor)> {
-        let channels = Domain::Channels { lo: vec![-1., -0.5], hi: vec![1., 0.75] };
+        let channels = Domain::Channels {
+            lo: vec![-1., -0.5],
+            hi: vec![1., 0.75],
+        };
         let kinds = [
             (&[1, 12, 16][..], Domain::Unbounded),
             (&[2, 20, 20], channels),
@@ -181,12 +230,24 @@ mod tests {
             let of: Vec<usize> = [&[SAMPLES], shape].concat();
             let width = of[of.len() - 1];
             let wave = |i: usize| (std::f64::consts::TAU * (i % width) as f64 / width as f64).sin();
-            let values = (0..of.iter().product()).map(|i| 0.6 * wave(i) + rng.random_range(-0.4..0.4));
+            let values =
+                (0..of.iter().product()).map(|i| 0.6 * wave(i) + rng.random_range(-0.4..0.4));
             let values: Vec<f64> = values.collect();
-            let x = Tensor::from_vec(values, of, &Device::Cpu)?.clamp(-0.5, 0.7)?.to_dtype(dtype)?;
-            Ok((modality, x, (Tensor::ones(shape, dtype, &Device::Cpu)? * 0.1)?))
+            let x = Tensor::from_vec(values, of, &Device::Cpu)?
+                .clamp(-0.5, 0.7)?
+                .to_dtype(dtype)?;
+            Ok((
+                modality,
+                x,
+                (Tensor::ones(shape, dtype, &Device::Cpu)? * 0.1)?,
+            ))
         };
-        kinds.into_iter().enumerate().map(case).collect::<Result<_>>().unwrap()
+        kinds
+            .into_iter()
+            .enumerate()
+            .map(case)
+            .collect::<Result<_>>()
+            .unwrap()
     }
 
     fn draws(seed: u64, first: u64) -> Draws {
@@ -197,12 +258,28 @@ mod tests {
     fn all(dtype: DType, seed: u64) -> Vec<(Corruption, Modality, Tensor, Vec<Tensor>)> {
         let mut found = vec![];
         for (modality, x, baseline) in cases(dtype) {
-            for corruption in Corruption::ALL.into_iter().filter(|c| c.applies_to(&modality.shape)) {
-                let at = |s| corruption.apply(s, &x, &modality, &baseline, &draws(seed, 3)).unwrap();
-                found.push((corruption, modality.clone(), x.clone(), Severity::ALL.map(at).to_vec()));
+            for corruption in Corruption::ALL
+                .into_iter()
+                .filter(|c| c.applies_to(&modality.shape))
+            {
+                let at = |s| {
+                    corruption
+                        .apply(s, &x, &modality, &baseline, &draws(seed, 3))
+                        .unwrap()
+                };
+                found.push((
+                    corruption,
+                    modality.clone(),
+                    x.clone(),
+                    Severity::ALL.map(at).to_vec(),
+                ));
             }
         }
-        assert_eq!(found.len(), 3 * 6 + 3, "features have no time: neither blur, nor frames, nor a shift");
+        assert_eq!(
+            found.len(),
+            3 * 6 + 3,
+            "features have no time: neither blur, nor frames, nor a shift"
+        );
         found
     }
 
@@ -223,8 +300,15 @@ mod tests {
         for (corruption, modality, x, results) in all(DType::F64, 0) {
             let distance = |y: &Tensor| (y - &x)?.abs()?.mean_all()?.to_scalar::<f64>();
             let distances: Vec<f64> = results.iter().map(|y| distance(y).unwrap()).collect();
-            assert!(distances[0] > 0. && distances.windows(2).all(|d| d[0] <= d[1]), "{corruption:?}: {distances:?}");
-            assert!(distances[4] > 1.5 * distances[0], "{corruption:?} of {}: {distances:?}", modality.name);
+            assert!(
+                distances[0] > 0. && distances.windows(2).all(|d| d[0] <= d[1]),
+                "{corruption:?}: {distances:?}"
+            );
+            assert!(
+                distances[4] > 1.5 * distances[0],
+                "{corruption:?} of {}: {distances:?}",
+                modality.name
+            );
         }
     }
 
@@ -237,7 +321,13 @@ mod tests {
             let changed = |y: &Tensor| y.ne(&x)?.flatten_all()?.to_vec1::<u8>();
             let changed: Vec<Vec<u8>> = results.iter().map(|y| changed(y).unwrap()).collect();
             for pair in changed.windows(2) {
-                assert!(pair[0].iter().zip(&pair[1]).all(|(weak, strong)| weak <= strong), "{corruption:?}");
+                assert!(
+                    pair[0]
+                        .iter()
+                        .zip(&pair[1])
+                        .all(|(weak, strong)| weak <= strong),
+                    "{corruption:?}"
+                );
             }
         }
     }
@@ -247,15 +337,21 @@ mod tests {
         let bits = |y: &Tensor| y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let first = all(DType::F32, 0);
         for ((corruption, modality, x, results), again) in first.iter().zip(all(DType::F32, 0)) {
-            let baseline = (Tensor::ones(&*modality.shape, DType::F32, &Device::Cpu).unwrap() * 0.1).unwrap();
+            let baseline =
+                (Tensor::ones(&*modality.shape, DType::F32, &Device::Cpu).unwrap() * 0.1).unwrap();
             for ((y, same), severity) in results.iter().zip(&again.3).zip(Severity::ALL) {
                 assert_eq!(bits(y), bits(same), "{corruption:?}");
                 let one = |i: usize| {
                     let ids = Draws::for_samples(Streams::new(0), vec![3 + i as u64]);
                     let x = x.narrow(0, i, 1).unwrap();
-                    corruption.apply(severity, &x, modality, &baseline, &ids).unwrap()
+                    corruption
+                        .apply(severity, &x, modality, &baseline, &ids)
+                        .unwrap()
                 };
-                assert_eq!(bits(&Tensor::cat(&(0..SAMPLES).map(one).collect::<Vec<_>>(), 0).unwrap()), bits(y));
+                assert_eq!(
+                    bits(&Tensor::cat(&(0..SAMPLES).map(one).collect::<Vec<_>>(), 0).unwrap()),
+                    bits(y)
+                );
             }
         }
         let other = all(DType::F32, 1);
@@ -267,23 +363,57 @@ mod tests {
 
     #[test]
     fn what_does_not_apply_is_refused_by_name() {
-        let shape = |c: Corruption| [&[][..], &[1], &[2], &[7, 1], &[1, 1, 7], &[0, 7]].map(|s| c.applies_to(s));
-        assert_eq!(shape(Corruption::GaussianNoise), [false, false, true, true, true, false]);
-        assert_eq!(shape(Corruption::Contrast), [false, false, true, false, true, false]);
-        assert_eq!(shape(Corruption::Blur), [false, false, false, false, true, false]);
+        let shape = |c: Corruption| {
+            [&[][..], &[1], &[2], &[7, 1], &[1, 1, 7], &[0, 7]].map(|s| c.applies_to(s))
+        };
+        assert_eq!(
+            shape(Corruption::GaussianNoise),
+            [false, false, true, true, true, false]
+        );
+        assert_eq!(
+            shape(Corruption::Contrast),
+            [false, false, true, false, true, false]
+        );
+        assert_eq!(
+            shape(Corruption::Blur),
+            [false, false, false, false, true, false]
+        );
         let features = Modality::new("lidar", &[5], Domain::Unbounded);
         let x = Tensor::zeros((2, 5), DType::F32, &Device::Cpu).unwrap();
         let baseline = x.get(0).unwrap();
         let refused = |corruption: Corruption, baseline: &Tensor, draws: &Draws| {
-            corruption.apply(Severity::ALL[0], &x, &features, baseline, draws).unwrap_err().to_string()
+            corruption
+                .apply(Severity::ALL[0], &x, &features, baseline, draws)
+                .unwrap_err()
+                .to_string()
         };
         let message = refused(Corruption::FrameDrop, &baseline, &draws(0, 0));
-        assert!(message.contains("`lidar`") && message.contains("frame-drop") && message.contains("[5]"), "{message}");
+        assert!(
+            message.contains("`lidar`")
+                && message.contains("frame-drop")
+                && message.contains("[5]"),
+            "{message}"
+        );
         let message = refused(Corruption::Occlusion, &x, &draws(0, 0));
-        assert!(message.contains("`lidar`") && message.contains("[2, 5]"), "{message}");
-        let message = refused(Corruption::Occlusion, &baseline, &Draws::for_samples(Streams::new(0), vec![1]));
+        assert!(
+            message.contains("`lidar`") && message.contains("[2, 5]"),
+            "{message}"
+        );
+        let message = refused(
+            Corruption::Occlusion,
+            &baseline,
+            &Draws::for_samples(Streams::new(0), vec![1]),
+        );
         assert!(message.contains("random streams"), "{message}");
-        assert!(Severity::new(0).is_none() && Severity::new(6).is_none() && Severity::new(5) == Some(Severity::ALL[4]));
-        assert!(Corruption::ALL.into_iter().all(|c| Corruption::from_name(c.name()) == Some(c)));
+        assert!(
+            Severity::new(0).is_none()
+                && Severity::new(6).is_none()
+                && Severity::new(5) == Some(Severity::ALL[4])
+        );
+        assert!(
+            Corruption::ALL
+                .into_iter()
+                .all(|c| Corruption::from_name(c.name()) == Some(c))
+        );
     }
 }

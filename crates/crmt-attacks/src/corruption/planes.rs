@@ -15,7 +15,11 @@ impl Planes {
             [channels, time] => (std::slice::from_ref(channels), 1, *time),
             [channels @ .., height, width] => (channels, *height, *width),
         };
-        Self { count: channels.iter().product(), height, width }
+        Self {
+            count: channels.iter().product(),
+            height,
+            width,
+        }
     }
 
     /// In one plane.

@@ -8,14 +8,18 @@ pub(super) fn noise(sample: &mut [f64], snr_db: f64, rng: &mut impl Rng) {
     let mean = mean(sample);
     let variance = sample.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / sample.len() as f64;
     let sd = (variance / 10f64.powf(snr_db / 10.)).sqrt();
-    sample.iter_mut().for_each(|v| *v += sd * rng.sample::<f64, _>(StandardNormal));
+    sample
+        .iter_mut()
+        .for_each(|v| *v += sd * rng.sample::<f64, _>(StandardNormal));
 }
 
 /// Draws the values of each plane towards their mean, to the share `kept` of their distance.
 pub(super) fn contrast(sample: &mut [f64], planes: &Planes, kept: f64) {
     for plane in sample.chunks_exact_mut(planes.values()) {
         let mean = mean(plane);
-        plane.iter_mut().for_each(|v| *v = mean + kept * (*v - mean));
+        plane
+            .iter_mut()
+            .for_each(|v| *v = mean + kept * (*v - mean));
     }
 }
 
@@ -30,13 +34,23 @@ mod tests {
 
     #[test]
     fn noise_has_the_level_asked_for() {
-        let clean: Vec<f64> = (0..20_000).map(|i| if i % 2 == 0 { 1. } else { 5. }).collect();
+        let clean: Vec<f64> = (0..20_000)
+            .map(|i| if i % 2 == 0 { 1. } else { 5. })
+            .collect();
         for (snr_db, sd) in [(0., 2.), (20., 0.2)] {
             let mut noisy = clean.clone();
             noise(&mut noisy, snr_db, &mut Streams::new(0).stream("noise", 0));
-            let power = noisy.iter().zip(&clean).map(|(y, x)| (y - x).powi(2)).sum::<f64>() / 20_000.;
+            let power = noisy
+                .iter()
+                .zip(&clean)
+                .map(|(y, x)| (y - x).powi(2))
+                .sum::<f64>()
+                / 20_000.;
             // The variance of 20000 draws has a standard error of 1 %; four of them.
-            assert!((power / (sd * sd) - 1.).abs() < 0.04, "{snr_db} dB: {power}");
+            assert!(
+                (power / (sd * sd) - 1.).abs() < 0.04,
+                "{snr_db} dB: {power}"
+            );
         }
         let mut constant = vec![3.; 9];
         noise(&mut constant, -3., &mut Streams::new(0).stream("noise", 0));

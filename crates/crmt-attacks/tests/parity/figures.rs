@@ -42,7 +42,11 @@ impl Figures {
             images: all["images"].as_u64()? as usize,
             clean: all["clean"].as_f64()?,
             logits: Tensor::from_vec(logits, ((), 10), &candle_core::Device::Cpu).ok()?,
-            attacks: all["attacks"].as_array()?.iter().map(Figure::new).collect::<Option<_>>()?,
+            attacks: all["attacks"]
+                .as_array()?
+                .iter()
+                .map(Figure::new)
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -68,11 +72,19 @@ impl Figure {
     pub fn budget(&self) -> Budget {
         match self.norm.as_str() {
             "l2" => Budget::Joint(self.eps),
-            _ => Budget::Each { norm: Norm::Linf, radii: PerModality::from([self.eps]) },
+            _ => Budget::Each {
+                norm: Norm::Linf,
+                radii: PerModality::from([self.eps]),
+            },
         }
     }
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_f64)
+        .collect()
 }

@@ -20,7 +20,10 @@ impl Net {
     /// From `model.safetensors`.
     pub fn load() -> candle_core::Result<Self> {
         let image = Modality::new("image", &[1, 28, 28], Domain::Interval { lo: 0., hi: 1. });
-        let parameters = candle_core::safetensors::load_buffer(include_bytes!("model.safetensors"), &Device::Cpu)?;
+        let parameters = candle_core::safetensors::load_buffer(
+            include_bytes!("model.safetensors"),
+            &Device::Cpu,
+        )?;
         let convolution = |name: &str| NetworkLayer::Conv2d {
             kernel: parameters[&format!("{name}.weight")].clone(),
             bias: Some(parameters[&format!("{name}.bias")].clone()),
@@ -28,8 +31,17 @@ impl Net {
             padding: 1,
             cache: KernelCache::default(),
         };
-        let convolutions = vec![convolution("conv1"), NetworkLayer::Relu, convolution("conv2"), NetworkLayer::Relu];
-        Ok(Self { modalities: PerModality::from([image]), parameters, convolutions })
+        let convolutions = vec![
+            convolution("conv1"),
+            NetworkLayer::Relu,
+            convolution("conv2"),
+            NetworkLayer::Relu,
+        ];
+        Ok(Self {
+            modalities: PerModality::from([image]),
+            parameters,
+            convolutions,
+        })
     }
 }
 
@@ -40,17 +52,25 @@ impl Classifier for Net {
     fn logits(&self, x: &PerModality<Tensor>) -> crmt_core::Result<Tensor> {
         let p = |name: &str| &self.parameters[name];
         // The pixels of a tile become channels, row by row.
-        let x = x[0].reshape(((), 7, 4, 7, 4))?.permute((0, 2, 4, 1, 3))?.reshape(((), 16, 7, 7))?;
+        let x = x[0]
+            .reshape(((), 7, 4, 7, 4))?
+            .permute((0, 2, 4, 1, 3))?
+            .reshape(((), 16, 7, 7))?;
         let x = image_network(&x, &self.convolutions, Algorithms::Fastest)?;
-        Ok(x.flatten_from(1)?.matmul(&p("linear.weight").t()?)?.broadcast_add(p("linear.bias"))?)
+        Ok(x.flatten_from(1)?
+            .matmul(&p("linear.weight").t()?)?
+            .broadcast_add(p("linear.bias"))?)
     }
 }
 
-/// The first test images of MNIST, `[count, 1, 28, 28]` in 0..=1, and their labels; `None`, said aloud, where the files
-/// are not: in the folder that `CRMT_DATA` names, by default `../shared/data` beside the repository.
+/// The first test images of MNIST, `[count, 1, 28, 28]` in 0..=1, and their labels; `None`, said
+/// aloud, where the files are not: in the folder that `CRMT_DATA` names, by default
+/// `../shared/data` beside the repository.
 pub fn images(count: usize) -> io::Result<Option<(Tensor, Vec<u32>)>> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
-    let folder = std::env::var_os("CRMT_DATA").map_or(default, PathBuf::from).join("mnist");
+    let folder = std::env::var_os("CRMT_DATA")
+        .map_or(default, PathBuf::from)
+        .join("mnist");
     if !folder.is_dir() {
         eprintln!("SKIPPED: no MNIST in {}; set CRMT_DATA", folder.display());
         return Ok(None);

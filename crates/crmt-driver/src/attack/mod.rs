@@ -1,5 +1,5 @@
-//! Attacks on a trained model: every threat, every budget, every attack asked for, and what they say together.
-//! Does not know how attacks search, nor radii.
+//! Attacks on a trained model: every threat, every budget, every attack asked for, and what they
+//! say together. Does not know how attacks search, nor radii.
 mod part;
 mod search;
 
@@ -68,7 +68,11 @@ fn threats(plan: &EvaluatePlan, names: &[String]) -> Result<Vec<Threat>> {
 }
 
 fn norm(plan: &EvaluatePlan) -> Norm {
-    if plan.norm == "linf" { Norm::Linf } else { Norm::L2 }
+    if plan.norm == "linf" {
+        Norm::Linf
+    } else {
+        Norm::L2
+    }
 }
 
 /// Checks that every threat of the plan is one of `data`, and that every attack can be made on it.
@@ -77,7 +81,10 @@ pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
     for attack in arsenal::parse(&plan.attacks).context("evaluate.attacks")? {
         attack.check(norm(plan), data.classes.len())?;
     }
-    match threats(plan, &names)?.iter().find(|t| plan.norm == "linf" && t.is_joint()) {
+    match threats(plan, &names)?
+        .iter()
+        .find(|t| plan.norm == "linf" && t.is_joint())
+    {
         Some(threat) => bail!(
             "evaluate.norm = \"linf\": `{}` is one l2 budget over several modalities; set evaluate.threats to \
              \"each\" or names of modalities",
@@ -87,10 +94,17 @@ pub fn check(plan: &EvaluatePlan, data: &DataSet) -> Result<()> {
     }
 }
 
-/// Attacks drawn report samples under every threat and budget, and writes what happened into their rows. A sample
-/// broken at a budget counts as broken at every larger one. Parts that an evaluation of the same settings finished
-/// before it was stopped are not made again. The plan has passed [`check`].
-pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow], voice: &Voice) -> Result<Attacked> {
+/// Attacks drawn report samples under every threat and budget, and writes what happened into their
+/// rows. A sample broken at a budget counts as broken at every larger one. Parts that an evaluation
+/// of the same settings finished before it was stopped are not made again. The plan has passed
+/// [`check`].
+pub fn attack(
+    of: Subject,
+    plan: &EvaluatePlan,
+    keep: bool,
+    all: &mut [SampleRow],
+    voice: &Voice,
+) -> Result<Attacked> {
     let drawn = drawn(plan.samples, of.data.report.len(), &Streams::new(of.seed));
     let samples = drawn.len();
     let names: Vec<String> = of.data.modalities.iter().map(|m| m.name.clone()).collect();
@@ -127,41 +141,87 @@ pub fn attack(of: Subject, plan: &EvaluatePlan, keep: bool, all: &mut [SampleRow
     }
     for (t, of) in found.iter().enumerate() {
         // What fell to less, falls to more.
-        let contained = || found.iter().enumerate().filter(|(u, other)| *u == t || of.threat.contains(&other.threat));
-        let least = |i: usize| contained().filter_map(|(_, other)| other.strongest[i]).min();
+        let contained = || {
+            found
+                .iter()
+                .enumerate()
+                .filter(|(u, other)| *u == t || of.threat.contains(&other.threat))
+        };
+        let least = |i: usize| {
+            contained()
+                .filter_map(|(_, other)| other.strongest[i])
+                .min()
+        };
         let nearest = |i: usize| {
-            let all = contained().filter_map(|(u, other)| Some((u, other.whole.nearest[i].as_ref()?)));
+            let all =
+                contained().filter_map(|(u, other)| Some((u, other.whole.nearest[i].as_ref()?)));
             all.min_by(|a, b| a.1.distance.total_cmp(&b.1.distance))
         };
         let strongest: Vec<Option<usize>> = (0..samples).map(least).collect();
         let nearest: Vec<Option<(usize, &Found)>> = (0..samples).map(nearest).collect();
         search.record(&of.name, &of.whole, &strongest, rows, &mut attacked.results);
-        for (row, (_, found)) in rows.iter_mut().zip(&nearest).filter_map(|(row, n)| Some((row, n.as_ref()?))) {
-            let spent = names.iter().cloned().zip(found.spent.iter().copied()).collect();
+        for (row, (_, found)) in rows
+            .iter_mut()
+            .zip(&nearest)
+            .filter_map(|(row, n)| Some((row, n.as_ref()?)))
+        {
+            let spent = names
+                .iter()
+                .cloned()
+                .zip(found.spent.iter().copied())
+                .collect();
             let (attack, confirmed) = (found.attack.clone(), found.confirmed);
-            let nearest = Nearest { attack, distance: found.distance, spent, confirmed };
-            row.nearest.insert(format!("{}.{}", of.name, plan.norm), nearest);
+            let nearest = Nearest {
+                attack,
+                distance: found.distance,
+                spent,
+                confirmed,
+            };
+            row.nearest
+                .insert(format!("{}.{}", of.name, plan.norm), nearest);
         }
         let only: Vec<&Found> = nearest.iter().flatten().map(|(_, found)| *found).collect();
-        attacked.nearest.push(search.summary(&of.name, &names, &of.whole.wrong, only));
+        attacked
+            .nearest
+            .push(search.summary(&of.name, &names, &of.whole.wrong, only));
         if keep {
             let source = |i: usize| nearest[i].map_or(t, |(u, _)| u);
             let rows = |m: usize| {
-                (0..samples).map(|i| found[source(i)].kept[m].narrow(0, i, 1)).collect::<Result<Vec<_>, _>>()
+                (0..samples)
+                    .map(|i| found[source(i)].kept[m].narrow(0, i, 1))
+                    .collect::<Result<Vec<_>, _>>()
             };
-            let inputs = (0..names.len()).map(|m| Ok(Tensor::cat(&rows(m)?, 0)?)).collect::<Result<Vec<_>>>()?;
-            let distance = of.whole.wrong.iter().zip(&nearest).map(|(wrong, found)| match found {
-                _ if *wrong => 0.0,
-                Some((_, found)) => found.distance,
-                None => f64::INFINITY,
-            });
+            let inputs = (0..names.len())
+                .map(|m| Ok(Tensor::cat(&rows(m)?, 0)?))
+                .collect::<Result<Vec<_>>>()?;
+            let distance = of
+                .whole
+                .wrong
+                .iter()
+                .zip(&nearest)
+                .map(|(wrong, found)| match found {
+                    _ if *wrong => 0.0,
+                    Some((_, found)) => found.distance,
+                    None => f64::INFINITY,
+                });
             let inputs = PerModality::new(inputs).context("a data set without modalities")?;
-            attacked.adversarials.push(Adversarials { threat: of.name.clone(), inputs, distance: distance.collect() });
+            attacked.adversarials.push(Adversarials {
+                threat: of.name.clone(),
+                inputs,
+                distance: distance.collect(),
+            });
         }
     }
-    attacked.results.sort_by_key(|r: &AttackResult| r.threat != JOINT);
-    attacked.nearest.sort_by_key(|r: &NearestResult| r.threat != JOINT);
-    drawn.iter().zip(rows).for_each(|(i, row)| std::mem::swap(&mut all[*i], row));
+    attacked
+        .results
+        .sort_by_key(|r: &AttackResult| r.threat != JOINT);
+    attacked
+        .nearest
+        .sort_by_key(|r: &NearestResult| r.threat != JOINT);
+    drawn
+        .iter()
+        .zip(rows)
+        .for_each(|(i, row)| std::mem::swap(&mut all[*i], row));
     attacked.samples = drawn;
     Ok(attacked)
 }
@@ -181,7 +241,12 @@ struct OfThreat {
 
 /// All that a part depends on, but which samples and which threat.
 fn origin(of: &Subject, plan: &EvaluatePlan) -> Result<Origin> {
-    let settings = EvaluatePlan { samples: 0, threats: vec![], check_samples: 0, ..plan.clone() };
+    let settings = EvaluatePlan {
+        samples: 0,
+        threats: vec![],
+        check_samples: 0,
+        ..plan.clone()
+    };
     let [report, baselines] = of.data_sha256;
     let origin = [
         // Another number where what is found changes: parts of older programs are not used.
@@ -200,16 +265,26 @@ impl<'a> Search<'a> {
     fn announce(&self, threats: &[Threat], samples: usize, voice: &Voice) -> Result<()> {
         let (data, plan) = (self.of.data, self.plan);
         let of_attack = |threat: &Threat, attack: &Named| {
-            let (targets, restarts) =
-                (threat.missing(data.modalities.len()).len(), if threat.is_joint() { 3 } else { 2 });
+            let (targets, restarts) = (
+                threat.missing(data.modalities.len()).len(),
+                if threat.is_joint() { 3 } else { 2 },
+            );
             let budgets = if attack.nearest { 1 } else { self.eps.len() };
-            effort::gradients(attack, plan, data.classes.len(), restarts) * (targets * budgets) as f64
+            effort::gradients(attack, plan, data.classes.len(), restarts)
+                * (targets * budgets) as f64
         };
-        let of_threat = |threat| self.attacks.iter().map(|attack| of_attack(threat, attack)).sum::<f64>();
+        let of_threat = |threat| {
+            self.attacks
+                .iter()
+                .map(|attack| of_attack(threat, attack))
+                .sum::<f64>()
+        };
         let gradients = threats.iter().map(of_threat).sum::<f64>() * samples as f64;
-        let seconds = gradients * effort::seconds_per_gradient(self.of.model, self.of.precision, data)?;
-        let cheaper =
-            format!("fewer samples (evaluate.samples, now {samples}), evaluate.eps or evaluate.steps take less");
+        let seconds =
+            gradients * effort::seconds_per_gradient(self.of.model, self.of.precision, data)?;
+        let cheaper = format!(
+            "fewer samples (evaluate.samples, now {samples}), evaluate.eps or evaluate.steps take less"
+        );
         effort::announce("attacks", seconds, &cheaper, voice);
         Ok(())
     }
@@ -227,18 +302,32 @@ impl<'a> Search<'a> {
         let (data, samples) = (self.of.data, drawn.len());
         let model = Remembering::new(self.of.model);
         let target = |missing: Option<Missing>| -> Result<Target> {
-            Ok(Target { victim: Victim::new(&model, missing.clone(), self.of.baselines)?, missing })
+            Ok(Target {
+                victim: Victim::new(&model, missing.clone(), self.of.baselines)?,
+                missing,
+            })
         };
-        let targets = threat.missing(data.modalities.len()).into_iter().map(target).collect::<Result<Vec<_>>>()?;
+        let targets = threat
+            .missing(data.modalities.len())
+            .into_iter()
+            .map(target)
+            .collect::<Result<Vec<_>>>()?;
         let mut doubts = self.doubts(&threat, &targets[0].victim, drawn)?;
-        let bar =
-            voice.stage(&format!("attack: {name}"), (self.eps.len() * samples * self.attacks.len()) as u64, "attacks");
-        let mut whole = Part { fell: vec![vec![]; self.attacks.len()], ..Part::default() };
+        let bar = voice.stage(
+            &format!("attack: {name}"),
+            (self.eps.len() * samples * self.attacks.len()) as u64,
+            "attacks",
+        );
+        let mut whole = Part {
+            fell: vec![vec![]; self.attacks.len()],
+            ..Part::default()
+        };
         let mut examples: Vec<Example> = vec![];
         let mut kept: Vec<PerModality<Tensor>> = vec![];
         for (own, rows) in drawn.chunks(PART).zip(rows.chunks(PART)) {
             let batch = self.batch(own)?;
-            let (mut part, adversarials) = self.part(&threat, &name, &targets, &batch, own, &bar)?;
+            let (mut part, adversarials) =
+                self.part(&threat, &name, &targets, &batch, own, &bar)?;
             self.confirm(&mut part, &adversarials, &batch)?;
             examples.extend(self.examples(&name, &part, &batch, &adversarials, rows)?);
             examples.sort_by(|a, b| a.distance.total_cmp(&b.distance));
@@ -249,18 +338,42 @@ impl<'a> Search<'a> {
             }
         }
         doubts.extend(whole.doubts());
-        let doubts = doubts.into_iter().map(|doubt| format!("{name}: {doubt}")).collect();
+        let doubts = doubts
+            .into_iter()
+            .map(|doubt| format!("{name}: {doubt}"))
+            .collect();
         let all = |m: usize| Tensor::cat(&kept.iter().map(|part| &part[m]).collect::<Vec<_>>(), 0);
-        let modalities = if kept.is_empty() { 0..0 } else { 0..data.modalities.len() };
+        let modalities = if kept.is_empty() {
+            0..0
+        } else {
+            0..data.modalities.len()
+        };
         let kept = modalities.map(all).collect::<Result<Vec<_>, _>>()?;
-        Ok(OfThreat { strongest: whole.strongest(), threat, name, whole, examples, doubts, kept })
+        Ok(OfThreat {
+            strongest: whole.strongest(),
+            threat,
+            name,
+            whole,
+            examples,
+            doubts,
+            kept,
+        })
     }
 
     /// Asks the program that certificates are about what it says of the adversarials.
-    fn confirm(&self, part: &mut Part, adversarials: &PerModality<Tensor>, batch: &Batch) -> Result<()> {
-        let Some(judge) = self.of.judge else { return Ok(()) };
-        let right =
-            correct(&judge.logits(&Precision::F64.inputs(adversarials)?)?, &batch.labels.to_device(&Device::Cpu)?)?;
+    fn confirm(
+        &self,
+        part: &mut Part,
+        adversarials: &PerModality<Tensor>,
+        batch: &Batch,
+    ) -> Result<()> {
+        let Some(judge) = self.of.judge else {
+            return Ok(());
+        };
+        let right = correct(
+            &judge.logits(&Precision::F64.inputs(adversarials)?)?,
+            &batch.labels.to_device(&Device::Cpu)?,
+        )?;
         for (found, right) in part.nearest.iter_mut().zip(right) {
             found.iter_mut().for_each(|found| found.confirmed = !right);
         }
@@ -269,7 +382,9 @@ impl<'a> Search<'a> {
 
     /// Samples of the report split, as the network takes them.
     fn batch(&self, samples: &[usize]) -> Result<Batch> {
-        self.of.precision.batch(self.of.data.report.samples(samples)?)
+        self.of
+            .precision
+            .batch(self.of.data.report.samples(samples)?)
     }
 
     /// Signs, on some of the drawn samples, that attacks on this victim say little.
@@ -283,7 +398,15 @@ impl<'a> Search<'a> {
         let budget = |eps: f64| self.budget(threat, eps, inputs.len());
         let draws = Draws::for_samples(self.streams, ids(samples));
         let pgd = |budget: Budget| arsenal::pgd(budget, self.plan);
-        let findings = self_check_by(&pgd, victim, &inputs, &batch.labels, &budget, &self.eps, &draws)?;
+        let findings = self_check_by(
+            &pgd,
+            victim,
+            &inputs,
+            &batch.labels,
+            &budget,
+            &self.eps,
+            &draws,
+        )?;
         Ok(findings.iter().map(ToString::to_string).collect())
     }
 
@@ -303,8 +426,9 @@ impl<'a> Search<'a> {
         let samples = whole.wrong.len();
         let fraction = |n: usize| n as f64 / samples as f64;
         let names = self.attacks.iter().map(|a| a.name).chain([STRONGEST]);
-        let fell: Vec<(&str, &[Option<usize>])> =
-            names.zip(whole.fell.iter().map(Vec::as_slice).chain([strongest])).collect();
+        let fell: Vec<(&str, &[Option<usize>])> = names
+            .zip(whole.fell.iter().map(Vec::as_slice).chain([strongest]))
+            .collect();
         for (k, eps) in self.eps.iter().enumerate() {
             for (attack, fell) in &fell {
                 let held = |fell: &Option<usize>| fell.is_none_or(|at| at > k);
@@ -333,14 +457,30 @@ impl<'a> Search<'a> {
     }
 
     /// How near the nearest adversarials of a threat are, and what they change.
-    fn summary(&self, name: &str, names: &[String], wrong: &[bool], mut found: Vec<&Found>) -> NearestResult {
+    fn summary(
+        &self,
+        name: &str,
+        names: &[String],
+        wrong: &[bool],
+        mut found: Vec<&Found>,
+    ) -> NearestResult {
         found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
         let share = |m: usize| {
-            let of =
-                |f: &&Found| f.spent[m].powi(2) / f.spent.iter().map(|s| s * s).sum::<f64>().max(f64::MIN_POSITIVE);
+            let of = |f: &&Found| {
+                f.spent[m].powi(2)
+                    / f.spent
+                        .iter()
+                        .map(|s| s * s)
+                        .sum::<f64>()
+                        .max(f64::MIN_POSITIVE)
+            };
             found.iter().map(of).sum::<f64>() / found.len().max(1) as f64
         };
-        let split = names.iter().enumerate().map(|(m, name)| (name.clone(), share(m))).collect();
+        let split = names
+            .iter()
+            .enumerate()
+            .map(|(m, name)| (name.clone(), share(m)))
+            .collect();
         NearestResult {
             threat: name.to_owned(),
             norm: self.plan.norm.clone(),
@@ -349,7 +489,11 @@ impl<'a> Search<'a> {
             median: (!found.is_empty()).then(|| found[found.len() / 2].distance),
             looked: self.attacks.iter().any(|attack| attack.nearest),
             precision: self.of.precision,
-            split: if found.is_empty() || self.norm == Norm::Linf { BTreeMap::new() } else { split },
+            split: if found.is_empty() || self.norm == Norm::Linf {
+                BTreeMap::new()
+            } else {
+                split
+            },
         }
     }
 }

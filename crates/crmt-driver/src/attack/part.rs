@@ -39,7 +39,8 @@ pub struct Found {
     pub attack: String,
     /// The first of the budgets that contains it.
     pub eps: f64,
-    /// From the clean input: joint l2, or the greatest of any modality where each has its own budget.
+    /// From the clean input: joint l2, or the greatest of any modality where each has its own
+    /// budget.
     pub distance: f64,
     /// Of each modality; 0 where it is missing.
     pub spent: Vec<f64>,
@@ -47,7 +48,8 @@ pub struct Found {
     pub missing: Vec<usize>,
     /// The class it is taken for, by those who judged it; none where the outputs are not finite.
     pub prediction: Option<u32>,
-    /// Whether the program that certificates are about takes it for another class than its label, too.
+    /// Whether the program that certificates are about takes it for another class than its label,
+    /// too.
     #[serde(skip, default = "confirmed")]
     pub confirmed: bool,
 }
@@ -61,7 +63,10 @@ impl Part {
     pub fn extend(&mut self, next: Self) {
         self.samples.extend(next.samples);
         self.wrong.extend(next.wrong);
-        self.fell.iter_mut().zip(next.fell).for_each(|(all, next)| all.extend(next));
+        self.fell
+            .iter_mut()
+            .zip(next.fell)
+            .for_each(|(all, next)| all.extend(next));
         self.nearest.extend(next.nearest);
         self.undefined += next.undefined;
         self.untried.extend(next.untried);
@@ -74,7 +79,11 @@ impl Part {
             holding.map(|i| self.samples[i] as u64).collect()
         };
         let untried: Vec<u64> = named(&|i| self.untried[i] && !self.wrong[i]);
-        let silent: Vec<u64> = named(&|i| self.nearest[i].as_ref().is_some_and(|found| found.prediction.is_none()));
+        let silent: Vec<u64> = named(&|i| {
+            self.nearest[i]
+                .as_ref()
+                .is_some_and(|found| found.prediction.is_none())
+        });
         let mut doubts = vec![];
         if self.undefined > 0 {
             doubts.push(format!(
@@ -98,13 +107,15 @@ impl Part {
 
     /// Per sample, the first budget at which any attack broke it.
     pub fn strongest(&self) -> Vec<Option<usize>> {
-        (0..self.wrong.len()).map(|i| self.fell.iter().filter_map(|fell| fell[i]).min()).collect()
+        (0..self.wrong.len())
+            .map(|i| self.fell.iter().filter_map(|fell| fell[i]).min())
+            .collect()
     }
 }
 
 impl Search<'_> {
-    /// Attacks `batch`, whose samples have these numbers in the report split. Also the nearest adversarials, the clean
-    /// inputs where there is none.
+    /// Attacks `batch`, whose samples have these numbers in the report split. Also the nearest
+    /// adversarials, the clean inputs where there is none.
     pub fn part(
         &self,
         threat: &Threat,
@@ -117,8 +128,13 @@ impl Search<'_> {
         let samples = batch.len();
         let key = format!("{name}-{}-{samples}", own[0]);
         let modalities = self.of.data.modalities.map(|m| m.name.clone());
-        if let Some((part, tensors)) = self.parts.read::<Part>(&key).filter(|(part, _)| part.samples == own) {
-            let inputs: Option<Vec<Tensor>> = modalities.iter().map(|m| tensors.get(m).cloned()).collect();
+        if let Some((part, tensors)) = self
+            .parts
+            .read::<Part>(&key)
+            .filter(|(part, _)| part.samples == own)
+        {
+            let inputs: Option<Vec<Tensor>> =
+                modalities.iter().map(|m| tensors.get(m).cloned()).collect();
             if let Some(inputs) = inputs.and_then(PerModality::new) {
                 bar.inc((self.eps.len() * samples * self.attacks.len()) as u64);
                 return Ok((part, inputs));
@@ -128,9 +144,17 @@ impl Search<'_> {
         let fell = wrong.iter().map(|wrong| wrong.then_some(0)).collect();
         let fell = vec![fell; self.attacks.len()];
         let untried = vec![true; samples];
-        let mut part = Part { samples: own.to_vec(), fell, nearest: vec![None; samples], wrong, undefined: 0, untried };
-        let mut points: Vec<PerModality<Tensor>> =
-            (0..samples).map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1))).collect::<candle_core::Result<_>>()?;
+        let mut part = Part {
+            samples: own.to_vec(),
+            fell,
+            nearest: vec![None; samples],
+            wrong,
+            undefined: 0,
+            untried,
+        };
+        let mut points: Vec<PerModality<Tensor>> = (0..samples)
+            .map(|i| batch.inputs.try_map(|x| x.narrow(0, i, 1)))
+            .collect::<candle_core::Result<_>>()?;
         for (k, eps) in self.eps.iter().enumerate() {
             for (a, attack) in self.attacks.iter().enumerate() {
                 if attack.nearest && k > 0 {
@@ -138,7 +162,11 @@ impl Search<'_> {
                     continue;
                 }
                 let greatest = self.eps.last().copied().filter(|_| attack.nearest);
-                let ticks = Ticks { bar, total: samples, done: Cell::new(0) };
+                let ticks = Ticks {
+                    bar,
+                    total: samples,
+                    done: Cell::new(0),
+                };
                 for (t, target) in targets.iter().enumerate() {
                     let budget = greatest.unwrap_or(*eps);
                     let budget = self.budget(threat, budget, target.victim.modalities().len());
@@ -147,21 +175,37 @@ impl Search<'_> {
                     let parts = (targets.len() * members.len()) as f64;
                     for (n, member) in members.iter().enumerate() {
                         let before = (t * members.len() + n) as f64;
-                        let name =
-                            if several { format!("{}/{}", attack.name, member.name()) } else { attack.name.to_owned() };
-                        // What looks for the nearest may find it nearer in front of the next target.
-                        let stands = |i: &u32| part.fell[a][*i as usize].is_none_or(|at| attack.nearest && at > 0);
+                        let name = if several {
+                            format!("{}/{}", attack.name, member.name())
+                        } else {
+                            attack.name.to_owned()
+                        };
+                        // What looks for the nearest may find it nearer in front of the next
+                        // target.
+                        let stands = |i: &u32| {
+                            part.fell[a][*i as usize].is_none_or(|at| attack.nearest && at > 0)
+                        };
                         let standing: Vec<u32> = (0..samples as u32).filter(stands).collect();
                         if standing.is_empty() {
                             break;
                         }
                         let rows = Tensor::new(standing.as_slice(), batch.labels.device())?;
-                        let inputs = target.victim.part(&batch.inputs).try_map(|x| x.index_select(&rows, 0))?;
+                        let inputs = target
+                            .victim
+                            .part(&batch.inputs)
+                            .try_map(|x| x.index_select(&rows, 0))?;
                         let goal = Goal::Avoid(batch.labels.index_select(&rows, 0)?);
                         let ids = standing.iter().map(|i| own[*i as usize] as u64).collect();
                         let draws = Draws::for_samples(self.streams, ids);
                         let watch = |share: f64| ticks.at((before + share) / parts);
-                        let outcome = run_watched(member.as_ref(), &target.victim, &inputs, &goal, &draws, &watch)?;
+                        let outcome = run_watched(
+                            member.as_ref(),
+                            &target.victim,
+                            &inputs,
+                            &goal,
+                            &draws,
+                            &watch,
+                        )?;
                         watch(1.0);
                         part.undefined += outcome.undefined as u64;
                         let whole = target.victim.complete(&outcome.adversarial)?;
@@ -170,15 +214,25 @@ impl Search<'_> {
                             if !outcome.success[row] {
                                 continue;
                             }
-                            // An early end may be within a smaller budget than the one that was searched.
+                            // An early end may be within a smaller budget than the one that was
+                            // searched.
                             let distance = size(threat, &outcome, row);
                             let at = self.first(distance);
-                            part.fell[a][i] = Some(part.fell[a][i].map_or(at, |before| before.min(at)));
-                            if part.nearest[i].as_ref().is_some_and(|nearest| nearest.distance <= distance) {
+                            part.fell[a][i] =
+                                Some(part.fell[a][i].map_or(at, |before| before.min(at)));
+                            if part.nearest[i]
+                                .as_ref()
+                                .is_some_and(|nearest| nearest.distance <= distance)
+                            {
                                 continue;
                             }
                             let mut left = outcome.spent.iter().map(|spent| spent[row]);
-                            let gone = |m: &usize| target.missing.as_ref().is_some_and(|missing| missing.contains(*m));
+                            let gone = |m: &usize| {
+                                target
+                                    .missing
+                                    .as_ref()
+                                    .is_some_and(|missing| missing.contains(*m))
+                            };
                             let all = 0..modalities.len();
                             part.nearest[i] = Some(Found {
                                 attack: name.clone(),
@@ -186,7 +240,13 @@ impl Search<'_> {
                                 distance,
                                 spent: all
                                     .clone()
-                                    .map(|m| if gone(&m) { 0. } else { left.next().unwrap_or(0.) })
+                                    .map(|m| {
+                                        if gone(&m) {
+                                            0.
+                                        } else {
+                                            left.next().unwrap_or(0.)
+                                        }
+                                    })
                                     .collect(),
                                 missing: all.filter(gone).collect(),
                                 prediction: outcome.prediction[row],
@@ -203,7 +263,11 @@ impl Search<'_> {
             let rows: Vec<&Tensor> = points.iter().map(|point| &point[m]).collect();
             Tensor::cat(&rows, 0)
         })?;
-        let tensors: BTreeMap<String, Tensor> = modalities.iter().cloned().zip(inputs.iter().cloned()).collect();
+        let tensors: BTreeMap<String, Tensor> = modalities
+            .iter()
+            .cloned()
+            .zip(inputs.iter().cloned())
+            .collect();
         self.parts.write(&key, &part, tensors)?;
         Ok((part, inputs))
     }
@@ -211,7 +275,10 @@ impl Search<'_> {
     /// The first of the budgets that contains what was found at this distance.
     fn first(&self, distance: f64) -> usize {
         // Budgets hold to a relative 1e-6.
-        self.eps.iter().position(|eps| distance <= eps * (1. + 1e-6)).unwrap_or(self.eps.len() - 1)
+        self.eps
+            .iter()
+            .position(|eps| distance <= eps * (1. + 1e-6))
+            .unwrap_or(self.eps.len() - 1)
     }
 
     /// The samples of a part that fell at the smallest distances; `rows` are those of its samples.
@@ -226,7 +293,12 @@ impl Search<'_> {
         // Without a prediction there is nothing to show.
         let shown = |(i, found): (usize, &'_ Option<Found>)| {
             let found = found.as_ref()?;
-            Some((i, found.clone(), rows[i].prediction?, found.prediction? as usize))
+            Some((
+                i,
+                found.clone(),
+                rows[i].prediction?,
+                found.prediction? as usize,
+            ))
         };
         let mut nearest: Vec<_> = part.nearest.iter().enumerate().filter_map(shown).collect();
         nearest.sort_by(|a, b| a.1.distance.total_cmp(&b.1.distance));
@@ -270,10 +342,15 @@ impl Ticks<'_> {
     }
 }
 
-/// How much of a threat's budget an attack spent on a sample: the greatest of any modality where each has its own.
+/// How much of a threat's budget an attack spent on a sample: the greatest of any modality where
+/// each has its own.
 fn size(threat: &Threat, outcome: &Outcome, row: usize) -> f64 {
     match threat {
-        Threat::Each => outcome.spent.iter().map(|spent| spent[row]).fold(0., f64::max),
+        Threat::Each => outcome
+            .spent
+            .iter()
+            .map(|spent| spent[row])
+            .fold(0., f64::max),
         _ => outcome.distance[row],
     }
 }
@@ -283,7 +360,10 @@ fn wrong(targets: &[Target], batch: &Batch) -> Result<Vec<bool>> {
     let mut wrong = vec![false; batch.len()];
     for Target { victim, .. } in targets {
         let right = correct(&victim.logits(&victim.part(&batch.inputs))?, &batch.labels)?;
-        wrong.iter_mut().zip(right).for_each(|(wrong, right)| *wrong |= !right);
+        wrong
+            .iter_mut()
+            .zip(right)
+            .for_each(|(wrong, right)| *wrong |= !right);
     }
     Ok(wrong)
 }

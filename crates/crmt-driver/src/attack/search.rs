@@ -1,6 +1,8 @@
 //! What all parts of an evaluation share: whom it attacks, by which attacks, at which budgets.
 //! Does not know what parts find.
-use crate::{arsenal::Named, partial::Parts, plan::EvaluatePlan, precision::Precision, run_dir::RunDir};
+use crate::{
+    arsenal::Named, partial::Parts, plan::EvaluatePlan, precision::Precision, run_dir::RunDir,
+};
 use candle_core::Tensor;
 use crmt_attacks::{Norm, Victim};
 use crmt_core::{Missing, PerModality, Streams};
@@ -17,7 +19,8 @@ pub struct Subject<'a> {
     pub model: &'a Model,
     /// What it computes in.
     pub precision: Precision,
-    /// In `f64`, if certificates are about that program and this is not it: it judges what is found.
+    /// In `f64`, if certificates are about that program and this is not it: it judges what is
+    /// found.
     pub judge: Option<&'a Model>,
     /// Its hash.
     pub weights: &'a str,

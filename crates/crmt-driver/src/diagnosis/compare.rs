@@ -1,5 +1,5 @@
-//! Diagnoses side by side: one line for each quantity and modality, one column for each run; and as text.
-//! Does not compute anything, nor know HTML.
+//! Diagnoses side by side: one line for each quantity and modality, one column for each run; and as
+//! text. Does not compute anything, nor know HTML.
 use super::quantities::{Diagnosis, OfModality, Spread};
 use crate::{layout, report::distance};
 
@@ -33,7 +33,9 @@ impl Amount<'_> {
     /// As text.
     pub fn text(&self) -> String {
         match self {
-            Self::Part(value) | Self::Claimed(value, _) if value.is_finite() => format!("{:.1} %", 100.0 * value),
+            Self::Part(value) | Self::Claimed(value, _) if value.is_finite() => {
+                format!("{:.1} %", 100.0 * value)
+            }
             Self::Part(_) | Self::Claimed(..) => "–".into(),
             Self::Ratio(value, _) | Self::Radius(value, _) => distance(*value),
             Self::Range(values) => values.map(distance).join(" / ").replace('-', "−"),
@@ -44,7 +46,9 @@ impl Amount<'_> {
     pub fn evidence(&self) -> Option<&str> {
         match self {
             Self::Part(_) | Self::Range(_) => None,
-            Self::Ratio(_, evidence) | Self::Claimed(_, evidence) | Self::Radius(_, evidence) => Some(evidence),
+            Self::Ratio(_, evidence) | Self::Claimed(_, evidence) | Self::Radius(_, evidence) => {
+                Some(evidence)
+            }
         }
     }
 }
@@ -59,12 +63,24 @@ type Of = for<'a> fn(&'a OfModality, &'a str) -> Option<Amount<'a>>;
 const OF_MODALITY: [(&str, Of); 8] = [
     ("its own head alone", |m, _| Some(Amount::Part(m.solo))),
     ("without it", |m, _| Some(Amount::Part(m.without))),
-    ("Shapley share of accuracy", |m, _| m.shapley_share.map(Amount::Part)),
-    ("preference share, mean", |m, _| m.preference.map(Amount::Part)),
-    ("vulnerability share, mean", |m, evidence| m.vulnerability.map(|v| Amount::Claimed(v, evidence))),
-    ("indicator η, median", |m, evidence| Some(Amount::Ratio(m.eta.as_ref()?.median()?, evidence))),
+    ("Shapley share of accuracy", |m, _| {
+        m.shapley_share.map(Amount::Part)
+    }),
+    ("preference share, mean", |m, _| {
+        m.preference.map(Amount::Part)
+    }),
+    ("vulnerability share, mean", |m, evidence| {
+        m.vulnerability.map(|v| Amount::Claimed(v, evidence))
+    }),
+    ("indicator η, median", |m, evidence| {
+        Some(Amount::Ratio(m.eta.as_ref()?.median()?, evidence))
+    }),
     (MARGIN, |m, _| range(&m.margin).map(Amount::Range)),
-    (RADIUS, |m, evidence| m.radius.median().map(|_| Amount::Radius(m.radius.mean, evidence))),
+    (RADIUS, |m, evidence| {
+        m.radius
+            .median()
+            .map(|_| Amount::Radius(m.radius.mean, evidence))
+    }),
 ];
 const MARGIN: &str = "margin ζ, 5 / 50 / 95 %";
 const RADIUS: &str = "radius, mean";
@@ -94,12 +110,22 @@ pub fn compare<'a>(runs: &[&'a Diagnosis]) -> Vec<Line<'a>> {
                 let modality = run.modalities.iter().find(|m| m.name == *whose)?;
                 of(modality, &run.evidence)
             };
-            lines.push(Line { what, whose, values: runs.iter().map(value).collect() });
+            lines.push(Line {
+                what,
+                whose,
+                values: runs.iter().map(value).collect(),
+            });
         }
-        let together = |value: &dyn Fn(&'a Diagnosis) -> Amount<'a>| runs.iter().map(|run| Some(value(run))).collect();
+        let together = |value: &dyn Fn(&'a Diagnosis) -> Amount<'a>| {
+            runs.iter().map(|run| Some(value(run))).collect()
+        };
         match what {
             "without it" if names.len() > 1 => {
-                lines.push(Line { what, whose: ALL, values: together(&|run| Amount::Part(run.absent)) });
+                lines.push(Line {
+                    what,
+                    whose: ALL,
+                    values: together(&|run| Amount::Part(run.absent)),
+                });
             }
             RADIUS => lines.push(Line {
                 what,
@@ -112,11 +138,14 @@ pub fn compare<'a>(runs: &[&'a Diagnosis]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Which modality is preferred and which is vulnerable, in a sentence that begins after the run's name; none of a single
-/// modality.
+/// Which modality is preferred and which is vulnerable, in a sentence that begins after the run's
+/// name; none of a single modality.
 pub fn story(run: &Diagnosis) -> Option<String> {
     let first = |of: fn(&OfModality) -> Option<f64>| {
-        let known = run.modalities.iter().filter_map(|m| Some((m.name.as_str(), of(m)?)));
+        let known = run
+            .modalities
+            .iter()
+            .filter_map(|m| Some((m.name.as_str(), of(m)?)));
         known.max_by(|a, b| a.1.total_cmp(&b.1))
     };
     let agreement = run.agreement?;
@@ -141,10 +170,17 @@ pub fn table(titles: &[String], runs: &[&Diagnosis]) -> String {
         Some(amount) => amount.text(),
     };
     let row = |line: &Line<'_>| -> Vec<String> {
-        [line.what, line.whose].map(str::to_owned).into_iter().chain(line.values.iter().map(cell)).collect()
+        [line.what, line.whose]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(line.values.iter().map(cell))
+            .collect()
     };
     let rows: Vec<Vec<String>> = compare(runs).iter().map(row).collect();
-    let header: Vec<&str> = ["diagnosis", "modality"].into_iter().chain(titles.iter().map(String::as_str)).collect();
+    let header: Vec<&str> = ["diagnosis", "modality"]
+        .into_iter()
+        .chain(titles.iter().map(String::as_str))
+        .collect();
     let mut text = layout::table(&header, &rows, 2);
     text.push('\n');
     for (title, run) in titles.iter().zip(runs) {
@@ -188,14 +224,21 @@ mod tests {
             absent: 0.125,
             agreement: (names.len() > 1).then_some(0.25),
             joint_radius: Spread::of(vec![0.5]),
-            modalities: names.iter().zip([0.25, 0.75]).map(|(name, share)| modality(name, share)).collect(),
+            modalities: names
+                .iter()
+                .zip([0.25, 0.75])
+                .map(|(name, share)| modality(name, share))
+                .collect(),
             ..Diagnosis::default()
         }
     }
 
     #[test]
     fn runs_stand_side_by_side_with_their_evidence() {
-        let (both, one) = (run(&["image", "audio"], "estimated"), run(&["audio"], "proved"));
+        let (both, one) = (
+            run(&["image", "audio"], "estimated"),
+            run(&["audio"], "proved"),
+        );
         let text = table(&["jt".into(), "alone".into()], &[&both, &one]);
         let expected = "\
   diagnosis                   modality                     jt           alone
@@ -206,21 +249,40 @@ mod tests {
                               all of them              12.5 %          12.5 %
 ";
         // The widest cell sets the width of its column; blanks do not matter here.
-        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
         assert!(words(&text).starts_with(&words(expected)), "{text}");
         assert!(
-            words(&text).contains("radius, mean image 10.00 estimated – audio 10.00 estimated 10.00 proved"),
+            words(&text).contains(
+                "radius, mean image 10.00 estimated – audio 10.00 estimated 10.00 proved"
+            ),
             "{text}"
         );
-        assert!(words(&text).contains("joint 0.50 estimated 0.50 proved"), "{text}");
-        assert!(text.contains("jt prefers image") && text.contains("but is weakest through audio"), "{text}");
+        assert!(
+            words(&text).contains("joint 0.50 estimated 0.50 proved"),
+            "{text}"
+        );
+        assert!(
+            text.contains("jt prefers image") && text.contains("but is weakest through audio"),
+            "{text}"
+        );
         assert!(!text.contains("alone prefers"), "{text}");
-        assert!(text.contains("alone: radii, vulnerability and η are of proved constants; 9 of 10"), "{text}");
+        assert!(
+            text.contains("alone: radii, vulnerability and η are of proved constants; 9 of 10"),
+            "{text}"
+        );
     }
 
     #[test]
     fn what_is_not_finite_is_not_printed_as_a_number() {
         let nan = Amount::Part(f64::NAN).text();
-        assert_eq!([nan, Amount::Radius(f64::INFINITY, "proved").text()], ["–", "∞"]);
+        assert_eq!(
+            [nan, Amount::Radius(f64::INFINITY, "proved").text()],
+            ["–", "∞"]
+        );
     }
 }

@@ -6,7 +6,15 @@ use std::str::FromStr;
 
 const FIXED: [&str; 3] = ["sample", "label", "prediction"];
 /// Columns of each modality, `COLUMN.NAME`.
-const OF_MODALITY: [&str; 7] = ["margin", "score_margin", "shapley", "preference", "vulnerability", "eta", "radius"];
+const OF_MODALITY: [&str; 7] = [
+    "margin",
+    "score_margin",
+    "shapley",
+    "preference",
+    "vulnerability",
+    "eta",
+    "radius",
+];
 const JOINT: &str = "radius.joint";
 
 /// The averages.
@@ -16,28 +24,57 @@ pub fn to_json(diagnosis: &Diagnosis) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-/// A row per report sample: `sample, label, prediction, rival, radius.joint, evidence`, then for each modality its
-/// columns. What does not exist is empty.
+/// A row per report sample: `sample, label, prediction, rival, radius.joint, evidence`, then for
+/// each modality its columns. What does not exist is empty.
 pub fn to_csv(diagnosis: &Diagnosis) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     let of_modality = |name: &str| OF_MODALITY.map(|column| format!("{column}.{name}"));
-    let header = FIXED.into_iter().chain(["rival", JOINT, "evidence"]).map(str::to_owned);
-    csv.write_record(header.chain(diagnosis.modalities.iter().flat_map(|m| of_modality(&m.name))))?;
+    let header = FIXED
+        .into_iter()
+        .chain(["rival", JOINT, "evidence"])
+        .map(str::to_owned);
+    csv.write_record(
+        header.chain(
+            diagnosis
+                .modalities
+                .iter()
+                .flat_map(|m| of_modality(&m.name)),
+        ),
+    )?;
     for (i, row) in diagnosis.rows.iter().enumerate() {
         let fixed = [Some(i), Some(row.label), row.prediction, Some(row.rival)];
         let fixed = fixed.map(|n| n.map_or_else(String::new, |n| n.to_string()));
-        let fixed = fixed.into_iter().chain([row.joint_radius.to_string(), diagnosis.evidence.clone()]);
+        let fixed = fixed
+            .into_iter()
+            .chain([row.joint_radius.to_string(), diagnosis.evidence.clone()]);
         let cells = |m: &InSample| {
-            let InSample { margin, score_margin, shapley, preference, vulnerability, eta, radius } = *m;
-            [Some(margin), Some(score_margin), Some(shapley), preference, Some(vulnerability), eta, Some(radius)]
-                .map(|value| value.map_or_else(String::new, |v| v.to_string()))
+            let InSample {
+                margin,
+                score_margin,
+                shapley,
+                preference,
+                vulnerability,
+                eta,
+                radius,
+            } = *m;
+            [
+                Some(margin),
+                Some(score_margin),
+                Some(shapley),
+                preference,
+                Some(vulnerability),
+                eta,
+                Some(radius),
+            ]
+            .map(|value| value.map_or_else(String::new, |v| v.to_string()))
         };
         csv.write_record(fixed.chain(row.modalities.iter().flat_map(cells)))?;
     }
     csv.into_inner().context(run_dir::DIAGNOSIS_SAMPLES)
 }
 
-/// What a run holds of the model with these weights; none if it was not diagnosed, or a model before it was.
+/// What a run holds of the model with these weights; none if it was not diagnosed, or a model
+/// before it was.
 ///
 /// # Errors
 /// Files that are altered or do not belong together are refused by name.
@@ -59,25 +96,44 @@ fn read_rows(dir: &RunDir, diagnosis: &Diagnosis) -> Result<Vec<OfSample>> {
     let path = dir.file(run_dir::DIAGNOSIS_SAMPLES);
     let name = path.display();
     let mut csv = csv::Reader::from_path(&path).with_context(|| format!("can't read {name}"))?;
-    let header = csv.headers().with_context(|| format!("{name} has no header"))?.clone();
+    let header = csv
+        .headers()
+        .with_context(|| format!("{name} has no header"))?
+        .clone();
     let column = |wanted: String| {
         let found = header.iter().position(|column| column == wanted);
         found.with_context(|| format!("{name} has no column `{wanted}`"))
     };
-    let fixed = ["label", "prediction", "rival", JOINT].map(str::to_owned).map(column);
+    let fixed = ["label", "prediction", "rival", JOINT]
+        .map(str::to_owned)
+        .map(column);
     let [label, prediction, rival, joint] = fixed;
     let (label, prediction, rival, joint) = (label?, prediction?, rival?, joint?);
     let of_modality = |name: &String| -> Result<Vec<usize>> {
-        OF_MODALITY.into_iter().map(|kind| column(format!("{kind}.{name}"))).collect()
+        OF_MODALITY
+            .into_iter()
+            .map(|kind| column(format!("{kind}.{name}")))
+            .collect()
     };
-    let columns: Vec<Vec<usize>> = diagnosis.modalities.iter().map(|m| of_modality(&m.name)).collect::<Result<_>>()?;
+    let columns: Vec<Vec<usize>> = diagnosis
+        .modalities
+        .iter()
+        .map(|m| of_modality(&m.name))
+        .collect::<Result<_>>()?;
     let mut rows = vec![];
     for record in csv.records() {
         let record = record.with_context(|| format!("{name} was truncated or altered"))?;
         let line = rows.len() + 2;
-        let whole = |i: usize| number::<usize>(&record[i]).with_context(|| format!("{name}, line {line}"));
-        let real = |i: usize| number::<f64>(&record[i]).with_context(|| format!("{name}, line {line}"));
-        let some = |i: usize| Some(i).filter(|i| !record[*i].is_empty()).map(real).transpose();
+        let whole =
+            |i: usize| number::<usize>(&record[i]).with_context(|| format!("{name}, line {line}"));
+        let real =
+            |i: usize| number::<f64>(&record[i]).with_context(|| format!("{name}, line {line}"));
+        let some = |i: usize| {
+            Some(i)
+                .filter(|i| !record[*i].is_empty())
+                .map(real)
+                .transpose()
+        };
         let modality = |c: &Vec<usize>| -> Result<InSample> {
             Ok(InSample {
                 margin: real(c[0])?,
@@ -91,20 +147,30 @@ fn read_rows(dir: &RunDir, diagnosis: &Diagnosis) -> Result<Vec<OfSample>> {
         };
         rows.push(OfSample {
             label: whole(label)?,
-            prediction: Some(prediction).filter(|i| !record[*i].is_empty()).map(whole).transpose()?,
+            prediction: Some(prediction)
+                .filter(|i| !record[*i].is_empty())
+                .map(whole)
+                .transpose()?,
             rival: whole(rival)?,
             joint_radius: real(joint)?,
             modalities: columns.iter().map(modality).collect::<Result<_>>()?,
         });
     }
     if rows.len() as u64 != diagnosis.samples {
-        bail!("{name} has {} rows, {} is about {} samples", rows.len(), run_dir::DIAGNOSIS, diagnosis.samples);
+        bail!(
+            "{name} has {} rows, {} is about {} samples",
+            rows.len(),
+            run_dir::DIAGNOSIS,
+            diagnosis.samples
+        );
     }
     Ok(rows)
 }
 
 fn number<T: FromStr>(text: &str) -> Result<T> {
-    text.parse().ok().with_context(|| format!("`{text}` is not a number"))
+    text.parse()
+        .ok()
+        .with_context(|| format!("`{text}` is not a number"))
 }
 
 #[cfg(test)]
@@ -154,17 +220,29 @@ mod tests {
         let (json, csv) = (to_json(&given)?, to_csv(&given)?);
         run.write(run_dir::DIAGNOSIS, &json)?;
         run.write(run_dir::DIAGNOSIS_SAMPLES, &csv)?;
-        assert_eq!(format!("{:?}", read(&run, "00ff")?), format!("{:?}", Some(given)));
+        assert_eq!(
+            format!("{:?}", read(&run, "00ff")?),
+            format!("{:?}", Some(given))
+        );
         assert!(read(&run, "of other weights")?.is_none());
         let text = String::from_utf8(csv)?;
         for (bad, part) in [
             (text.replace("eta.b.c", "eta.x"), "no column `eta.b.c`"),
             (text.replace("inf", "in"), "line 2"),
-            (text.lines().take(2).map(|line| format!("{line}\n")).collect(), "1 rows"),
+            (
+                text.lines()
+                    .take(2)
+                    .map(|line| format!("{line}\n"))
+                    .collect(),
+                "1 rows",
+            ),
         ] {
             run.write(run_dir::DIAGNOSIS_SAMPLES, bad.as_bytes())?;
             let error = format!("{:#}", read(&run, "00ff").unwrap_err());
-            assert!(error.contains(part) && error.contains("diagnose the run again"), "{error}");
+            assert!(
+                error.contains(part) && error.contains("diagnose the run again"),
+                "{error}"
+            );
         }
         Ok(())
     }

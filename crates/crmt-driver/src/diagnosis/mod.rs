@@ -1,6 +1,7 @@
-//! What `diagnose` finds out of a trained model: which modality it relies on, and through which it is weakest.
-//! Accuracies are fractions in `0..=1`; distances are in each modality's declared units. docs/diagnosis.md has every formula.
-//! Does not know the command line nor how any of it is shown.
+//! What `diagnose` finds out of a trained model: which modality it relies on, and through which it
+//! is weakest. Accuracies are fractions in `0..=1`; distances are in each modality's declared
+//! units. docs/diagnosis.md has every formula. Does not know the command line nor how any of it is
+//! shown.
 mod compare;
 mod files;
 mod formulas;

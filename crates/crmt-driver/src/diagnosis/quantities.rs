@@ -16,16 +16,19 @@ pub struct Diagnosis {
     pub weights: String,
     /// Report samples.
     pub samples: u64,
-    /// Those that are classified right: preference, vulnerability and `eta` are averages over these.
+    /// Those that are classified right: preference, vulnerability and `eta` are averages over
+    /// these.
     pub right: u64,
-    /// `proved` or `estimated`: of radii, vulnerability and `eta`, which all rest on the same constants.
+    /// `proved` or `estimated`: of radii, vulnerability and `eta`, which all rest on the same
+    /// constants.
     pub evidence: String,
-    /// Accuracy by the modalities that are present, joined by `+`, the others at their baselines: every set but the empty
-    /// one. Empty with more than ten modalities.
+    /// Accuracy by the modalities that are present, joined by `+`, the others at their baselines:
+    /// every set but the empty one. Empty with more than ten modalities.
     pub present: BTreeMap<String, f64>,
     /// Accuracy with every modality at its baseline: of always giving the same answer.
     pub absent: f64,
-    /// Fraction of right samples whose preferred modality is the most vulnerable one, too; none of a single modality.
+    /// Fraction of right samples whose preferred modality is the most vulnerable one, too; none of
+    /// a single modality.
     pub agreement: Option<f64>,
     /// Joint radii.
     pub joint_radius: Spread,
@@ -102,7 +105,8 @@ pub struct InSample {
     pub preference: Option<f64>,
     /// Its part of the squared budget of the worst joint attack.
     pub vulnerability: f64,
-    /// Its Lipschitz constant over the mean of the others'; none of a single modality, or where none moves the margin.
+    /// Its Lipschitz constant over the mean of the others'; none of a single modality, or where
+    /// none moves the margin.
     pub eta: Option<f64>,
     /// Radius when only this modality moves.
     pub radius: f64,
@@ -123,13 +127,18 @@ impl Spread {
     /// Of these values.
     pub fn of(values: Vec<f64>) -> Self {
         let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-        Self { mean, quantiles: quantiles(values) }
+        Self {
+            mean,
+            quantiles: quantiles(values),
+        }
     }
 
     /// The value at one of the quantiles 0, 0.05, …, 1.
     pub fn at(&self, share: f64) -> Option<f64> {
         let last = self.quantiles.len().checked_sub(1)?;
-        self.quantiles.get((share * last as f64).round() as usize).copied()
+        self.quantiles
+            .get((share * last as f64).round() as usize)
+            .copied()
     }
 
     /// The value in the middle.

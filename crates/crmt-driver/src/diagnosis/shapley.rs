@@ -4,8 +4,9 @@
 /// More players than this have too many coalitions, `2^n`, to value each of them.
 pub const MOST_PLAYERS: usize = 10;
 
-/// `φ(m) = Σ_{S ∌ m} |S|! (n − |S| − 1)! / n! · (v(S ∪ {m}) − v(S))` of each of `n` players: what `m` adds on average,
-/// over all orders in which the players may arrive. They sum to `v(all) − v(none)`.
+/// `φ(m) = Σ_{S ∌ m} |S|! (n − |S| − 1)! / n! · (v(S ∪ {m}) − v(S))` of each of `n` players: what
+/// `m` adds on average, over all orders in which the players may arrive. They sum to
+/// `v(all) − v(none)`.
 ///
 /// `values[S]` is `v(S)` of all `2^n` coalitions; bit `m` of `S` says whether player `m` is in it.
 pub fn shapley(values: &[f64]) -> Vec<f64> {
@@ -21,13 +22,15 @@ pub fn shapley(values: &[f64]) -> Vec<f64> {
         .collect();
     let of = |player: usize| {
         let without = (0..values.len()).filter(|s| s >> player & 1 == 0);
-        without.map(|s| weights[s.count_ones() as usize] * (values[s | 1 << player] - values[s])).sum()
+        without
+            .map(|s| weights[s.count_ones() as usize] * (values[s | 1 << player] - values[s]))
+            .sum()
     };
     (0..players).map(of).collect()
 }
 
-/// Each value's part of what they add up to; they sum to 1, and one that is negative keeps its sign. None where the sum is
-/// not positive: then there is nothing to share.
+/// Each value's part of what they add up to; they sum to 1, and one that is negative keeps its
+/// sign. None where the sum is not positive: then there is nothing to share.
 pub fn shares(values: &[f64]) -> Option<Vec<f64>> {
     let total: f64 = values.iter().sum();
     (total > 0.0).then(|| values.iter().map(|v| v / total).collect())
@@ -39,7 +42,9 @@ mod tests {
 
     /// A game without any structure.
     fn game(players: usize) -> Vec<f64> {
-        (0..1usize << players).map(|s| ((s * 37 + 11) % 23) as f64 / 7.0).collect()
+        (0..1usize << players)
+            .map(|s| ((s * 37 + 11) % 23) as f64 / 7.0)
+            .collect()
     }
 
     fn close(a: f64, b: f64) -> bool {
@@ -50,17 +55,28 @@ mod tests {
     #[test]
     fn an_additive_game_gives_each_player_what_it_brings() {
         let brings = [0.5, -1.25, 2.0];
-        let of = |s: usize| 3.0 + (0..3).filter(|m| s >> m & 1 == 1).map(|m| brings[m]).sum::<f64>();
+        let of = |s: usize| {
+            3.0 + (0..3)
+                .filter(|m| s >> m & 1 == 1)
+                .map(|m| brings[m])
+                .sum::<f64>()
+        };
         let got = shapley(&(0..8).map(of).collect::<Vec<_>>());
         assert!(got.iter().zip(brings).all(|(a, b)| close(*a, b)), "{got:?}");
     }
 
-    /// Gloves: a left one and two right ones, of which a pair is worth 1. By the six orders: 4/6, 1/6, 1/6.
+    /// Gloves: a left one and two right ones, of which a pair is worth 1. By the six orders: 4/6,
+    /// 1/6, 1/6.
     #[test]
     fn gloves_are_shared_as_in_the_textbook() {
         let pair = |s: usize| f64::from(u8::from(s & 1 == 1 && s >> 1 != 0));
         let got = shapley(&(0..8).map(pair).collect::<Vec<_>>());
-        assert!(got.iter().zip([4.0, 1.0, 1.0]).all(|(a, b)| close(*a, b / 6.0)), "{got:?}");
+        assert!(
+            got.iter()
+                .zip([4.0, 1.0, 1.0])
+                .all(|(a, b)| close(*a, b / 6.0)),
+            "{got:?}"
+        );
     }
 
     #[test]
@@ -83,7 +99,9 @@ mod tests {
         assert!(close(got[0], got[2]) && !close(got[0], got[1]), "{got:?}");
         // Turned round: bit m becomes bit 2 - m.
         let any = game(3);
-        let turned: Vec<f64> = (0..8usize).map(|s| any[(s & 1) << 2 | s & 2 | s >> 2]).collect();
+        let turned: Vec<f64> = (0..8usize)
+            .map(|s| any[(s & 1) << 2 | s & 2 | s >> 2])
+            .collect();
         let (a, b) = (shapley(&any), shapley(&turned));
         assert!((0..3).all(|m| close(a[m], b[2 - m])), "{a:?} {b:?}");
     }
@@ -92,6 +110,13 @@ mod tests {
     fn shares_sum_to_one_or_are_none() {
         assert_eq!(shares(&[0.5]), Some(vec![1.0]));
         assert_eq!(shares(&[3.0, -1.0, 2.0]), Some(vec![0.75, -0.25, 0.5]));
-        assert_eq!((shares(&[0.0, 0.0]), shares(&[1.0, -2.0]), shares(&[f64::NAN])), (None, None, None));
+        assert_eq!(
+            (
+                shares(&[0.0, 0.0]),
+                shares(&[1.0, -2.0]),
+                shares(&[f64::NAN])
+            ),
+            (None, None, None)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! A test that tries extreme values of every setting: each is refused by name, or a model can be built with it.
-//! Does not know what any setting does.
+//! A test that tries extreme values of every setting: each is refused by name, or a model can be
+//! built with it. Does not know what any setting does.
 use super::schema::{OPEN, settings};
 use crate::{settings::Settings, training};
 use crmt_certify::Smoothing;
@@ -43,7 +43,10 @@ const VALUES: &[&str] = &[
 const ELSEWHERE: &[&str] = &["data", "modalities", "device"];
 
 fn tiny() -> DataSet {
-    let specs = vec![ModalitySpec::new("left", &[3]), ModalitySpec::new("right", &[1, 8, 8])];
+    let specs = vec![
+        ModalitySpec::new("left", &[3]),
+        ModalitySpec::new("right", &[1, 8, 8]),
+    ];
     let rows = 12;
     let array = |spec: &ModalitySpec| {
         let values = rows * spec.shape.iter().product::<usize>();
@@ -51,7 +54,9 @@ fn tiny() -> DataSet {
     };
     let samples = Samples {
         arrays: specs.iter().map(array).collect(),
-        pairing: Pairing::Rows { labels: (0..rows as u32).map(|i| i % 3).collect() },
+        pairing: Pairing::Rows {
+            labels: (0..rows as u32).map(|i| i % 3).collect(),
+        },
     };
     let manifest = Manifest::new("tiny", ["a", "b", "c"], specs);
     DataSet::new(manifest, samples.clone(), samples.clone(), samples).unwrap()
@@ -61,7 +66,12 @@ fn tiny() -> DataSet {
 fn tried(data: &DataSet, method: &str, key: &str, value: &str) -> Result<(), String> {
     let mut settings = Settings::default();
     // As an experiment on so few samples must be; the rest are the defaults.
-    for small in ["train.batch=4", "model.cnn_depth=2", "model.cnn_width=4", "step2.batch=4"] {
+    for small in [
+        "train.batch=4",
+        "model.cnn_depth=2",
+        "model.cnn_width=4",
+        "step2.batch=4",
+    ] {
         settings.read_assignment(small).unwrap();
     }
     settings.set("method", method.into(), "test".into());
@@ -76,7 +86,9 @@ fn tried(data: &DataSet, method: &str, key: &str, value: &str) -> Result<(), Str
         Ok(())
     };
     let outcome = catch_unwind(AssertUnwindSafe(attempt));
-    outcome.unwrap_or_else(|_| panic!("{key}={value} with {method} panics")).map_err(|e| format!("{e:#}"))
+    outcome
+        .unwrap_or_else(|_| panic!("{key}={value} with {method} panics"))
+        .map_err(|e| format!("{e:#}"))
 }
 
 #[test]
@@ -85,7 +97,10 @@ fn extreme_values_of_every_setting_are_refused_by_name_or_can_be_used() {
     let long = vec!["0.5"; 100_000].join(",");
     let (mut refused, mut used, mut unclear) = (0, 0, vec![]);
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    for setting in settings().iter().filter(|s| !ELSEWHERE.contains(&s.key.as_str())) {
+    for setting in settings()
+        .iter()
+        .filter(|s| !ELSEWHERE.contains(&s.key.as_str()))
+    {
         let table = setting.key.strip_suffix(OPEN).unwrap_or(&setting.key);
         let key = setting.key.replace(OPEN, ".left");
         for method in ["crmt-jt", "crmt-certified"] {
@@ -95,7 +110,8 @@ fn extreme_values_of_every_setting_are_refused_by_name_or_can_be_used() {
                     continue;
                 };
                 refused += 1;
-                let unseen = message.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}');
+                let unseen =
+                    message.contains(|c: char| c.is_control() && c != '\n' || c == '\u{202e}');
                 if unseen || !(message.contains(&last(&key)) || message.contains(&last(table))) {
                     let shown = message.chars().take(200).collect::<String>();
                     unclear.push(format!("{key}={value:.40} with {method}: {shown:?}"));
@@ -103,7 +119,15 @@ fn extreme_values_of_every_setting_are_refused_by_name_or_can_be_used() {
             }
         }
     }
-    assert!(unclear.is_empty(), "{} messages do not name the setting:\n{}", unclear.len(), unclear.join("\n"));
+    assert!(
+        unclear.is_empty(),
+        "{} messages do not name the setting:\n{}",
+        unclear.len(),
+        unclear.join("\n")
+    );
     // Most of these values are of no use to most settings, and some are.
-    assert!(refused > 1000 && used > 300, "{refused} refused, {used} used");
+    assert!(
+        refused > 1000 && used > 300,
+        "{refused} refused, {used} used"
+    );
 }

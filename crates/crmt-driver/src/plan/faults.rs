@@ -20,7 +20,8 @@ impl Plan {
             }
         };
         check(
-            self.label.chars().count() <= LONGEST_LABEL && !self.label.chars().any(char::is_control),
+            self.label.chars().count() <= LONGEST_LABEL
+                && !self.label.chars().any(char::is_control),
             "label: one line of at most 80 characters",
         );
         check(
@@ -29,7 +30,11 @@ impl Plan {
         );
         faults.extend(self.smooth.too_few_draws(1));
         faults.extend(self.training_faults());
-        faults.extend(arsenal::parse(&self.evaluate.attacks).err().map(|e| visible(&format!("evaluate.attacks: {e}"))));
+        faults.extend(
+            arsenal::parse(&self.evaluate.attacks)
+                .err()
+                .map(|e| visible(&format!("evaluate.attacks: {e}"))),
+        );
         faults
     }
 
@@ -42,7 +47,13 @@ impl Plan {
         };
         let fault = |(key, value): (String, Value)| {
             let kind = &schema::setting(&key)?.kind;
-            (!kind.allows(&value)).then(|| format!("{} = {}: expected {kind}", visible(&key), schema::shown(&value)))
+            (!kind.allows(&value)).then(|| {
+                format!(
+                    "{} = {}: expected {kind}",
+                    visible(&key),
+                    schema::shown(&value)
+                )
+            })
         };
         flatten(&table).into_iter().filter_map(fault).collect()
     }
@@ -50,9 +61,14 @@ impl Plan {
     fn too_large(&self) -> Vec<String> {
         let json = serde_json::to_value(self).unwrap_or_default();
         let fault = |setting: &schema::Setting| {
-            let value =
-                json.pointer(&format!("/{}", setting.key.replace('.', "/")))?.as_u64().filter(|n| *n > SEEDS)?;
-            Some(format!("{} = {value}: expected {}", setting.key, setting.kind))
+            let value = json
+                .pointer(&format!("/{}", setting.key.replace('.', "/")))?
+                .as_u64()
+                .filter(|n| *n > SEEDS)?;
+            Some(format!(
+                "{} = {value}: expected {}",
+                setting.key, setting.kind
+            ))
         };
         schema::settings().iter().filter_map(fault).collect()
     }
@@ -67,7 +83,9 @@ impl Plan {
 
     fn is_lipschitz(&self) -> bool {
         let model = &self.model;
-        model.memory == 0 && model.encoder == "lipschitz" && model.encoders.values().all(|e| e == "lipschitz")
+        model.memory == 0
+            && model.encoder == "lipschitz"
+            && model.encoders.values().all(|e| e == "lipschitz")
     }
 
     /// What can't be of the settings here, one line each.
@@ -138,7 +156,10 @@ mod tests {
 
     #[test]
     fn all_faults_are_named_at_once() {
-        let mut plan = Plan { method: "jtt".into(), ..Plan::default() };
+        let mut plan = Plan {
+            method: "jtt".into(),
+            ..Plan::default()
+        };
         plan.train.batch = 0;
         plan.evaluate.eps = vec![-1.0];
         let faults = plan.faults();
@@ -151,7 +172,11 @@ mod tests {
     #[test]
     fn draws_that_can_never_certify_are_refused() {
         let fault = |draws, alpha, certificates| {
-            let plan = SmoothPlan { draws, alpha, ..SmoothPlan::default() };
+            let plan = SmoothPlan {
+                draws,
+                alpha,
+                ..SmoothPlan::default()
+            };
             plan.too_few_draws(certificates)
         };
         // 0.001^(1/9) = 0.464, 0.001^(1/10) = 0.501.
@@ -159,8 +184,15 @@ mod tests {
         assert_eq!(fault(10, 0.001, 1), None);
         // A half itself is not more than a half.
         assert!(fault(1, 0.5, 1).is_some_and(|f| f.contains("at least 2 are needed")));
-        assert!(fault(10, 0.001, 3).is_some_and(|f| f.contains("shared by 3 certificates; at least 12 are needed")));
-        assert!(fault(1000, 1e-320, 1).is_some(), "{:?}", fault(1000, 1e-320, 1));
+        assert!(
+            fault(10, 0.001, 3)
+                .is_some_and(|f| f.contains("shared by 3 certificates; at least 12 are needed"))
+        );
+        assert!(
+            fault(1000, 1e-320, 1).is_some(),
+            "{:?}",
+            fault(1000, 1e-320, 1)
+        );
     }
 
     #[test]
@@ -169,7 +201,13 @@ mod tests {
         plan.smooth.draws = u64::MAX;
         plan.seed = u64::MAX;
         let faults = plan.faults().join("\n");
-        assert!(faults.contains("smooth.draws = 18446744073709551615: expected a whole number from 1 to"), "{faults}");
-        assert!(faults.contains("seed = 18446744073709551615: expected a whole number from 0 to 9223372036854775807"));
+        assert!(
+            faults
+                .contains("smooth.draws = 18446744073709551615: expected a whole number from 1 to"),
+            "{faults}"
+        );
+        assert!(faults.contains(
+            "seed = 18446744073709551615: expected a whole number from 0 to 9223372036854775807"
+        ));
     }
 }

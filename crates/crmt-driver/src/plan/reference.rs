@@ -1,5 +1,5 @@
-//! The page docs/settings.md, written from the plan's own types, and the test that it is not older than they are.
-//! Does not know what any setting does.
+//! The page docs/settings.md, written from the plan's own types, and the test that it is not older
+//! than they are. Does not know what any setting does.
 use super::{
     Plan,
     schema::{Kind, settings},
@@ -16,14 +16,26 @@ fn reference() -> String {
     for setting in settings() {
         let of = setting.key.split_once('.').map_or("", |(table, _)| table);
         if section != Some(of) {
-            let title = if of.is_empty() { "Of the whole run".to_owned() } else { format!("`{of}`") };
-            let _ = write!(page, "\n## {title}\n\n| key | default | meaning | expected |\n|---|---|---|---|\n");
+            let title = if of.is_empty() {
+                "Of the whole run".to_owned()
+            } else {
+                format!("`{of}`")
+            };
+            let _ = write!(
+                page,
+                "\n## {title}\n\n| key | default | meaning | expected |\n|---|---|---|---|\n"
+            );
             section = Some(of);
         }
-        let default = defaults.iter().find(|(key, _)| *key == setting.key).map(|(_, value)| format!("`{value}`"));
+        let default = defaults
+            .iter()
+            .find(|(key, _)| *key == setting.key)
+            .map(|(_, value)| format!("`{value}`"));
         let cell = |text: &str| text.replace('|', "\\|");
         let expected = match &setting.kind {
-            Kind::Text { choices, .. } if !choices.is_empty() => format!("`{}`", choices.join("`, `")),
+            Kind::Text { choices, .. } if !choices.is_empty() => {
+                format!("`{}`", choices.join("`, `"))
+            }
             kind => kind.to_string(),
         };
         let default = default.unwrap_or_default();
@@ -55,5 +67,8 @@ fn the_reference_page_is_what_the_plan_says() {
         std::fs::write(&path, reference()).unwrap();
     }
     let page = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(page == reference(), "docs/settings.md is old: CRMT_WRITE_DOCS=1 cargo test -p crmt-driver reference_page");
+    assert!(
+        page == reference(),
+        "docs/settings.md is old: CRMT_WRITE_DOCS=1 cargo test -p crmt-driver reference_page"
+    );
 }

@@ -1,5 +1,5 @@
-//! Every setting's meaning and what it may be, read from the plan's own types: their doc comments and ranges.
-//! Does not know what a setting does, nor where a value came from.
+//! Every setting's meaning and what it may be, read from the plan's own types: their doc comments
+//! and ranges. Does not know what a setting does, nor where a value came from.
 use super::{sections::SEEDS, whole::Plan};
 use crmt_data::visible;
 use schemars::generate::SchemaSettings;
@@ -75,7 +75,9 @@ pub fn setting(key: &str) -> Option<&'static Setting> {
         let table = setting.key.strip_suffix(OPEN)?;
         key.strip_prefix(table)?.strip_prefix('.')
     };
-    settings().iter().find(|s| s.key == key || names(s).is_some_and(|name| !name.is_empty() && !name.contains('.')))
+    settings().iter().find(|s| {
+        s.key == key || names(s).is_some_and(|name| !name.is_empty() && !name.contains('.'))
+    })
 }
 
 /// How the key of an open table ends.
@@ -83,14 +85,25 @@ pub const OPEN: &str = ".NAME";
 
 fn collect(key: &str, schema: &Json, settings: &mut Vec<Setting>) {
     if let Some(properties) = schema["properties"].as_object() {
-        let inside = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-        properties.iter().for_each(|(name, inner)| collect(&inside(name), inner, settings));
+        let inside = |name: &String| {
+            if key.is_empty() {
+                name.clone()
+            } else {
+                format!("{key}.{name}")
+            }
+        };
+        properties
+            .iter()
+            .for_each(|(name, inner)| collect(&inside(name), inner, settings));
         return;
     }
     let text = schema["description"].as_str().unwrap_or_default();
     let meaning = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (key, kind) = match schema["additionalProperties"].is_object() {
-        true => (format!("{key}{OPEN}"), kind(&schema["additionalProperties"])),
+        true => (
+            format!("{key}{OPEN}"),
+            kind(&schema["additionalProperties"]),
+        ),
         false => (key.to_owned(), kind(schema)),
     };
     settings.push(Setting { key, meaning, kind });
@@ -98,21 +111,30 @@ fn collect(key: &str, schema: &Json, settings: &mut Vec<Setting>) {
 
 fn kind(schema: &Json) -> Kind {
     let size = |key: &str| schema[key].as_u64();
-    let bound =
-        |inclusive: &str, exclusive: &str, none: f64| match (schema[inclusive].as_f64(), schema[exclusive].as_f64()) {
-            (_, Some(bound)) => (bound, false),
-            (Some(bound), _) => (bound, true),
-            (None, None) => (none, false),
-        };
+    let bound = |inclusive: &str, exclusive: &str, none: f64| match (
+        schema[inclusive].as_f64(),
+        schema[exclusive].as_f64(),
+    ) {
+        (_, Some(bound)) => (bound, false),
+        (Some(bound), _) => (bound, true),
+        (None, None) => (none, false),
+    };
     match schema["type"].as_str() {
         Some("boolean") => Kind::Flag,
-        Some("integer") => Kind::Count { min: size("minimum").unwrap_or(0), max: size("maximum").unwrap_or(SEEDS) },
+        Some("integer") => Kind::Count {
+            min: size("minimum").unwrap_or(0),
+            max: size("maximum").unwrap_or(SEEDS),
+        },
         Some("number") => {
             let (min, max) = (
                 bound("minimum", "exclusiveMinimum", f64::NEG_INFINITY),
                 bound("maximum", "exclusiveMaximum", f64::INFINITY),
             );
-            Kind::Number { min, max, infinite: schema["infinite"].as_bool() == Some(true) }
+            Kind::Number {
+                min,
+                max,
+                infinite: schema["infinite"].as_bool() == Some(true),
+            }
         }
         Some("array") => Kind::List {
             of: Box::new(kind(&schema["items"])),
@@ -121,25 +143,37 @@ fn kind(schema: &Json) -> Kind {
         },
         _ => {
             let choices = schema["enum"].as_array().into_iter().flatten();
-            let choices = choices.filter_map(|c| c.as_str().map(str::to_owned)).collect();
-            Kind::Text { choices, least: size("minLength").unwrap_or(0) as usize }
+            let choices = choices
+                .filter_map(|c| c.as_str().map(str::to_owned))
+                .collect();
+            Kind::Text {
+                choices,
+                least: size("minLength").unwrap_or(0) as usize,
+            }
         }
     }
 }
 
 impl Kind {
-    /// A value as people write it in this kind's type, e.g. `.5`, or `0.5,1` for a list. `None`: it is of another type.
-    /// Whether it is in range, [`allows`](Self::allows) says.
+    /// A value as people write it in this kind's type, e.g. `.5`, or `0.5,1` for a list. `None`: it
+    /// is of another type. Whether it is in range, [`allows`](Self::allows) says.
     pub fn read(&self, value: &Value) -> Option<Value> {
         match (self, value) {
             (Self::Number { .. }, Value::Integer(i)) => Some(Value::Float(*i as f64)),
-            (Self::Number { .. }, Value::String(text)) => text.trim().parse().ok().map(Value::Float),
-            (Self::List { of, .. }, Value::Array(items)) => {
-                items.iter().map(|item| of.read(item)).collect::<Option<_>>().map(Value::Array)
+            (Self::Number { .. }, Value::String(text)) => {
+                text.trim().parse().ok().map(Value::Float)
             }
+            (Self::List { of, .. }, Value::Array(items)) => items
+                .iter()
+                .map(|item| of.read(item))
+                .collect::<Option<_>>()
+                .map(Value::Array),
             (Self::List { of, .. }, Value::String(text)) => {
                 let text = text.trim();
-                let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+                let inner = text
+                    .strip_prefix('[')
+                    .and_then(|t| t.strip_suffix(']'))
+                    .unwrap_or(text);
                 if inner.trim().is_empty() {
                     return Some(Value::Array(vec![]));
                 }
@@ -157,8 +191,17 @@ impl Kind {
 
     /// A part of a list as it is typed.
     fn item(&self, part: &str) -> Value {
-        let typed = || format!("v = {part}").parse::<toml::Table>().ok()?.remove("v");
-        let number = if matches!(self, Self::Text { .. }) { None } else { typed() };
+        let typed = || {
+            format!("v = {part}")
+                .parse::<toml::Table>()
+                .ok()?
+                .remove("v")
+        };
+        let number = if matches!(self, Self::Text { .. }) {
+            None
+        } else {
+            typed()
+        };
         number.unwrap_or_else(|| Value::String(part.to_owned()))
     }
 
@@ -170,7 +213,9 @@ impl Kind {
             }
             (Self::Number { infinite: true, .. }, Value::Float(x)) if *x == f64::INFINITY => true,
             (Self::Number { min, max, .. }, Value::Float(x)) => {
-                x.is_finite() && (*x > min.0 || min.1 && *x == min.0) && (*x < max.0 || max.1 && *x == max.0)
+                x.is_finite()
+                    && (*x > min.0 || min.1 && *x == min.0)
+                    && (*x < max.0 || max.1 && *x == max.0)
             }
             (Self::Text { choices, least }, Value::String(text)) => {
                 text.chars().count() >= *least
@@ -195,13 +240,25 @@ impl std::fmt::Display for Kind {
             Self::Number { min, max, infinite } => {
                 f.write_str("a number")?;
                 match (min, max) {
-                    ((lo, true), (hi, true)) => write!(f, " from {} to {}", number(*lo), number(*hi))?,
+                    ((lo, true), (hi, true)) => {
+                        write!(f, " from {} to {}", number(*lo), number(*hi))?
+                    }
                     ((lo, allowed), (hi, _)) => {
                         if lo.is_finite() {
-                            write!(f, " {} {}", if *allowed { "of at least" } else { "above" }, number(*lo))?;
+                            write!(
+                                f,
+                                " {} {}",
+                                if *allowed { "of at least" } else { "above" },
+                                number(*lo)
+                            )?;
                         }
                         if hi.is_finite() {
-                            write!(f, "{}below {}", if lo.is_finite() { " and " } else { " " }, number(*hi))?;
+                            write!(
+                                f,
+                                "{}below {}",
+                                if lo.is_finite() { " and " } else { " " },
+                                number(*hi)
+                            )?;
                         }
                     }
                 }
@@ -232,7 +289,11 @@ pub fn shown(value: &Value) -> String {
 
 /// In powers of ten where zeros would have to be counted.
 fn number(x: f64) -> String {
-    if x != 0.0 && !(1e-4..1e5).contains(&x.abs()) { format!("{x:e}") } else { format!("{x}") }
+    if x != 0.0 && !(1e-4..1e5).contains(&x.abs()) {
+        format!("{x:e}")
+    } else {
+        format!("{x}")
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +301,9 @@ mod tests {
     use super::*;
 
     fn kind(key: &str) -> &'static Kind {
-        &setting(key).unwrap_or_else(|| panic!("no setting {key}")).kind
+        &setting(key)
+            .unwrap_or_else(|| panic!("no setting {key}"))
+            .kind
     }
 
     #[test]
@@ -248,11 +311,20 @@ mod tests {
         let plan: toml::Table = toml::Table::try_from(Plan::default()).unwrap();
         let keys = crate::settings::flatten(&plan);
         for (key, value) in &keys {
-            let setting = setting(key).unwrap_or_else(|| panic!("{key} is in the plan and has no setting"));
-            assert!(setting.kind.allows(value), "{key} = {value} is not {}", setting.kind);
+            let setting =
+                setting(key).unwrap_or_else(|| panic!("{key} is in the plan and has no setting"));
+            assert!(
+                setting.kind.allows(value),
+                "{key} = {value} is not {}",
+                setting.kind
+            );
         }
         for setting in settings() {
-            assert!(setting.key.ends_with(OPEN) || keys.iter().any(|(key, _)| *key == setting.key), "{}", setting.key);
+            assert!(
+                setting.key.ends_with(OPEN) || keys.iter().any(|(key, _)| *key == setting.key),
+                "{}",
+                setting.key
+            );
             let meaning = &setting.meaning;
             assert!(
                 meaning.len() > 8 && !meaning.contains("[`") && meaning.ends_with('.'),
@@ -267,18 +339,36 @@ mod tests {
         let text = |text: &str| Value::String(text.into());
         let read = |key: &str, typed: &str| kind(key).read(&text(typed));
         for (typed, value) in [(".001", 0.001), ("5.", 5.0), ("+.5e1", 5.0), ("-.5", -0.5)] {
-            assert_eq!(read("train.learning_rate", typed), Some(value.into()), "{typed}");
+            assert_eq!(
+                read("train.learning_rate", typed),
+                Some(value.into()),
+                "{typed}"
+            );
         }
         for typed in ["[.5, 1]", ".5,1", "0.5 , 1.0", "[.5,1.]"] {
-            assert_eq!(read("evaluate.eps", typed), Some(vec![0.5, 1.0].into()), "{typed}");
-            assert_eq!(read("certify.eps", typed), Some(vec![0.5, 1.0].into()), "{typed}");
+            assert_eq!(
+                read("evaluate.eps", typed),
+                Some(vec![0.5, 1.0].into()),
+                "{typed}"
+            );
+            assert_eq!(
+                read("certify.eps", typed),
+                Some(vec![0.5, 1.0].into()),
+                "{typed}"
+            );
         }
         assert_eq!(read("evaluate.threats", ""), Some(Value::Array(vec![])));
         assert_eq!(read("modalities", "1,2"), Some(vec!["1", "2"].into()));
-        assert_eq!(read("evaluate.threats", "image, joint"), Some(vec!["image", "joint"].into()));
+        assert_eq!(
+            read("evaluate.threats", "image, joint"),
+            Some(vec!["image", "joint"].into())
+        );
         assert_eq!(read("train.learning_rate", "fast"), None);
         assert_eq!(read("train.epochs", ".5"), None);
-        assert_eq!(kind("evaluate.eps").read(&Value::Integer(1)), Some(vec![1.0].into()));
+        assert_eq!(
+            kind("evaluate.eps").read(&Value::Integer(1)),
+            Some(vec![1.0].into())
+        );
     }
 
     #[test]
@@ -288,18 +378,29 @@ mod tests {
             ("seed", "a whole number from 0 to 9223372036854775807"),
             ("train.warmup", "a number above 0 and below 1"),
             ("train.momentum", "a number of at least 0 and below 1"),
-            ("synthetic.image_snr_db", "a number of at least -300, or inf"),
+            (
+                "synthetic.image_snr_db",
+                "a number of at least -300, or inf",
+            ),
             ("train.weight_decay", "a number from 0 to 1000"),
             ("train.schedule", "one of one-cycle, cosine, step, constant"),
             ("smooth.sigmas.audio", "a number from 0 to 1e6"),
             ("step2.enabled", "true or false"),
-            ("evaluate.eps", "a list of 1 to 1000 items, each a number from 1e-9 to 1e9"),
+            (
+                "evaluate.eps",
+                "a list of 1 to 1000 items, each a number from 1e-9 to 1e9",
+            ),
         ] {
             assert_eq!(kind(key).to_string(), words, "{key}");
         }
         let extreme = |key: &str, x: f64| kind(key).allows(&Value::Float(x));
-        assert!(extreme("synthetic.image_snr_db", f64::INFINITY) && !extreme("synthetic.image_snr_db", f64::NAN));
-        assert!(!extreme("train.weight_decay", f64::INFINITY) && extreme("train.weight_decay", 1000.0));
+        assert!(
+            extreme("synthetic.image_snr_db", f64::INFINITY)
+                && !extreme("synthetic.image_snr_db", f64::NAN)
+        );
+        assert!(
+            !extreme("train.weight_decay", f64::INFINITY) && extreme("train.weight_decay", 1000.0)
+        );
         assert!(!extreme("train.momentum", 1.0) && extreme("train.momentum", 0.0));
     }
 }

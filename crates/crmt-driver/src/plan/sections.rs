@@ -36,9 +36,9 @@ pub struct SyntheticPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelPlan {
-    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `resnet18` (the published recipe's: 512
-    /// features, also for clips `[channels, frames, height, width]`), `mlp`, `linear`, or `lipschitz` (1-Lipschitz by
-    /// construction, for every shape).
+    /// `auto` (a CNN for `[channels, height, width]`, an MLP otherwise), `cnn`, `resnet18` (the
+    /// published recipe's: 512 features, also for clips `[channels, frames, height, width]`),
+    /// `mlp`, `linear`, or `lipschitz` (1-Lipschitz by construction, for every shape).
     #[schemars(extend("enum" = ENCODERS))]
     pub encoder: String,
     /// The same for one modality by name; it wins over `encoder`.
@@ -89,8 +89,9 @@ pub struct CertifyPlan {
     /// `auto` (estimated where an encoder is a CNN, else proved), `proved` or `estimated`.
     #[schemars(extend("enum" = ["auto", "proved", "estimated"]))]
     pub evidence: String,
-    /// Which program proved radii are about: `f64` (the network as it is computed in f64; where the f32 program, which predicts,
-    /// says something else, there is no radius), or `f32` itself, whose rounding costs more.
+    /// Which program proved radii are about: `f64` (the network as it is computed in f64; where the
+    /// f32 program, which predicts, says something else, there is no radius), or `f32` itself,
+    /// whose rounding costs more.
     #[schemars(extend("enum" = PROGRAMS))]
     pub program: String,
     /// Budgets at which radii are counted, beside those of the attacks.
@@ -118,12 +119,13 @@ pub struct EvaluatePlan {
     /// `l2`, or `linf` for `each` and single modalities.
     #[schemars(extend("enum" = ["l2", "linf"]))]
     pub norm: String,
-    /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one alone);
-    /// `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`. `usual`, or empty: joint and
-    /// every modality alone.
+    /// `joint`; `each` (all modalities at once, a budget each); names of modalities (that one
+    /// alone); `without-NAME+NAME` (these are missing, the others share the budget); `any-missing`.
+    /// `usual`, or empty: joint and every modality alone.
     #[schemars(length(max = 1000))]
     pub threats: Vec<String>,
-    /// What stands in for missing modalities: `declared` (by the data set), `zeros`, `mean` or `learned`.
+    /// What stands in for missing modalities: `declared` (by the data set), `zeros`, `mean` or
+    /// `learned`.
     #[schemars(extend("enum" = BASELINES))]
     pub baseline: String,
     /// Names of attacks, or of presets: `published`, `strong` (`evaluate --help` lists them).
@@ -132,8 +134,8 @@ pub struct EvaluatePlan {
     /// Gradient steps of PGD.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub steps: usize,
-    /// Restarts of PGD, the first from the clean input; 0 for those of the protocol (three, or two when a single modality
-    /// is attacked).
+    /// Restarts of PGD, the first from the clean input; 0 for those of the protocol (three, or two
+    /// when a single modality is attacked).
     #[schemars(range(min = 0, max = 1000))]
     pub restarts: usize,
     /// Gradient steps of each start of Auto-PGD and FAB.
@@ -148,10 +150,12 @@ pub struct EvaluatePlan {
     /// Added to the run's seed: another value, other random starts.
     #[schemars(range(max = SEEDS))]
     pub seed: u64,
-    /// On so many samples the attacks are checked against each other before they are believed; 0: not at all.
+    /// On so many samples the attacks are checked against each other before they are believed; 0:
+    /// not at all.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub check_samples: usize,
-    /// Of the network that is attacked: `f32`, as it is used, or `f64` (on the CPU), as certificates are about.
+    /// Of the network that is attacked: `f32`, as it is used, or `f64` (on the CPU), as
+    /// certificates are about.
     #[schemars(extend("enum" = Precision::NAMES))]
     pub precision: String,
 }
@@ -172,7 +176,8 @@ pub struct FalsifyPlan {
     /// Random directions of budgets, each a kind of certificate.
     #[schemars(range(min = 0, max = 1000))]
     pub rays: usize,
-    /// Of so many samples the distance of the nearest break is searched for, to compare with the radius.
+    /// Of so many samples the distance of the nearest break is searched for, to compare with the
+    /// radius.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub tightness_samples: usize,
 }
@@ -222,12 +227,17 @@ impl Default for SmoothPlan {
 }
 
 impl SmoothPlan {
-    /// Why no sample can be certified, where that is so before the first draw: even if all votes are for one class, the lower
-    /// bound of its probability, `alpha^(1/draws)`, must exceed a half. `alpha` is shared by so many `certificates`.
+    /// Why no sample can be certified, where that is so before the first draw: even if all votes
+    /// are for one class, the lower bound of its probability, `alpha^(1/draws)`, must exceed a
+    /// half. `alpha` is shared by so many `certificates`.
     pub fn too_few_draws(&self, certificates: usize) -> Option<String> {
         let alpha = self.alpha / certificates as f64;
         let needed = ((-alpha.log2()).floor() as u64).saturating_add(1);
-        let shared = if certificates > 1 { format!(", shared by {certificates} certificates") } else { String::new() };
+        let shared = if certificates > 1 {
+            format!(", shared by {certificates} certificates")
+        } else {
+            String::new()
+        };
         (alpha > 0.0 && self.draws < needed).then(|| {
             format!(
                 "smooth.draws = {}: too few to certify any sample with smooth.alpha = {}{shared}; at least {needed} are needed",

@@ -40,7 +40,8 @@ pub struct TrainPlan {
     /// With `step`: epochs between drops to a tenth.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub step_epochs: u64,
-    /// Fraction of training in which the learning rate rises linearly from 0, whatever the schedule.
+    /// Fraction of training in which the learning rate rises linearly from 0, whatever the
+    /// schedule.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub linear_warmup: f64,
     /// Largest norm of the whole gradient; 0 for no limit.
@@ -49,7 +50,8 @@ pub struct TrainPlan {
     /// Batches whose mean gradient makes a step.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub accumulate: u64,
-    /// Decay of an exponential moving average of the weights, which is then what is measured and kept; 0: none.
+    /// Decay of an exponential moving average of the weights, which is then what is measured and
+    /// kept; 0: none.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0))]
     pub average: f64,
     /// Stops after so many epochs that were no better than the best; 0: never.
@@ -58,32 +60,36 @@ pub struct TrainPlan {
     /// Threads that load batches ahead; 0: they are loaded between steps. Changes no result.
     #[schemars(range(min = 0, max = 1024))]
     pub loaders: usize,
-    /// Of convolutions and products while training on CUDA: `tf32`, `f32` or `bf16`. Everything is measured in f32.
+    /// Of convolutions and products while training on CUDA: `tf32`, `f32` or `bf16`. Everything is
+    /// measured in f32.
     #[schemars(extend("enum" = ["tf32", "f32", "bf16"]))]
     pub precision: String,
-    /// On CUDA, records a step's loss and gradients once an epoch and replays them: faster, for about twice the memory.
-    /// Changes no result.
+    /// On CUDA, records a step's loss and gradients once an epoch and replays them: faster, for
+    /// about twice the memory. Changes no result.
     pub replay: bool,
-    /// Seconds between checkpoints within an epoch; 0: after every step. There is one after every epoch, too.
+    /// Seconds between checkpoints within an epoch; 0: after every step. There is one after every
+    /// epoch, too.
     #[schemars(range(min = 0.0, max = 1e9))]
     pub checkpoint_seconds: f64,
     /// How many checkpoints are kept while training runs.
     #[schemars(range(min = 1, max = 1000))]
     pub keep_checkpoints: usize,
-    /// `cross-entropy`; `certified` (the certificate inside the loss); `g-blend`, `ogm-ge`, `pmr` or `msefm`.
+    /// `cross-entropy`; `certified` (the certificate inside the loss); `g-blend`, `ogm-ge`, `pmr`
+    /// or `msefm`.
     #[schemars(extend("enum" = ["cross-entropy", "certified", "g-blend", "ogm-ge", "pmr", "msefm"]))]
     pub objective: String,
     /// Weight of CRMT's margin term.
     #[schemars(range(min = 0.0, max = 1e6))]
     pub rho: f64,
-    /// That term of Mixup's samples: `exact`, or `as-released` (the labels' scores are subtracted, not their exponentials, and
-    /// nothing bounds it).
+    /// That term of Mixup's samples: `exact`, or `as-released` (the labels' scores are subtracted,
+    /// not their exponentials, and nothing bounds it).
     #[schemars(extend("enum" = ["exact", "as-released"]))]
     pub mixed_margin: String,
     /// `clean`, `adversarial`, `mixup`, `noise` or `dropout`.
     #[schemars(extend("enum" = ["clean", "adversarial", "mixup", "noise", "dropout"]))]
     pub inputs: String,
-    /// When `inputs = "dropout"`: how often a batch is shown with some modalities replaced by their baselines.
+    /// When `inputs = "dropout"`: how often a batch is shown with some modalities replaced by their
+    /// baselines.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub modality_dropout: f64,
     /// Parameter of the Beta distribution of Mixup.
@@ -103,8 +109,8 @@ pub struct TrainPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdversaryPlan {
-    /// `joint` (one l2 budget over all modalities), `each` (all modalities at once, a budget each), or the name of the
-    /// one modality that is attacked.
+    /// `joint` (one l2 budget over all modalities), `each` (all modalities at once, a budget each),
+    /// or the name of the one modality that is attacked.
     #[schemars(length(min = 1))]
     pub threat: String,
     /// `l2`, or `linf` unless the threat is joint.
@@ -122,12 +128,12 @@ pub struct AdversaryPlan {
     /// Step length over the budget.
     #[schemars(range(min = 1e-6, max = 1e3))]
     pub relative_step: f64,
-    /// `exact`, or `as-released`: steps of `eps / 5` divided by `sqrt(|g|² + 1e-6)` of the batch mean's gradient, which
-    /// shrink as confidence grows.
+    /// `exact`, or `as-released`: steps of `eps / 5` divided by `sqrt(|g|² + 1e-6)` of the batch
+    /// mean's gradient, which shrink as confidence grows.
     #[schemars(extend("enum" = ["exact", "as-released"]))]
     pub rule: String,
-    /// Of batch normalisation while the attack looks: `fixed`, or `as-released` (the batch's; the running ones move with
-    /// every look).
+    /// Of batch normalisation while the attack looks: `fixed`, or `as-released` (the batch's; the
+    /// running ones move with every look).
     #[schemars(extend("enum" = ["fixed", "as-released"]))]
     pub statistics: String,
 }
@@ -139,8 +145,8 @@ pub struct CertifiedPlan {
     /// Radius to train for, in declared units.
     #[schemars(range(min = 1e-9, max = 1e9))]
     pub eps: f64,
-    /// Which budgets that is of: `joint` (one l2 budget), `each` (all modalities at once, the budget each) or `one`
-    /// (any modality alone). Epochs are chosen by the joint radius.
+    /// Which budgets that is of: `joint` (one l2 budget), `each` (all modalities at once, the
+    /// budget each) or `one` (any modality alone). Epochs are chosen by the joint radius.
     #[schemars(extend("enum" = ["joint", "each", "one"]))]
     pub threat: String,
     /// Inverse temperature of the logits.
@@ -175,22 +181,23 @@ pub struct StepTwoPlan {
     /// Training samples whose scores are used.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub samples: usize,
-    /// Which rival's ratio is a sample's radius: `minimum` over all, or `as-released` (the runner-up's alone, which is
-    /// no bound).
+    /// Which rival's ratio is a sample's radius: `minimum` over all, or `as-released` (the
+    /// runner-up's alone, which is no bound).
     #[schemars(extend("enum" = ["minimum", "as-released"]))]
     pub rival: String,
-    /// Of batch normalisation meanwhile: `fixed`, or `as-released` (scores are computed anew by the batch's, and the running
-    /// ones move with every step).
+    /// Of batch normalisation meanwhile: `fixed`, or `as-released` (scores are computed anew by the
+    /// batch's, and the running ones move with every step).
     #[schemars(extend("enum" = ["fixed", "as-released"]))]
     pub statistics: String,
     /// The hinge's target: this quantile of the radii before.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub target_quantile: f64,
-    /// Also tries to do without modalities: all sets of up to four, else each one alone. A pruned modality has
-    /// integration weights of 0, and no attack on it changes anything.
+    /// Also tries to do without modalities: all sets of up to four, else each one alone. A pruned
+    /// modality has integration weights of 0, and no attack on it changes anything.
     pub prune: bool,
-    /// Joint budgets that decide whether the result is accepted: on average over them, attacked accuracy on the
-    /// selection split must rise, or, for a certified method, certified accuracy must not fall.
+    /// Joint budgets that decide whether the result is accepted: on average over them, attacked
+    /// accuracy on the selection split must rise, or, for a certified method, certified accuracy
+    /// must not fall.
     #[schemars(length(min = 1, max = 1000), inner(range(min = 1e-9, max = 1e9)))]
     pub accept_eps: Vec<f64>,
     /// Selection samples attacked to accept or reject the result.
@@ -201,7 +208,8 @@ pub struct StepTwoPlan {
     pub tolerance: f64,
 }
 
-/// Losses of each modality and of all, weighted by how well they generalise (Wang, Tran, Feiszli 2020).
+/// Losses of each modality and of all, weighted by how well they generalise (Wang, Tran,
+/// Feiszli 2020).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GBlendPlan {
@@ -258,14 +266,16 @@ pub struct MsefmPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SelectPlan {
-    /// `auto` (`certified` for that objective, else `clean`); `clean` accuracy; `attacked` accuracy; `certified` (the mean
-    /// radius clipped at `certified.eps`).
+    /// `auto` (`certified` for that objective, else `clean`); `clean` accuracy; `attacked`
+    /// accuracy; `certified` (the mean radius clipped at `certified.eps`).
     #[schemars(extend("enum" = ["auto", "clean", "attacked", "certified"]))]
     pub criterion: String,
-    /// `selection`, or `as-released`: the report split, so that what is reported of the best epoch is optimistic.
+    /// `selection`, or `as-released`: the report split, so that what is reported of the best epoch
+    /// is optimistic.
     #[schemars(extend("enum" = ["selection", "as-released"]))]
     pub split: String,
-    /// So many samples, drawn by the run's seed, are attacked after each epoch, for the record and for `attacked`; 0: none.
+    /// So many samples, drawn by the run's seed, are attacked after each epoch, for the record and
+    /// for `attacked`; 0: none.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub samples: usize,
     /// Their joint budget.
@@ -339,25 +349,44 @@ impl Default for AdversaryPlan {
 
 impl Default for CertifiedPlan {
     fn default() -> Self {
-        Self { eps: 1.58, threat: "joint".into(), kappa: 3.0, lambda: 0.1, ramp: 0.5, modality_dropout: 0.0 }
+        Self {
+            eps: 1.58,
+            threat: "joint".into(),
+            kappa: 3.0,
+            lambda: 0.1,
+            ramp: 0.5,
+            modality_dropout: 0.0,
+        }
     }
 }
 
 impl Default for GBlendPlan {
     fn default() -> Self {
-        Self { every: 2, samples: 1000 }
+        Self {
+            every: 2,
+            samples: 1000,
+        }
     }
 }
 
 impl Default for OgmGePlan {
     fn default() -> Self {
-        Self { alpha: 0.3, noise: true }
+        Self {
+            alpha: 0.3,
+            noise: true,
+        }
     }
 }
 
 impl Default for PmrPlan {
     fn default() -> Self {
-        Self { alpha: 1.0, mu: 0.1, momentum: 0.5, early: 0.25, samples: 1000 }
+        Self {
+            alpha: 1.0,
+            mu: 0.1,
+            momentum: 0.5,
+            early: 0.25,
+            samples: 1000,
+        }
     }
 }
 
@@ -369,7 +398,13 @@ impl Default for MsefmPlan {
 
 impl Default for SelectPlan {
     fn default() -> Self {
-        Self { criterion: "auto".into(), split: "selection".into(), samples: 100, eps: 1.0, steps: 10 }
+        Self {
+            criterion: "auto".into(),
+            split: "selection".into(),
+            samples: 100,
+            eps: 1.0,
+            steps: 10,
+        }
     }
 }
 
@@ -402,9 +437,14 @@ impl TrainPlan {
     pub fn schedule(&self) -> Schedule {
         match self.schedule.as_str() {
             "cosine" => Schedule::Cosine,
-            "step" => Schedule::Step { every: self.step_epochs as f64 / self.epochs as f64, factor: 0.1 },
+            "step" => Schedule::Step {
+                every: self.step_epochs as f64 / self.epochs as f64,
+                factor: 0.1,
+            },
             "constant" => Schedule::Constant,
-            _ => Schedule::OneCycle { warmup: self.warmup },
+            _ => Schedule::OneCycle {
+                warmup: self.warmup,
+            },
         }
     }
 

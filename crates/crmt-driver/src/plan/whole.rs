@@ -1,9 +1,12 @@
 //! The plan as a whole: all sections, and what they build.
 //! Does not know what is wrong with it.
 use super::{
-    sections::{CertifyPlan, EvaluatePlan, FalsifyPlan, ModelPlan, SEEDS, SmoothPlan, SyntheticPlan},
+    sections::{
+        CertifyPlan, EvaluatePlan, FalsifyPlan, ModelPlan, SEEDS, SmoothPlan, SyntheticPlan,
+    },
     training::{
-        AdversaryPlan, CertifiedPlan, GBlendPlan, MsefmPlan, OgmGePlan, PmrPlan, SelectPlan, StepTwoPlan, TrainPlan,
+        AdversaryPlan, CertifiedPlan, GBlendPlan, MsefmPlan, OgmGePlan, PmrPlan, SelectPlan,
+        StepTwoPlan, TrainPlan,
     },
 };
 use crate::{
@@ -80,7 +83,13 @@ impl Default for Plan {
             label: String::new(),
             seed: 0,
             device: "cpu".into(),
-            synthetic: SyntheticPlan { train: 6000, select: 1000, report: 1000, image_snr_db: 8.0, audio_snr_db: 8.0 },
+            synthetic: SyntheticPlan {
+                train: 6000,
+                select: 1000,
+                report: 1000,
+                image_snr_db: 8.0,
+                audio_snr_db: 8.0,
+            },
             model: ModelPlan {
                 encoder: "auto".into(),
                 encoders: BTreeMap::new(),
@@ -129,7 +138,13 @@ impl Default for Plan {
                 check_samples: 10,
                 precision: Precision::default().name().into(),
             },
-            falsify: FalsifyPlan { samples: 50, threats: vec![], steps: 40, rays: 4, tightness_samples: 10 },
+            falsify: FalsifyPlan {
+                samples: 50,
+                threats: vec![],
+                steps: 40,
+                rays: 4,
+                tightness_samples: 10,
+            },
             smooth: SmoothPlan::default(),
         }
     }
@@ -145,7 +160,12 @@ impl Plan {
     pub fn encoder(&self, modality: &str, shape: &[usize]) -> EncoderConfig {
         let model = &self.model;
         let auto = if shape.len() == 3 { "cnn" } else { "mlp" };
-        let kind = match model.encoders.get(modality).unwrap_or(&model.encoder).as_str() {
+        let kind = match model
+            .encoders
+            .get(modality)
+            .unwrap_or(&model.encoder)
+            .as_str()
+        {
             "auto" => auto,
             kind => kind,
         };
@@ -159,7 +179,11 @@ impl Plan {
                 hidden: model.lipschitz_hidden.clone(),
                 features,
             },
-            "mlp" => EncoderConfig::Mlp { width: model.mlp_width, depth: model.mlp_depth, features },
+            "mlp" => EncoderConfig::Mlp {
+                width: model.mlp_width,
+                depth: model.mlp_depth,
+                features,
+            },
             _ => EncoderConfig::Cnn {
                 width: model.cnn_width,
                 depth: model.cnn_depth,
@@ -169,7 +193,10 @@ impl Plan {
         };
         match model.memory {
             0 => encoder,
-            slots => EncoderConfig::Memory { encoder: Box::new(encoder), slots },
+            slots => EncoderConfig::Memory {
+                encoder: Box::new(encoder),
+                slots,
+            },
         }
     }
 
@@ -178,9 +205,17 @@ impl Plan {
         let initial_weight = self.model.initial_weight;
         match self.model.head.as_str() {
             "concat" => HeadConfig::Concat,
-            "gauged" => HeadConfig::Gauged { rows: Rows::Orthonormal },
-            "unit-rows" => HeadConfig::Orthonormal { rows: Rows::Unit, initial_weight },
-            _ => HeadConfig::Orthonormal { rows: Rows::Orthonormal, initial_weight },
+            "gauged" => HeadConfig::Gauged {
+                rows: Rows::Orthonormal,
+            },
+            "unit-rows" => HeadConfig::Orthonormal {
+                rows: Rows::Unit,
+                initial_weight,
+            },
+            _ => HeadConfig::Orthonormal {
+                rows: Rows::Orthonormal,
+                initial_weight,
+            },
         }
     }
 }

@@ -5,7 +5,8 @@ use super::run_record::RunRecord;
 use super::sandwich::threat_title;
 use crate::sandwich::{Threat, budgets, same_budget};
 
-/// The section; runs that were attacked in one way only, and whose nearest adversarials are not known, are left out.
+/// The section; runs that were attacked in one way only, and whose nearest adversarials are not
+/// known, are left out.
 pub fn attacks(runs: &[RunRecord]) -> String {
     section(
         "Attack by attack",
@@ -18,25 +19,44 @@ pub fn attacks(runs: &[RunRecord]) -> String {
 }
 
 fn accuracies(runs: &[RunRecord]) -> String {
-    let budgets = budgets(runs.iter().flat_map(|run| run.summary.attacks.iter().map(|a| a.eps)));
+    let budgets = budgets(
+        runs.iter()
+            .flat_map(|run| run.summary.attacks.iter().map(|a| a.eps)),
+    );
     let bodies: String = runs.iter().map(|run| of_run(run, &budgets)).collect();
     if bodies.is_empty() {
         return bodies;
     }
-    let head: String = budgets.iter().map(|e| format!("<th scope=\"col\">{}</th>", budget(*e))).collect();
-    table("", "", &format!("<th scope=\"col\">% at ε =</th>{head}"), &bodies)
+    let head: String = budgets
+        .iter()
+        .map(|e| format!("<th scope=\"col\">{}</th>", budget(*e)))
+        .collect();
+    table(
+        "",
+        "",
+        &format!("<th scope=\"col\">% at ε =</th>{head}"),
+        &bodies,
+    )
 }
 
 fn of_run(run: &RunRecord, budgets: &[f64]) -> String {
     let mut threats: Vec<Threat> = vec![];
     for attack in &run.summary.attacks {
-        let threat = Threat { name: attack.threat.clone(), norm: attack.norm.clone() };
+        let threat = Threat {
+            name: attack.threat.clone(),
+            norm: attack.norm.clone(),
+        };
         if !threats.contains(&threat) {
             threats.push(threat);
         }
     }
     let body = |threat: &Threat| {
-        let own = || run.summary.attacks.iter().filter(|a| a.threat == threat.name && a.norm == threat.norm);
+        let own = || {
+            run.summary
+                .attacks
+                .iter()
+                .filter(|a| a.threat == threat.name && a.norm == threat.norm)
+        };
         let mut names: Vec<&str> = own().map(|a| a.name.as_str()).collect();
         let mut seen = vec![];
         names.retain(|name| {
@@ -46,11 +66,16 @@ fn of_run(run: &RunRecord, budgets: &[f64]) -> String {
             }
         });
         let rows = names.iter().map(|name| {
-            let cell = |eps: &f64| match own().find(|a| a.name == *name && same_budget(a.eps, *eps)) {
+            let cell = |eps: &f64| match own().find(|a| a.name == *name && same_budget(a.eps, *eps))
+            {
                 Some(a) => format!("<td>{}</td>", percent(a.accuracy)),
                 None => "<td>–</td>".into(),
             };
-            format!("<tr><th scope=\"row\">{}</th>{}</tr>", escape(name), budgets.iter().map(cell).collect::<String>())
+            format!(
+                "<tr><th scope=\"row\">{}</th>{}</tr>",
+                escape(name),
+                budgets.iter().map(cell).collect::<String>()
+            )
         });
         group(
             &format!("{}: {}", escape(&run.title), threat_title(threat)),
@@ -63,25 +88,51 @@ fn of_run(run: &RunRecord, budgets: &[f64]) -> String {
 
 fn nearest(runs: &[RunRecord]) -> String {
     let row = |n: &crate::record::NearestResult| {
-        let threat = Threat { name: n.threat.clone(), norm: n.norm.clone() };
-        let split: Vec<String> =
-            n.split.iter().map(|(name, share)| format!("{} {} %", escape(name), percent(*share))).collect();
+        let threat = Threat {
+            name: n.threat.clone(),
+            norm: n.norm.clone(),
+        };
+        let split: Vec<String> = n
+            .split
+            .iter()
+            .map(|(name, share)| format!("{} {} %", escape(name), percent(*share)))
+            .collect();
         format!(
             "<tr><th scope=\"row\">{}</th><td>{} of {}</td><td>{}</td><td>{}</td></tr>",
             threat_title(&threat),
             count(n.found),
             count(n.samples),
-            n.median.map_or_else(|| "–".into(), |d| format!("{}{}", if n.looked { "" } else { "≤ " }, distance(d))),
-            if split.is_empty() { "–".into() } else { split.join(", ") }
+            n.median.map_or_else(
+                || "–".into(),
+                |d| format!("{}{}", if n.looked { "" } else { "≤ " }, distance(d))
+            ),
+            if split.is_empty() {
+                "–".into()
+            } else {
+                split.join(", ")
+            }
         )
     };
     let known = runs.iter().filter(|run| !run.summary.nearest.is_empty());
     let bodies: String = known
-        .map(|run| group(&escape(&run.title), 4, &run.summary.nearest.iter().map(row).collect::<String>()))
+        .map(|run| {
+            group(
+                &escape(&run.title),
+                4,
+                &run.summary.nearest.iter().map(row).collect::<String>(),
+            )
+        })
         .collect();
     if bodies.is_empty() {
         return bodies;
     }
     let head = ["nearest adversarial", "found", "median distance", "split"];
-    table("", "", &head.map(|name| format!("<th scope=\"col\">{name}</th>")).concat(), &bodies)
+    table(
+        "",
+        "",
+        &head
+            .map(|name| format!("<th scope=\"col\">{name}</th>"))
+            .concat(),
+        &bodies,
+    )
 }

@@ -1,5 +1,5 @@
-//! Which classes are taken for which: a heat map of counts, or the largest confusions when there are many classes.
-//! Knows nothing of attacks: these are clean predictions on the report split.
+//! Which classes are taken for which: a heat map of counts, or the largest confusions when there
+//! are many classes. Knows nothing of attacks: these are clean predictions on the report split.
 use super::html::{count, escape, figure, percent, section, shorten};
 use super::run_record::RunRecord;
 
@@ -10,16 +10,40 @@ const LARGEST: usize = 15;
 /// The section.
 pub fn confusion(runs: &[RunRecord]) -> String {
     // One scale for all runs, so that equal colours mean equal counts.
-    let worst = runs.iter().filter_map(|run| mistakes(run).first().map(|m| m.0)).max().unwrap_or(1);
-    let shown = runs.iter().filter(|run| run.summary.confusion.iter().flatten().any(|n| *n > 0));
+    let worst = runs
+        .iter()
+        .filter_map(|run| mistakes(run).first().map(|m| m.0))
+        .max()
+        .unwrap_or(1);
+    let shown = runs
+        .iter()
+        .filter(|run| run.summary.confusion.iter().flatten().any(|n| *n > 0));
     let figures: String = shown
         .map(|run| {
-            let size = run.summary.confusion.len().max(run.summary.confusion.iter().map(Vec::len).max().unwrap_or(0));
-            let body = if size <= MATRIX { matrix(run, size, worst as f64) } else { largest(run) };
-            figure(&format!("<b>{}</b>: {}", escape(&run.title), outline(run)), &body)
+            let size = run.summary.confusion.len().max(
+                run.summary
+                    .confusion
+                    .iter()
+                    .map(Vec::len)
+                    .max()
+                    .unwrap_or(0),
+            );
+            let body = if size <= MATRIX {
+                matrix(run, size, worst as f64)
+            } else {
+                largest(run)
+            };
+            figure(
+                &format!("<b>{}</b>: {}", escape(&run.title), outline(run)),
+                &body,
+            )
         })
         .collect();
-    let content = if figures.is_empty() { figures } else { format!("<div class=\"row\">{figures}</div>\n") };
+    let content = if figures.is_empty() {
+        figures
+    } else {
+        format!("<div class=\"row\">{figures}</div>\n")
+    };
     section(
         "Which classes are confused",
         "Without an attacker, on the whole report split. Rows: true class; columns: prediction.",
@@ -28,7 +52,10 @@ pub fn confusion(runs: &[RunRecord]) -> String {
 }
 
 fn name(run: &RunRecord, class: usize) -> String {
-    run.summary.classes.get(class).map_or_else(|| format!("class {class}"), |name| escape(&shorten(name, 40)))
+    run.summary.classes.get(class).map_or_else(
+        || format!("class {class}"),
+        |name| escape(&shorten(name, 40)),
+    )
 }
 
 /// Wrong predictions, most frequent first: `(count, label, prediction)`.
@@ -64,18 +91,41 @@ fn outline(run: &RunRecord) -> String {
 }
 
 fn matrix(run: &RunRecord, size: usize, worst: f64) -> String {
-    let at = |y: usize, p: usize| run.summary.confusion.get(y).and_then(|row| row.get(p)).copied().unwrap_or(0);
+    let at = |y: usize, p: usize| {
+        run.summary
+            .confusion
+            .get(y)
+            .and_then(|row| row.get(p))
+            .copied()
+            .unwrap_or(0)
+    };
     let most = (0..size).map(|k| at(k, k)).max().unwrap_or(1).max(1) as f64;
-    let upright = if (0..size).any(|k| name(run, k).chars().count() > 3) { " class=\"upright\"" } else { "" };
-    let head: String =
-        (0..size).map(|k| format!("<th scope=\"col\"{upright}><span>{}</span></th>", name(run, k))).collect();
+    let upright = if (0..size).any(|k| name(run, k).chars().count() > 3) {
+        " class=\"upright\""
+    } else {
+        ""
+    };
+    let head: String = (0..size)
+        .map(|k| {
+            format!(
+                "<th scope=\"col\"{upright}><span>{}</span></th>",
+                name(run, k)
+            )
+        })
+        .collect();
     let cell = |y: usize, p: usize| match at(y, p) {
         0 => "<td class=\"none\">·</td>".into(),
         // Square root: a single mistake stays visible beside the largest.
         n if y == p => {
-            format!("<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>", 20.0 + 40.0 * (n as f64 / most).sqrt())
+            format!(
+                "<td class=\"right\" style=\"--h:{:.0}%\">{n}</td>",
+                20.0 + 40.0 * (n as f64 / most).sqrt()
+            )
         }
-        n => format!("<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>", 15.0 + 45.0 * (n as f64 / worst).sqrt()),
+        n => format!(
+            "<td class=\"mistake\" style=\"--h:{:.0}%\">{n}</td>",
+            15.0 + 45.0 * (n as f64 / worst).sqrt()
+        ),
     };
     let rows: String = (0..size)
         .map(|y| {

@@ -1,12 +1,13 @@
-//! Charts as files that stand alone: SVG with its colours and letters in it, and the same outlines as PNG.
-//! Knows nothing of runs; what a chart shows is its title.
+//! Charts as files that stand alone: SVG with its colours and letters in it, and the same outlines
+//! as PNG. Knows nothing of runs; what a chart shows is its title.
 use super::font::Font;
 use super::html::escape;
 use super::plot::{Mark, Piece, Plot, RADIUS, Shape, Words};
 use anyhow::{Context, Result};
 use std::cell::RefCell;
 use tiny_skia::{
-    Color, FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, PathSegment, Pixmap, Stroke, StrokeDash, Transform,
+    Color, FillRule, LineCap, LineJoin, Paint, Path, PathBuilder, PathSegment, Pixmap, Stroke,
+    StrokeDash, Transform,
 };
 
 /// By this, files that may be replaced are told from those of others.
@@ -40,8 +41,14 @@ impl Gallery {
             let slug = slug(plot.title());
             let numbered = (2..).map(|n| format!("{slug}-{n}"));
             let free = |name: &String| figures.iter().all(|figure| figure.name != *name);
-            let name = std::iter::once(slug.clone()).chain(numbered).find(free).expect("numbers do not end");
-            figures.push(Figure { name, drawing: Drawing::of(&plot) });
+            let name = std::iter::once(slug.clone())
+                .chain(numbered)
+                .find(free)
+                .expect("numbers do not end");
+            figures.push(Figure {
+                name,
+                drawing: Drawing::of(&plot),
+            });
         }
         figures
     }
@@ -58,7 +65,12 @@ pub struct Figure {
 impl Figure {
     /// The SVG file.
     pub fn svg(&self) -> String {
-        let Drawing { title, width, height, parts } = &self.drawing;
+        let Drawing {
+            title,
+            width,
+            height,
+            parts,
+        } = &self.drawing;
         let title = escape(title);
         let parts: String = parts.iter().map(Part::svg).collect();
         format!(
@@ -70,9 +82,15 @@ impl Figure {
 
     /// The PNG file: the same outlines.
     pub fn png(&self) -> Result<Vec<u8>> {
-        let Drawing { width, height, parts, .. } = &self.drawing;
+        let Drawing {
+            width,
+            height,
+            parts,
+            ..
+        } = &self.drawing;
         let pixels = |length: f64| (length * SCALE).ceil() as u32;
-        let mut page = Pixmap::new(pixels(*width), pixels(*height)).context("a figure without size")?;
+        let mut page =
+            Pixmap::new(pixels(*width), pixels(*height)).context("a figure without size")?;
         page.fill(Color::WHITE);
         parts.iter().for_each(|part| part.paint(&mut page));
         let mut file = vec![];
@@ -80,7 +98,11 @@ impl Figure {
         encoder.set_color(png::ColorType::Rgb);
         encoder.add_text_chunk("Software".into(), MARK.into())?;
         // The paper is opaque, so that no alpha is left to take out.
-        let rgb: Vec<u8> = page.data().chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect();
+        let rgb: Vec<u8> = page
+            .data()
+            .chunks_exact(4)
+            .flat_map(|p| [p[0], p[1], p[2]])
+            .collect();
         encoder.write_header()?.write_image_data(&rgb)?;
         Ok(file)
     }
@@ -89,7 +111,9 @@ impl Figure {
 /// Whether a file is a figure that a report wrote.
 pub fn is_ours(file: &[u8]) -> bool {
     let start = &file[..file.len().min(2048)];
-    start.windows(MARK.len()).any(|part| part == MARK.as_bytes())
+    start
+        .windows(MARK.len())
+        .any(|part| part == MARK.as_bytes())
 }
 
 /// Lower-case letters, digits and dashes.
@@ -121,8 +145,18 @@ impl Drawing {
         let font = Font::new();
         let (width, height) = plot.size();
         let title = plot.title().to_owned();
-        let mut drawing = Self { title, width: width + 2.0 * MARGIN, height: 0.0, parts: vec![] };
-        let words = |x, y, text: String| Words { at: (x, y), anchor: "start", minor: false, text };
+        let mut drawing = Self {
+            title,
+            width: width + 2.0 * MARGIN,
+            height: 0.0,
+            parts: vec![],
+        };
+        let words = |x, y, text: String| Words {
+            at: (x, y),
+            anchor: "start",
+            minor: false,
+            text,
+        };
         let mut y = MARGIN;
         for line in font.wrapped(plot.title(), width - 8.0) {
             drawing.words(&font, &words(4.0, 13.0, line), (MARGIN, y));
@@ -138,7 +172,13 @@ impl Drawing {
         y += height + 4.0;
         for (class, meaning) in plot.key() {
             let swatch = Shape::Line(vec![(4.0, 8.0), (24.0, 8.0)]);
-            drawing.mark(&Mark { class: format!("line {class}"), shape: swatch }, (MARGIN, y));
+            drawing.mark(
+                &Mark {
+                    class: format!("line {class}"),
+                    shape: swatch,
+                },
+                (MARGIN, y),
+            );
             for line in font.wrapped(meaning, width - 34.0) {
                 drawing.words(&font, &words(30.0, 12.0, line), (MARGIN, y));
                 y += LINE;
@@ -153,7 +193,11 @@ impl Drawing {
         let through = |points: &[(f64, f64)], closed: bool| {
             let mut path = PathBuilder::new();
             for (i, (x, y)) in points.iter().map(at).enumerate() {
-                if i == 0 { path.move_to(x, y) } else { path.line_to(x, y) }
+                if i == 0 {
+                    path.move_to(x, y)
+                } else {
+                    path.line_to(x, y)
+                }
             }
             if closed {
                 path.close();
@@ -167,16 +211,28 @@ impl Drawing {
                 let (x, y) = at(centre);
                 vec![PathBuilder::from_circle(x, y, RADIUS as f32)]
             }
-            Shape::Dots(layers) => layers.iter().map(|points| dots(points.iter().map(at))).collect(),
+            Shape::Dots(layers) => layers
+                .iter()
+                .map(|points| dots(points.iter().map(at)))
+                .collect(),
         };
         let style = Style::of(&mark.class);
-        self.parts.extend(paths.into_iter().flatten().map(|path| Part { path, style, says: String::new() }));
+        self.parts
+            .extend(paths.into_iter().flatten().map(|path| Part {
+                path,
+                style,
+                says: String::new(),
+            }));
     }
 
     fn words(&mut self, font: &Font, words: &Words, (dx, dy): (f64, f64)) {
         let style = Style::of(if words.minor { "minor" } else { "ink" });
         let path = font.outline(words, (dx, dy));
-        self.parts.extend(path.map(|path| Part { path, style, says: words.text.clone() }));
+        self.parts.extend(path.map(|path| Part {
+            path,
+            style,
+            says: words.text.clone(),
+        }));
     }
 }
 
@@ -205,7 +261,11 @@ impl Part {
             "" => String::new(),
             says => format!(" aria-label=\"{}\"", escape(says)),
         };
-        format!("<path{}{says} d=\"{}\"/>\n", self.style.svg(), outline(&self.path))
+        format!(
+            "<path{}{says} d=\"{}\"/>\n",
+            self.style.svg(),
+            outline(&self.path)
+        )
     }
 
     fn paint(&self, page: &mut Pixmap) {
@@ -225,7 +285,10 @@ fn outline(path: &Path) -> String {
         PathSegment::MoveTo(p) => format!("M{:.2} {:.2}", p.x, p.y),
         PathSegment::LineTo(p) => format!("L{:.2} {:.2}", p.x, p.y),
         PathSegment::QuadTo(a, p) => format!("Q{:.2} {:.2} {:.2} {:.2}", a.x, a.y, p.x, p.y),
-        PathSegment::CubicTo(a, b, p) => format!("C{:.2} {:.2} {:.2} {:.2} {:.2} {:.2}", a.x, a.y, b.x, b.y, p.x, p.y),
+        PathSegment::CubicTo(a, b, p) => format!(
+            "C{:.2} {:.2} {:.2} {:.2} {:.2} {:.2}",
+            a.x, a.y, b.x, b.y, p.x, p.y
+        ),
         PathSegment::Close => "Z".to_owned(),
     };
     path.segments().map(segment).collect()
@@ -241,13 +304,20 @@ struct Ink {
 impl Ink {
     fn paint(&self) -> Paint<'static> {
         let [r, g, b] = bytes(self.colour);
-        let mut paint = Paint { anti_alias: true, ..Paint::default() };
+        let mut paint = Paint {
+            anti_alias: true,
+            ..Paint::default()
+        };
         paint.set_color_rgba8(r, g, b, (self.opacity * 255.0).round() as u8);
         paint
     }
 
     fn svg(&self, what: &str) -> String {
-        let opacity = if self.opacity < 1.0 { format!(" {what}-opacity=\"{}\"", self.opacity) } else { String::new() };
+        let opacity = if self.opacity < 1.0 {
+            format!(" {what}-opacity=\"{}\"", self.opacity)
+        } else {
+            String::new()
+        };
         format!(" {what}=\"{}\"{opacity}", self.colour)
     }
 }
@@ -276,15 +346,41 @@ impl Style {
             (_, series) => series,
         });
         let ink = |opacity| Some(Ink { colour, opacity });
-        let none = Self { fill: None, stroke: None, width: 1.0, dashed: false, round: false };
+        let none = Self {
+            fill: None,
+            stroke: None,
+            width: 1.0,
+            dashed: false,
+            round: false,
+        };
         match what {
-            "ink" | "minor" => Self { fill: ink(1.0), ..none },
-            "stretch" => Self { fill: ink(0.09), ..none },
-            "area" => Self { fill: ink(0.16), ..none },
-            "mark" => {
-                Self { fill: ink(1.0), stroke: Some(Ink { colour: "#ffffff", opacity: 1.0 }), width: 1.2, ..none }
-            }
-            "dots" => Self { stroke: ink(0.4), width: 5.0, round: true, ..none },
+            "ink" | "minor" => Self {
+                fill: ink(1.0),
+                ..none
+            },
+            "stretch" => Self {
+                fill: ink(0.09),
+                ..none
+            },
+            "area" => Self {
+                fill: ink(0.16),
+                ..none
+            },
+            "mark" => Self {
+                fill: ink(1.0),
+                stroke: Some(Ink {
+                    colour: "#ffffff",
+                    opacity: 1.0,
+                }),
+                width: 1.2,
+                ..none
+            },
+            "dots" => Self {
+                stroke: ink(0.4),
+                width: 5.0,
+                round: true,
+                ..none
+            },
             "line" => {
                 let width = match series {
                     "clean" => 1.5,
@@ -292,9 +388,17 @@ impl Style {
                     _ => 2.0,
                 };
                 let dashed = series == "estimated" || words.next() == Some("dashed");
-                Self { stroke: ink(1.0), width, dashed, ..none }
+                Self {
+                    stroke: ink(1.0),
+                    width,
+                    dashed,
+                    ..none
+                }
             }
-            _ => Self { stroke: ink(1.0), ..none },
+            _ => Self {
+                stroke: ink(1.0),
+                ..none
+            },
         }
     }
 
@@ -302,19 +406,36 @@ impl Style {
         Stroke {
             width: self.width,
             line_join: LineJoin::Round,
-            line_cap: if self.round { LineCap::Round } else { LineCap::Butt },
-            dash: if self.dashed { StrokeDash::new(DASHES.to_vec(), 0.0) } else { None },
+            line_cap: if self.round {
+                LineCap::Round
+            } else {
+                LineCap::Butt
+            },
+            dash: if self.dashed {
+                StrokeDash::new(DASHES.to_vec(), 0.0)
+            } else {
+                None
+            },
             ..Stroke::default()
         }
     }
 
     fn svg(&self) -> String {
-        let mut text = self.fill.map_or_else(|| " fill=\"none\"".to_owned(), |ink| ink.svg("fill"));
+        let mut text = self
+            .fill
+            .map_or_else(|| " fill=\"none\"".to_owned(), |ink| ink.svg("fill"));
         if let Some(ink) = self.stroke {
-            text.push_str(&format!("{} stroke-width=\"{}\" stroke-linejoin=\"round\"", ink.svg("stroke"), self.width));
+            text.push_str(&format!(
+                "{} stroke-width=\"{}\" stroke-linejoin=\"round\"",
+                ink.svg("stroke"),
+                self.width
+            ));
         }
         if self.dashed {
-            text.push_str(&format!(" stroke-dasharray=\"{} {}\"", DASHES[0], DASHES[1]));
+            text.push_str(&format!(
+                " stroke-dasharray=\"{} {}\"",
+                DASHES[0], DASHES[1]
+            ));
         }
         if self.round {
             text.push_str(" stroke-linecap=\"round\"");
@@ -327,15 +448,24 @@ impl Style {
 fn colour(name: &str) -> &'static str {
     let sheet = include_str!("style.css");
     let declared = |name: &str| {
-        sheet.split_once(&format!("--{name}: #")).map(|(before, _)| &sheet[before.len() + name.len() + 4..])
+        sheet
+            .split_once(&format!("--{name}: #"))
+            .map(|(before, _)| &sheet[before.len() + name.len() + 4..])
     };
-    let value = declared(name).or_else(|| declared("ink")).and_then(|rest| rest.split(';').next());
+    let value = declared(name)
+        .or_else(|| declared("ink"))
+        .and_then(|rest| rest.split(';').next());
     value.unwrap_or("#000000")
 }
 
 /// Red, green and blue of `#rrggbb`.
 fn bytes(colour: &str) -> [u8; 3] {
-    [1, 3, 5].map(|i| colour.get(i..i + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0))
+    [1, 3, 5].map(|i| {
+        colour
+            .get(i..i + 2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .unwrap_or(0)
+    })
 }
 
 #[cfg(test)]
@@ -344,8 +474,12 @@ mod tests {
     use super::*;
 
     fn chart(title: &str) -> Plot {
-        let mut plot =
-            Plot::new(title, (340.0, 230.0), Axis::plain(0.0, 2.0, "budget ε"), Axis::percent(0.0, 1.0, "%"));
+        let mut plot = Plot::new(
+            title,
+            (340.0, 230.0),
+            Axis::plain(0.0, 2.0, "budget ε"),
+            Axis::percent(0.0, 1.0, "%"),
+        );
         plot.area(&[(0.0, 0.2), (2.0, 0.2)], "certified");
         plot.line(&[(0.0, 0.5), (2.0, 0.5)], "attacked", false);
         plot.explain("attacked", "strongest attack");
@@ -370,9 +504,16 @@ mod tests {
         let mut reader = png::Decoder::new(std::io::Cursor::new(png)).read_info()?;
         let mut pixels = vec![0; reader.output_buffer_size().context("small")?];
         let info = reader.next_frame(&mut pixels)?;
-        let has = |colour: &str| pixels[..info.buffer_size()].chunks(3).any(|p| p == bytes(colour));
+        let has = |colour: &str| {
+            pixels[..info.buffer_size()]
+                .chunks(3)
+                .any(|p| p == bytes(colour))
+        };
         assert!(pixels[..3] == [255; 3], "paper is white");
-        assert!(has(colour("attacked")) && has(colour("ink")), "the line and the letters");
+        assert!(
+            has(colour("attacked")) && has(colour("ink")),
+            "the line and the letters"
+        );
         assert!(!has(colour("certified")), "an area is pale");
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Letters as outlines, so that a figure looks alike wherever it is opened. Their licence is beside the font.
-//! Knows no language: one letter stands behind the other, from left to right.
+//! Letters as outlines, so that a figure looks alike wherever it is opened. Their licence is beside
+//! the font. Knows no language: one letter stands behind the other, from left to right.
 use super::plot::Words;
 use tiny_skia::{Path, PathBuilder};
 use ttf_parser::{Face, GlyphId, OutlineBuilder};
@@ -16,7 +16,8 @@ pub struct Font {
 impl Font {
     /// Reads it.
     pub fn new() -> Self {
-        let face = Face::parse(include_bytes!("font/DejaVuSans-subset.ttf"), 0).expect("the font that comes along");
+        let face = Face::parse(include_bytes!("font/DejaVuSans-subset.ttf"), 0)
+            .expect("the font that comes along");
         let scale = SIZE / f64::from(face.units_per_em());
         Self { face, scale }
     }
@@ -61,7 +62,11 @@ impl Font {
             _ => 0.0,
         };
         let at = (words.at.0 + by.0 - shift, words.at.1 + by.1);
-        let mut pen = Pen { path: PathBuilder::new(), at, scale: self.scale };
+        let mut pen = Pen {
+            path: PathBuilder::new(),
+            at,
+            scale: self.scale,
+        };
         for c in words.text.chars() {
             // A blank has no outline.
             let _ = self.face.outline_glyph(self.glyph(c), &mut pen);
@@ -80,7 +85,10 @@ struct Pen {
 
 impl Pen {
     fn place(&self, x: f32, y: f32) -> (f32, f32) {
-        ((self.at.0 + f64::from(x) * self.scale) as f32, (self.at.1 - f64::from(y) * self.scale) as f32)
+        (
+            (self.at.0 + f64::from(x) * self.scale) as f32,
+            (self.at.1 - f64::from(y) * self.scale) as f32,
+        )
     }
 }
 
@@ -98,7 +106,8 @@ impl OutlineBuilder for Pen {
         self.path.quad_to(x1, y1, x, y);
     }
     fn curve_to(&mut self, x1: f32, y1: f32, x2: f32, y2: f32, x: f32, y: f32) {
-        let ((x1, y1), (x2, y2), (x, y)) = (self.place(x1, y1), self.place(x2, y2), self.place(x, y));
+        let ((x1, y1), (x2, y2), (x, y)) =
+            (self.place(x1, y1), self.place(x2, y2), self.place(x, y));
         self.path.cubic_to(x1, y1, x2, y2, x, y);
     }
     fn close(&mut self) {
@@ -118,7 +127,14 @@ mod tests {
             assert!(font.face.glyph_index(c).is_some(), "{c}");
         }
         assert_eq!(font.wrapped("one two", 1000.0), ["one two"]);
-        assert_eq!(font.wrapped("one two", font.width("one t")), ["one ", "two"]);
-        assert!(font.wrapped(&"x".repeat(99), 50.0).iter().all(|line| font.width(line) <= 50.0));
+        assert_eq!(
+            font.wrapped("one two", font.width("one t")),
+            ["one ", "two"]
+        );
+        assert!(
+            font.wrapped(&"x".repeat(99), 50.0)
+                .iter()
+                .all(|line| font.width(line) <= 50.0)
+        );
     }
 }

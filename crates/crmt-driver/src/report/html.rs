@@ -11,7 +11,8 @@ pub fn escape(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
-            // Control characters are not allowed in a document at all; those of direction turn what stands beside a name.
+            // Control characters are not allowed in a document at all; those of direction turn what
+            // stands beside a name.
             c if (c.is_control() && c != '\n' && c != '\t') || turns(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
@@ -24,8 +25,8 @@ fn turns(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// At most `limit` characters, an ellipsis for what is left out of the middle: names often differ at their ends alone. Not
-/// escaped.
+/// At most `limit` characters, an ellipsis for what is left out of the middle: names often differ
+/// at their ends alone. Not escaped.
 pub fn shorten(text: &str, limit: usize) -> String {
     let all: Vec<char> = text.chars().collect();
     if all.len() <= limit {
@@ -33,12 +34,20 @@ pub fn shorten(text: &str, limit: usize) -> String {
     }
     let kept = limit.saturating_sub(1);
     let (start, end) = (kept.div_ceil(2), kept / 2);
-    all[..start].iter().chain(&['…']).chain(&all[all.len() - end..]).collect()
+    all[..start]
+        .iter()
+        .chain(&['…'])
+        .chain(&all[all.len() - end..])
+        .collect()
 }
 
 /// A fraction in `0..=1` as a percentage without its sign: `73.4`.
 pub fn percent(fraction: f64) -> String {
-    if fraction.is_finite() { format!("{:.1}", fraction * 100.0) } else { "–".into() }
+    if fraction.is_finite() {
+        format!("{:.1}", fraction * 100.0)
+    } else {
+        "–".into()
+    }
 }
 
 /// A distance with the decimals a reader needs: `1.94`, `0.039`, `0.0007`, `1.8e308`, `∞`.
@@ -61,7 +70,11 @@ pub fn budget(eps: f64) -> String {
         return distance(eps);
     }
     let short = format!("{:.2e}", eps).parse::<f64>().unwrap_or(eps);
-    if short != 0.0 && !(1e-4..1e6).contains(&short.abs()) { format!("{short:e}") } else { short.to_string() }
+    if short != 0.0 && !(1e-4..1e6).contains(&short.abs()) {
+        format!("{short:e}")
+    } else {
+        short.to_string()
+    }
 }
 
 /// `10000` as `10,000`.
@@ -102,12 +115,17 @@ pub fn figure(caption: &str, content: &str) -> String {
 /// A captioned table from its parts; where it is wider than the page it scrolls by itself.
 pub fn table(class: &str, caption: &str, head: &str, bodies: &str) -> String {
     let table = format!("<table class=\"{class}\"><thead><tr>{head}</tr></thead>{bodies}</table>");
-    figure(caption, &format!("<div class=\"scroll\" tabindex=\"0\">{table}</div>"))
+    figure(
+        caption,
+        &format!("<div class=\"scroll\" tabindex=\"0\">{table}</div>"),
+    )
 }
 
 /// Rows of a table under a heading of their own, over `columns` columns.
 pub fn group(heading: &str, columns: usize, rows: &str) -> String {
-    format!("<tbody><tr><th scope=\"rowgroup\" colspan=\"{columns}\">{heading}</th></tr>{rows}</tbody>\n")
+    format!(
+        "<tbody><tr><th scope=\"rowgroup\" colspan=\"{columns}\">{heading}</th></tr>{rows}</tbody>\n"
+    )
 }
 
 #[cfg(test)]
@@ -116,22 +134,43 @@ mod tests {
 
     #[test]
     fn numbers_read_well_and_survive_what_is_not_finite() {
-        assert_eq!((percent(0.734), percent(f64::NAN)), ("73.4".into(), "–".into()));
-        assert_eq!((distance(1.9444), distance(f64::INFINITY)), ("1.94".into(), "∞".into()));
-        assert_eq!((distance(f64::MAX), distance(123_456.0)), ("1.8e308".into(), "123456".into()));
-        assert_eq!((budget(0.1 + 0.2), budget(8.0 / 255.0), budget(1.0)), ("0.3".into(), "0.0314".into(), "1".into()));
-        assert_eq!((count(1_234_567), count(12)), ("1,234,567".into(), "12".into()));
+        assert_eq!(
+            (percent(0.734), percent(f64::NAN)),
+            ("73.4".into(), "–".into())
+        );
+        assert_eq!(
+            (distance(1.9444), distance(f64::INFINITY)),
+            ("1.94".into(), "∞".into())
+        );
+        assert_eq!(
+            (distance(f64::MAX), distance(123_456.0)),
+            ("1.8e308".into(), "123456".into())
+        );
+        assert_eq!(
+            (budget(0.1 + 0.2), budget(8.0 / 255.0), budget(1.0)),
+            ("0.3".into(), "0.0314".into(), "1".into())
+        );
+        assert_eq!(
+            (count(1_234_567), count(12)),
+            ("1,234,567".into(), "12".into())
+        );
         assert_eq!(listed(&["a".into(), "b".into(), "c".into()]), "a, b and c");
     }
 
     #[test]
     fn long_names_keep_both_ends() {
-        assert_eq!((shorten("short", 5), shorten("modality-of-the-left", 9)), ("short".into(), "moda…left".into()));
+        assert_eq!(
+            (shorten("short", 5), shorten("modality-of-the-left", 9)),
+            ("short".into(), "moda…left".into())
+        );
     }
 
     #[test]
     fn escaping_leaves_no_markup() {
         assert_eq!(escape("a\u{202e}b\u{2066}שלום"), "a\u{fffd}b\u{fffd}שלום");
-        assert_eq!(escape("<a b='c'>&\"\u{7}"), "&lt;a b=&#39;c&#39;&gt;&amp;&quot;\u{fffd}");
+        assert_eq!(
+            escape("<a b='c'>&\"\u{7}"),
+            "&lt;a b=&#39;c&#39;&gt;&amp;&quot;\u{fffd}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no network, no clock.
-//! Knows only what a run left behind ([`crate::record`]): no model, no data set, no file.
+//! A run, or several compared, as one self-contained HTML page: inline CSS and SVG, no script, no
+//! network, no clock. Knows only what a run left behind ([`crate::record`]): no model, no data set,
+//! no file.
 mod attacks;
 mod bars;
 mod colour;
@@ -42,7 +43,9 @@ pub enum ReportError {
 impl std::fmt::Display for ReportError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoRuns => f.write_str("a report needs at least one run; give the directory of a finished run"),
+            Self::NoRuns => {
+                f.write_str("a report needs at least one run; give the directory of a finished run")
+            }
         }
     }
 }
@@ -52,7 +55,8 @@ impl std::error::Error for ReportError {}
 /// The page, as HTML. The same records give the same bytes.
 ///
 /// # Errors
-/// [`ReportError::NoRuns`] when `runs` is empty; whatever is missing inside a run only leaves its section out.
+/// [`ReportError::NoRuns`] when `runs` is empty; whatever is missing inside a run only leaves its
+/// section out.
 pub fn render(runs: &[RunRecord]) -> Result<String, ReportError> {
     Ok(page(runs)?.0)
 }
@@ -68,7 +72,11 @@ pub fn figures(runs: &[RunRecord]) -> Result<Vec<Figure>, ReportError> {
 fn page(runs: &[RunRecord]) -> Result<(String, Gallery), ReportError> {
     let first = runs.first().ok_or(ReportError::NoRuns)?;
     let names: Vec<_> = runs.iter().map(|run| html::escape(&run.title)).collect();
-    let title = format!("{} on {}", names.join(" / "), html::escape(&first.summary.data));
+    let title = format!(
+        "{} on {}",
+        names.join(" / "),
+        html::escape(&first.summary.data)
+    );
     let style = include_str!("style.css");
     let gallery = Gallery::default();
     let sections = [

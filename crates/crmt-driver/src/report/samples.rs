@@ -10,11 +10,18 @@ const EACH: usize = 5;
 /// The section; runs without sample rows or radii are left out.
 pub fn samples(runs: &[RunRecord]) -> String {
     let mut tables = String::new();
-    for (run, table) in runs.iter().map(|run| (run, ten(run))).filter(|(_, table)| !table.is_empty()) {
+    for (run, table) in runs
+        .iter()
+        .map(|run| (run, ten(run)))
+        .filter(|(_, table)| !table.is_empty())
+    {
         tables.push_str(&match tables.is_empty() {
             true => table,
             // The first run shows the form; the others are one click away.
-            false => format!("<details><summary>Samples of {}</summary>{table}</details>\n", escape(&run.title)),
+            false => format!(
+                "<details><summary>Samples of {}</summary>{table}</details>\n",
+                escape(&run.title)
+            ),
         });
     }
     section(
@@ -30,15 +37,35 @@ fn ten(run: &RunRecord) -> String {
     let order = |t: &str| run.summary.modalities.iter().position(|m| m == t);
     // The other threats are in samples.csv.
     let usual = |t: &&String| *t == "joint" || order(t).is_some();
-    let mut threats: Vec<&String> = run.samples.iter().flat_map(|s| s.radii.keys()).filter(usual).collect();
+    let mut threats: Vec<&String> = run
+        .samples
+        .iter()
+        .flat_map(|s| s.radii.keys())
+        .filter(usual)
+        .collect();
     threats.sort_by_key(|t| (*t != "joint", order(t), *t));
     threats.dedup();
-    let Some(main) = threats.first() else { return String::new() };
-    let radius = |s: &SampleRow| s.radii.get(*main).copied().filter(|r| !r.is_nan()).unwrap_or(0.0);
-    let mut right: Vec<&SampleRow> =
-        run.samples.iter().filter(|s| s.is_right() && s.radii.contains_key(*main)).collect();
+    let Some(main) = threats.first() else {
+        return String::new();
+    };
+    let radius = |s: &SampleRow| {
+        s.radii
+            .get(*main)
+            .copied()
+            .filter(|r| !r.is_nan())
+            .unwrap_or(0.0)
+    };
+    let mut right: Vec<&SampleRow> = run
+        .samples
+        .iter()
+        .filter(|s| s.is_right() && s.radii.contains_key(*main))
+        .collect();
     // Attacked samples tell more; they are a fixed subset, not a choice by outcome.
-    let told: Vec<&SampleRow> = right.iter().filter(|s| !s.outcomes.is_empty()).copied().collect();
+    let told: Vec<&SampleRow> = right
+        .iter()
+        .filter(|s| !s.outcomes.is_empty())
+        .copied()
+        .collect();
     let among = if told.len() >= 2 * EACH {
         right = told;
         "the attacked samples"
@@ -51,26 +78,51 @@ fn ten(run: &RunRecord) -> String {
     if fragile.is_empty() {
         return String::new();
     }
-    let mut attacked: Vec<(&str, &str)> =
-        run.samples.iter().flat_map(|s| s.outcomes.iter().map(|o| (o.threat.as_str(), o.norm.as_str()))).collect();
+    let mut attacked: Vec<(&str, &str)> = run
+        .samples
+        .iter()
+        .flat_map(|s| {
+            s.outcomes
+                .iter()
+                .map(|o| (o.threat.as_str(), o.norm.as_str()))
+        })
+        .collect();
     attacked.sort_by_key(|(t, n)| (*n != "l2", *t != "joint", order(t), *t, *n));
     attacked.dedup();
     let heads: String = threats
         .iter()
         .map(|t| {
-            let kind = run.summary.radii.iter().find(|r| r.threat == **t).map_or("estimated", |r| r.evidence.as_str());
+            let kind = run
+                .summary
+                .radii
+                .iter()
+                .find(|r| r.threat == **t)
+                .map_or("estimated", |r| r.evidence.as_str());
             let (word, class) = evidence(kind);
-            format!("<th scope=\"col\">{} radius<small class=\"{class}\">{word}</small></th>", escape(t))
+            format!(
+                "<th scope=\"col\">{} radius<small class=\"{class}\">{word}</small></th>",
+                escape(t)
+            )
         })
         .chain(attacked.iter().map(|(t, n)| {
             let norm = if *n == "linf" { "ℓ∞" } else { "ℓ2" };
-            format!("<th scope=\"col\">{} attack<small>{norm}</small></th>", escape(t))
+            format!(
+                "<th scope=\"col\">{} attack<small>{norm}</small></th>",
+                escape(t)
+            )
         }))
         .collect();
     let columns = 3 + threats.len() + attacked.len();
     let part = |title: &str, rows: &[&SampleRow]| match rows {
         [] => String::new(),
-        rows => group(title, columns, &rows.iter().map(|s| row(run, s, &threats, &attacked)).collect::<String>()),
+        rows => group(
+            title,
+            columns,
+            &rows
+                .iter()
+                .map(|s| row(run, s, &threats, &attacked))
+                .collect::<String>(),
+        ),
     };
     table(
         "",
@@ -83,12 +135,34 @@ fn ten(run: &RunRecord) -> String {
     )
 }
 
-fn row(run: &RunRecord, sample: &SampleRow, threats: &[&String], attacked: &[(&str, &str)]) -> String {
-    let class = |k: usize| run.summary.classes.get(k).map_or_else(|| k.to_string(), |name| escape(name));
-    let (label, rival) = (class(sample.label), sample.why.as_ref().map_or("–".into(), |why| class(why.rival)));
-    let radii =
-        threats.iter().map(|t| format!("<td>{}</td>", sample.radii.get(*t).map_or("–".into(), |r| distance(*r))));
-    let outcomes = attacked.iter().map(|(t, n)| format!("<td>{}</td>", outcome(sample, t, n)));
+fn row(
+    run: &RunRecord,
+    sample: &SampleRow,
+    threats: &[&String],
+    attacked: &[(&str, &str)],
+) -> String {
+    let class = |k: usize| {
+        run.summary
+            .classes
+            .get(k)
+            .map_or_else(|| k.to_string(), |name| escape(name))
+    };
+    let (label, rival) = (
+        class(sample.label),
+        sample
+            .why
+            .as_ref()
+            .map_or("–".into(), |why| class(why.rival)),
+    );
+    let radii = threats.iter().map(|t| {
+        format!(
+            "<td>{}</td>",
+            sample.radii.get(*t).map_or("–".into(), |r| distance(*r))
+        )
+    });
+    let outcomes = attacked
+        .iter()
+        .map(|(t, n)| format!("<td>{}</td>", outcome(sample, t, n)));
     format!(
         "<tr><th scope=\"row\">{}</th><td class=\"word\">{label}</td><td class=\"word\">{rival}</td>{}</tr>",
         sample.index,
@@ -97,8 +171,16 @@ fn row(run: &RunRecord, sample: &SampleRow, threats: &[&String], attacked: &[(&s
 }
 
 fn outcome(sample: &SampleRow, threat: &str, norm: &str) -> String {
-    let ours = || sample.outcomes.iter().filter(|o| o.threat == threat && o.norm == norm);
-    let broken = ours().filter(|o| !o.held).map(|o| o.eps).min_by(f64::total_cmp);
+    let ours = || {
+        sample
+            .outcomes
+            .iter()
+            .filter(|o| o.threat == threat && o.norm == norm)
+    };
+    let broken = ours()
+        .filter(|o| !o.held)
+        .map(|o| o.eps)
+        .min_by(f64::total_cmp);
     let tested = ours().map(|o| o.eps).max_by(f64::total_cmp);
     match (broken, tested) {
         (Some(eps), _) => format!("<span class=\"fell\">falls at {}</span>", budget(eps)),

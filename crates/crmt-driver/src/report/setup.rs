@@ -6,9 +6,15 @@ use super::run_record::RunRecord;
 /// The section, and the glossary.
 pub fn setup(runs: &[RunRecord]) -> String {
     let content: String = runs.iter().map(run).collect();
-    let words: String =
-        GLOSSARY.iter().map(|(word, text)| format!("<div><dt>{word}</dt><dd>{text}</dd></div>")).collect();
-    let glossary = section("Words", "As used on this page.", &format!("<dl class=\"glossary\">{words}</dl>\n"));
+    let words: String = GLOSSARY
+        .iter()
+        .map(|(word, text)| format!("<div><dt>{word}</dt><dd>{text}</dd></div>"))
+        .collect();
+    let glossary = section(
+        "Words",
+        "As used on this page.",
+        &format!("<dl class=\"glossary\">{words}</dl>\n"),
+    );
     let setup = section(
         "Configuration and how to repeat it",
         "Save a configuration below as <code>run.toml</code> and run <code>crmt-driver train --config run.toml</code>. The same \
@@ -21,13 +27,25 @@ pub fn setup(runs: &[RunRecord]) -> String {
 
 fn run(run: &RunRecord) -> String {
     let s = &run.summary;
-    let stages: Vec<String> = s.stages.iter().map(|(name, t)| format!("{} {}", escape(name), duration(*t))).collect();
-    let stages = if stages.is_empty() { String::new() } else { format!(" ({})", stages.join(", ")) };
+    let stages: Vec<String> = s
+        .stages
+        .iter()
+        .map(|(name, t)| format!("{} {}", escape(name), duration(*t)))
+        .collect();
+    let stages = if stages.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", stages.join(", "))
+    };
     let method = match s.method.as_str() {
         "" => String::new(),
         name => format!("<div><dt>method</dt><dd>{}</dd></div>", escape(name)),
     };
-    let weights = if s.weights.is_empty() { "not recorded".into() } else { escape(&s.weights) };
+    let weights = if s.weights.is_empty() {
+        "not recorded".into()
+    } else {
+        escape(&s.weights)
+    };
     let config = if run.config.trim().is_empty() {
         "<p>No configuration was recorded.</p>".into()
     } else {
@@ -53,13 +71,20 @@ fn duration(seconds: f64) -> String {
         s if !s.is_finite() || s < 0.0 => "–".into(),
         s if s < 60.0 => format!("{s:.1} s"),
         s if s < 3600.0 => format!("{:.0} min {:.0} s", (s / 60.0).floor(), (s % 60.0).floor()),
-        s => format!("{:.0} h {:.0} min", (s / 3600.0).floor(), (s % 3600.0 / 60.0).floor()),
+        s => format!(
+            "{:.0} h {:.0} min",
+            (s / 3600.0).floor(),
+            (s % 3600.0 / 60.0).floor()
+        ),
     }
 }
 
 const GLOSSARY: [(&str, &str); 16] = [
     ("clean", "accuracy without an attacker."),
-    ("strongest attack", "a sample counts as broken when any of the attacks broke it at this or a smaller budget."),
+    (
+        "strongest attack",
+        "a sample counts as broken when any of the attacks broke it at this or a smaller budget.",
+    ),
     (
         "certified",
         "a theorem, with proved constants, covers every perturbation within the radius; there is nothing left to attack.",
@@ -76,11 +101,26 @@ const GLOSSARY: [(&str, &str); 16] = [
         "budget ε",
         "how far an attacker may move an input, in the declared units of the data (for images usually pixels from 0 to 1).",
     ),
-    ("ℓ<sub>2</sub>, ℓ<sub>∞</sub>", "distance as the root of the summed squares, or as the largest single change."),
-    ("joint", "one ℓ<sub>2</sub> budget over all modalities together, spent as the attacker likes."),
-    ("radius", "the largest budget under which the claim holds for a sample; 0 when it is misclassified."),
-    ("violation", "an attack that succeeded inside a certified radius; it cannot happen unless the program is wrong."),
-    ("vulnerability share", "the part of the squared worst-case joint budget that goes to a modality."),
+    (
+        "ℓ<sub>2</sub>, ℓ<sub>∞</sub>",
+        "distance as the root of the summed squares, or as the largest single change.",
+    ),
+    (
+        "joint",
+        "one ℓ<sub>2</sub> budget over all modalities together, spent as the attacker likes.",
+    ),
+    (
+        "radius",
+        "the largest budget under which the claim holds for a sample; 0 when it is misclassified.",
+    ),
+    (
+        "violation",
+        "an attack that succeeded inside a certified radius; it cannot happen unless the program is wrong.",
+    ),
+    (
+        "vulnerability share",
+        "the part of the squared worst-case joint budget that goes to a modality.",
+    ),
     (
         "preference share",
         "a modality's part of what speaks for the true class: of the Shapley values of the margin, where absent means at its baseline.",
@@ -97,5 +137,8 @@ const GLOSSARY: [(&str, &str); 16] = [
         "step 1, step 2",
         "CRMT trains with uni-modal margins first; then, with everything else frozen, it re-weights the classes of each modality to raise the bound.",
     ),
-    ("splits", "train to learn, selection to choose the epoch and the second step, report for this page only."),
+    (
+        "splits",
+        "train to learn, selection to choose the epoch and the second step, report for this page only.",
+    ),
 ];

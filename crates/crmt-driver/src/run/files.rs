@@ -1,5 +1,5 @@
-//! A run as files: read if all of them belong together, confronted with what attacks found, and written as one.
-//! Does not know how anything is measured.
+//! A run as files: read if all of them belong together, confronted with what attacks found, and
+//! written as one. Does not know how anything is measured.
 use super::state::{DOUBT, Run, open_data};
 use crate::{
     certification,
@@ -44,7 +44,8 @@ impl Run {
     /// Reads a finished run.
     ///
     /// # Errors
-    /// A file that was altered, or is of another time than the others; data other than those that it was made from.
+    /// A file that was altered, or is of another time than the others; data other than those that
+    /// it was made from.
     pub fn open(dir: RunDir, how: &Opening, voice: &Voice) -> Result<Self> {
         let mut summary = results::summary(&dir)?;
         let mut lost = vec![];
@@ -53,7 +54,9 @@ impl Run {
                 if !how.remade.contains(&name) {
                     return Err(e);
                 }
-                voice.say(format!("  {name} was altered or is missing: it is made again"));
+                voice.say(format!(
+                    "  {name} was altered or is missing: it is made again"
+                ));
                 lost.push(name);
             }
         }
@@ -88,7 +91,8 @@ impl Run {
         })
     }
 
-    /// Refuses a training split that is not the one that the model was trained on, where a result depends on it.
+    /// Refuses a training split that is not the one that the model was trained on, where a result
+    /// depends on it.
     pub(super) fn check_training_split(&self, why: &str) -> Result<()> {
         if !self.train_known && digests::of_split(&self.data.train) != self.summary.train_sha256 {
             bail!(
@@ -102,15 +106,19 @@ impl Run {
         Ok(())
     }
 
-    /// Confronts radii with attacks, and writes the results as one; then what was kept of a stopped training or evaluation
-    /// can go. The report is made last, from what is written.
+    /// Confronts radii with attacks, and writes the results as one; then what was kept of a stopped
+    /// training or evaluation can go. The report is made last, from what is written.
     ///
     /// # Errors
     /// What can't be written. Where it is the report alone, the results are complete.
     pub fn finish(&mut self) -> Result<()> {
         self.confront();
         let files = self.files()?;
-        let mut gone: Vec<&str> = vec![run_dir::EXAMPLES, run_dir::DIAGNOSIS, run_dir::DIAGNOSIS_SAMPLES];
+        let mut gone: Vec<&str> = vec![
+            run_dir::EXAMPLES,
+            run_dir::DIAGNOSIS,
+            run_dir::DIAGNOSIS_SAMPLES,
+        ];
         gone.retain(|name| !files.contains_key(name));
         if self.summary.smoothing.is_none() {
             gone.push(run_dir::SMOOTHED);
@@ -133,14 +141,21 @@ impl Run {
     fn confront(&mut self) {
         // The evidence of a radius stands beside it.
         let evidence = certification::evidence(&self.rows);
-        let mut eps: Vec<f64> =
-            self.summary.attacks.iter().map(|a| a.eps).chain(self.plan.certify.eps.iter().copied()).collect();
+        let mut eps: Vec<f64> = self
+            .summary
+            .attacks
+            .iter()
+            .map(|a| a.eps)
+            .chain(self.plan.certify.eps.iter().copied())
+            .collect();
         eps.sort_by(f64::total_cmp);
         eps.dedup();
         self.summary.certified = certification::certified(&self.rows, &eps);
         let beaten = certification::beaten(&self.rows);
         // Of radii that are no longer told.
-        self.summary.falsification.retain(|f| f.evidence == evidence);
+        self.summary
+            .falsification
+            .retain(|f| f.evidence == evidence);
         self.summary.warnings.retain(|w| !w.contains(BEATEN));
         self.summary.violations = 0;
         if evidence == "estimated" {
@@ -148,17 +163,37 @@ impl Run {
                 format!("{threat}: {n} samples {BEATEN}: estimates are not certificates")
             };
             self.summary.warnings.extend(beaten.iter().map(warn));
-            let disproved = self.summary.falsification.iter().filter(|f| f.violations > 0);
-            let warn =
-                |f: &Falsification| format!("{}: {} of {} samples {BEATEN}", f.certificate, f.violations, f.samples);
+            let disproved = self
+                .summary
+                .falsification
+                .iter()
+                .filter(|f| f.violations > 0);
+            let warn = |f: &Falsification| {
+                format!(
+                    "{}: {} of {} samples {BEATEN}",
+                    f.certificate, f.violations, f.samples
+                )
+            };
             self.summary.warnings.extend(disproved.map(warn));
         } else {
-            let falsified: u64 = self.summary.falsification.iter().map(|f| f.violations).sum();
+            let falsified: u64 = self
+                .summary
+                .falsification
+                .iter()
+                .map(|f| f.violations)
+                .sum();
             self.summary.violations = beaten.values().sum::<u64>() + falsified;
         }
-        let judged = self.summary.smoothing.as_ref().and_then(|s| s.judged.as_ref());
+        let judged = self
+            .summary
+            .smoothing
+            .as_ref()
+            .and_then(|s| s.judged.as_ref());
         self.summary.violations += judged.map_or(0, |judged| judged.violations);
-        for (place, i) in order(self.rows.len(), &self.streams()).into_iter().enumerate() {
+        for (place, i) in order(self.rows.len(), &self.streams())
+            .into_iter()
+            .enumerate()
+        {
             self.rows[i].drawn = place as u64;
         }
         self.summary.seconds = self.summary.stages.values().sum();
@@ -170,13 +205,20 @@ impl Run {
         let metrics = self.dir.file(run_dir::METRICS);
         let mut files = BTreeMap::from([
             (run_dir::CONFIG, toml::to_string(&self.plan)?.into_bytes()),
-            (run_dir::METRICS, fs::read(&metrics).with_context(|| format!("can't read {}", metrics.display()))?),
+            (
+                run_dir::METRICS,
+                fs::read(&metrics).with_context(|| format!("can't read {}", metrics.display()))?,
+            ),
             (run_dir::SAMPLES, samples::to_csv(&self.rows)?),
         ]);
         if !self.examples.is_empty() {
             files.insert(run_dir::EXAMPLES, examples::to_bytes(&self.examples)?);
         }
-        files.extend(self.smoothed.iter().map(|csv| (run_dir::SMOOTHED, csv.clone())));
+        files.extend(
+            self.smoothed
+                .iter()
+                .map(|csv| (run_dir::SMOOTHED, csv.clone())),
+        );
         if let Some(diagnosis) = &self.diagnosis {
             files.insert(run_dir::DIAGNOSIS, diagnosis::to_json(diagnosis)?);
             files.insert(run_dir::DIAGNOSIS_SAMPLES, diagnosis::to_csv(diagnosis)?);
@@ -205,12 +247,21 @@ fn plan(dir: &RunDir, how: &Opening) -> Result<Plan> {
     // As if typed: a setting that is younger than the run has its default.
     let mut settings = Settings::default();
     settings.read_file(&config)?;
-    let mut plan = settings.resolve().with_context(|| format!("{} is not of this version", config.display()))?.plan;
+    let mut plan = settings
+        .resolve()
+        .with_context(|| format!("{} is not of this version", config.display()))?
+        .plan;
     if !how.settings.is_empty() {
-        if let Some(fixed) = how.settings.iter().find(|a| !a.trim_start().starts_with("evaluate.")) {
+        if let Some(fixed) = how
+            .settings
+            .iter()
+            .find(|a| !a.trim_start().starts_with("evaluate."))
+        {
             bail!("--set {fixed}: the model is trained; only settings of evaluate can be changed");
         }
-        how.settings.iter().try_for_each(|assignment| settings.read_assignment(assignment))?;
+        how.settings
+            .iter()
+            .try_for_each(|assignment| settings.read_assignment(assignment))?;
         plan = settings.resolve()?.plan;
     }
     if let Some(data) = how.data {
@@ -225,21 +276,47 @@ fn plan(dir: &RunDir, how: &Opening) -> Result<Plan> {
 fn check_model(dir: &RunDir, summary: &Summary, model: &Checkpoint) -> Result<()> {
     let path = dir.file(run_dir::MODEL);
     if summary.weights != model.hash {
-        bail!("{} and {} are of different models", run_dir::SUMMARY, path.display());
+        bail!(
+            "{} and {} are of different models",
+            run_dir::SUMMARY,
+            path.display()
+        );
     }
-    if !model.architecture.modalities.iter().map(|m| &m.name).eq(&summary.modalities) {
-        bail!("{} names other modalities than {}, or in another order", run_dir::SUMMARY, path.display());
+    if !model
+        .architecture
+        .modalities
+        .iter()
+        .map(|m| &m.name)
+        .eq(&summary.modalities)
+    {
+        bail!(
+            "{} names other modalities than {}, or in another order",
+            run_dir::SUMMARY,
+            path.display()
+        );
     }
     if model.architecture.classes != summary.classes {
-        bail!("{} names other classes than {}, or in another order", run_dir::SUMMARY, path.display());
+        bail!(
+            "{} names other classes than {}, or in another order",
+            run_dir::SUMMARY,
+            path.display()
+        );
     }
     Ok(())
 }
 
 /// Refuses data that the run's results are not about.
-fn check_data(dir: &RunDir, summary: &Summary, model: &Checkpoint, plan: &Plan, data: &DataSet) -> Result<()> {
+fn check_data(
+    dir: &RunDir,
+    summary: &Summary,
+    model: &Checkpoint,
+    plan: &Plan,
+    data: &DataSet,
+) -> Result<()> {
     let (run, name, path) = (dir.path().display(), &data.name, &plan.data);
-    if model.architecture.modalities()? != data.modalities || model.architecture.classes != data.classes {
+    if model.architecture.modalities()? != data.modalities
+        || model.architecture.classes != data.classes
+    {
         bail!("the model of {run} was trained on other modalities or classes than `{name}` has");
     }
     if summary.baselines_sha256 != digests::of_baselines(&data.baselines)? {
@@ -270,8 +347,16 @@ impl Measured {
         let whole = |name: &str| results::has(summary, name) && !lost.contains(&name);
         let samples = dir.file(run_dir::SAMPLES);
         let mut known = Self {
-            rows: if whole(run_dir::SAMPLES) { samples::read(&samples, summary.classes.len())? } else { vec![] },
-            examples: if whole(run_dir::EXAMPLES) { examples::read(&dir.file(run_dir::EXAMPLES))? } else { vec![] },
+            rows: if whole(run_dir::SAMPLES) {
+                samples::read(&samples, summary.classes.len())?
+            } else {
+                vec![]
+            },
+            examples: if whole(run_dir::EXAMPLES) {
+                examples::read(&dir.file(run_dir::EXAMPLES))?
+            } else {
+                vec![]
+            },
             diagnosis: None,
         };
         if whole(run_dir::DIAGNOSIS) && whole(run_dir::DIAGNOSIS_SAMPLES) {
@@ -287,7 +372,11 @@ impl Measured {
             (summary.attacks, summary.nearest) = (vec![], vec![]);
             summary.warnings.retain(|w| !w.starts_with(DOUBT));
             (known.examples, known.diagnosis) = (vec![], None);
-        } else if let Some(other) = summary.radii.iter().find(|r| r.evidence != certification::evidence(&known.rows)) {
+        } else if let Some(other) = summary
+            .radii
+            .iter()
+            .find(|r| r.evidence != certification::evidence(&known.rows))
+        {
             bail!(
                 "{} calls its radii {}, {} calls them {}: `certify {}` computes them again",
                 run_dir::SUMMARY,

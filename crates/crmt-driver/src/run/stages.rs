@@ -1,4 +1,5 @@
-//! The stages of a run: trained, then measured, each stage once. Does not know how results are kept.
+//! The stages of a run: trained, then measured, each stage once. Does not know how results are
+//! kept.
 use super::{
     files::read_metrics,
     state::{DOUBT, Run},
@@ -40,8 +41,15 @@ use std::{
 };
 
 impl Run {
-    /// Trains in the directory `out`, and writes config, metrics, checkpoints and weights into it on the way.
-    pub fn train(out: &Path, overwrite: bool, plan: &Plan, data: DataSet, voice: &Voice) -> Result<Self> {
+    /// Trains in the directory `out`, and writes config, metrics, checkpoints and weights into it
+    /// on the way.
+    pub fn train(
+        out: &Path,
+        overwrite: bool,
+        plan: &Plan,
+        data: DataSet,
+        voice: &Voice,
+    ) -> Result<Self> {
         RunDir::check_new(out, overwrite)?;
         // Whatever can be refused is, before anything is removed.
         let model = training::build(plan, &data)?;
@@ -56,26 +64,51 @@ impl Run {
         Self::trained(dir, plan, data, model, true, voice)
     }
 
-    fn trained(dir: RunDir, plan: &Plan, data: DataSet, model: Untrained, resume: bool, voice: &Voice) -> Result<Self> {
+    fn trained(
+        dir: RunDir,
+        plan: &Plan,
+        data: DataSet,
+        model: Untrained,
+        resume: bool,
+        voice: &Voice,
+    ) -> Result<Self> {
         let start = Instant::now();
         let report_sha256 = digests::of_report(&data)?;
-        let checkpoints = Checkpoints::new(&dir, plan, model.architecture(), digests::of_training(&data));
-        let resumed = if resume { resumed(&dir, &checkpoints, voice)? } else { Resumed::default() };
+        let checkpoints = Checkpoints::new(
+            &dir,
+            plan,
+            model.architecture(),
+            digests::of_training(&data),
+        );
+        let resumed = if resume {
+            resumed(&dir, &checkpoints, voice)?
+        } else {
+            Resumed::default()
+        };
         let keeper = Keeper {
             record: &mut |metrics| dir.write(run_dir::METRICS, &json_lines(metrics)?),
             checkpoints: &checkpoints,
-            interval: Duration::try_from_secs_f64(plan.train.checkpoint_seconds).unwrap_or(Duration::MAX),
+            interval: Duration::try_from_secs_f64(plan.train.checkpoint_seconds)
+                .unwrap_or(Duration::MAX),
             events: Events::create(&dir)?,
         };
         let trained = training::train(plan, &data, model, resumed, keeper, voice)?;
-        let hash = checkpoint::save(&dir.file(run_dir::MODEL), &trained.architecture, &trained.weights)?;
+        let hash = checkpoint::save(
+            &dir.file(run_dir::MODEL),
+            &trained.architecture,
+            &trained.weights,
+        )?;
         let summary = Summary {
             method: plan.method.clone(),
             label: plan.label.clone(),
             data: data.name.clone(),
             seed: plan.seed,
             modalities: data.modalities.iter().map(|m| m.name.clone()).collect(),
-            units: data.modalities.iter().map(|m| (m.name.clone(), m.scale)).collect(),
+            units: data
+                .modalities
+                .iter()
+                .map(|m| (m.name.clone(), m.scale))
+                .collect(),
             classes: data.classes.clone(),
             warnings: [data.doubts(), trained.warnings].concat(),
             notes: data.notes.clone(),
@@ -111,7 +144,14 @@ impl Run {
 
     /// The constants of the model's layers, as the plan asks.
     pub fn bounds(&self, voice: &Voice) -> Result<Bounds> {
-        let bounds = Bounds::of(&self.plan, &self.data, self.streams(), &self.architecture, &self.weights, voice)?;
+        let bounds = Bounds::of(
+            &self.plan,
+            &self.data,
+            self.streams(),
+            &self.architecture,
+            &self.weights,
+            voice,
+        )?;
         if matches!(bounds.kind, Kind::Estimated(_)) {
             self.check_training_split("constants are estimated on it")?;
         }
@@ -140,7 +180,11 @@ impl Run {
 
     /// The same in another precision, where that is computed.
     fn model_in(&self, precision: Precision) -> Result<Model> {
-        self.architecture.model(&self.weights, precision.dtype(), &precision.device(self.data.device()))
+        self.architecture.model(
+            &self.weights,
+            precision.dtype(),
+            &precision.device(self.data.device()),
+        )
     }
 
     /// Accuracy without an attacker.
@@ -148,7 +192,9 @@ impl Run {
         let model = self.model()?;
         let clean = evaluation::clean(&model, &self.data)?;
         self.summary.accuracy = clean.accuracy;
-        self.summary.warnings.retain(|w| !undefined::is_after(w, ""));
+        self.summary
+            .warnings
+            .retain(|w| !undefined::is_after(w, ""));
         self.summary.warnings.extend(clean.warnings);
         self.summary.confusion = clean.confusion;
         self.rows = clean.rows;
@@ -163,7 +209,10 @@ impl Run {
         } else if self.rows.iter().all(|row| row.margins.is_empty()) {
             // An older version measured it.
             let clean = evaluation::clean(&self.model()?, &self.data)?;
-            self.rows.iter_mut().zip(clean.rows).for_each(|(row, clean)| row.margins = clean.margins);
+            self.rows
+                .iter_mut()
+                .zip(clean.rows)
+                .for_each(|(row, clean)| row.margins = clean.margins);
         }
         let radii: Radii = certification::radii(bounds, &self.rows, &self.data, voice)?;
         radii.write_to(&mut self.rows);
@@ -175,7 +224,9 @@ impl Run {
         }
         self.summary.radii = summary;
         self.summary.program = radii.program;
-        self.summary.stages.insert("certify".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .stages
+            .insert("certify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -194,16 +245,21 @@ impl Run {
         if plan.baseline != DECLARED {
             self.check_training_split("baselines are computed from it")?;
         }
-        let baselines = baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
+        let baselines =
+            baselines::baselines(&plan.baseline, &model, &self.data, &self.streams(), voice)?;
         if plan.baseline != DECLARED && self.data.modalities.len() > 1 {
             let table = baselines::accuracy(&model, &self.data, &baselines)?;
-            self.summary.accuracy.missing_by_baseline.insert(plan.baseline.clone(), table);
+            self.summary
+                .accuracy
+                .missing_by_baseline
+                .insert(plan.baseline.clone(), table);
         }
         let baselines_sha256 = digests::of_baselines(&baselines)?;
         let precision = Precision::of(&plan.precision)?;
         let (model, baselines) = (self.model_in(precision)?, precision.inputs(&baselines)?);
         let certified = self.summary.program.as_ref().map(|of| of.program.as_str());
-        let judge = (precision == Precision::F32 && certified == Some(F64)).then(|| self.model_in(Precision::F64));
+        let judge = (precision == Precision::F32 && certified == Some(F64))
+            .then(|| self.model_in(Precision::F64));
         let judge = judge.transpose()?;
         let subject = attack::Subject {
             model: &model,
@@ -218,14 +274,22 @@ impl Run {
         };
         let found = attack::attack(subject, plan, keep.is_some(), &mut self.rows, voice)?;
         if let Some((file, format)) = keep {
-            write_file(file, &adversarials::to_bytes(&found, &self.data, &self.summary, plan, format)?)?;
+            write_file(
+                file,
+                &adversarials::to_bytes(&found, &self.data, &self.summary, plan, format)?,
+            )?;
         }
-        (self.summary.attacks, self.summary.nearest, self.examples) = (found.results, found.nearest, found.examples);
+        (self.summary.attacks, self.summary.nearest, self.examples) =
+            (found.results, found.nearest, found.examples);
         self.attacked = true;
         self.drawn("evaluate");
         self.summary.warnings.retain(|w| !w.starts_with(DOUBT));
-        self.summary.warnings.extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
-        self.summary.stages.insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .warnings
+            .extend(found.doubts.iter().map(|doubt| format!("{DOUBT}{doubt}")));
+        self.summary
+            .stages
+            .insert("evaluate".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -234,13 +298,23 @@ impl Run {
         let start = Instant::now();
         let model = self.model()?;
         let samples = drawn(asked.samples, self.data.report.len(), &self.streams());
-        let (results, warnings) =
-            corruption::measure(&model, &self.data, asked, &samples, self.attack_streams(), voice)?;
+        let (results, warnings) = corruption::measure(
+            &model,
+            &self.data,
+            asked,
+            &samples,
+            self.attack_streams(),
+            voice,
+        )?;
         self.summary.corruptions = results;
-        self.summary.warnings.retain(|w| !undefined::is_after(w, corruption::SILENT));
+        self.summary
+            .warnings
+            .retain(|w| !undefined::is_after(w, corruption::SILENT));
         self.summary.warnings.extend(warnings);
         self.drawn("corrupt");
-        self.summary.stages.insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .stages
+            .insert("corrupt".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -248,9 +322,16 @@ impl Run {
     pub fn diagnose(&mut self, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.model()?;
-        let subject = diagnosis::Subject { model: &model, data: &self.data, summary: &self.summary, rows: &self.rows };
+        let subject = diagnosis::Subject {
+            model: &model,
+            data: &self.data,
+            summary: &self.summary,
+            rows: &self.rows,
+        };
         self.diagnosis = Some(diagnosis::diagnose(&subject, voice)?);
-        self.summary.stages.insert("diagnose".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .stages
+            .insert("diagnose".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -259,10 +340,14 @@ impl Run {
         let format = Format::of("--save-predictions", file, &predictions::FORMATS)?;
         run_dir::check_file("--save-predictions", file)?;
         let model = self.model()?;
-        write_file(file, &predictions::to_bytes(&model, &self.data, &self.summary, format)?)
+        write_file(
+            file,
+            &predictions::to_bytes(&model, &self.data, &self.summary, format)?,
+        )
     }
 
-    /// Attacks on the certificates of drawn report samples. What is known of kinds that `plan` leaves out stays.
+    /// Attacks on the certificates of drawn report samples. What is known of kinds that `plan`
+    /// leaves out stays.
     pub fn falsify(&mut self, bounds: &Bounds, plan: &FalsifyPlan, voice: &Voice) -> Result<()> {
         let start = Instant::now();
         let model = self.model()?;
@@ -271,13 +356,27 @@ impl Run {
         let deployed = model;
         let model = Remembering::new(&deployed);
         let (precision, deployed) = (Precision::F32, &deployed);
-        let subject = Subject { bounds, model: &model, precision, deployed, hash: &hash, data: &self.data, streams };
+        let subject = Subject {
+            bounds,
+            model: &model,
+            precision,
+            deployed,
+            hash: &hash,
+            data: &self.data,
+            streams,
+        };
         let results = falsify(&subject, plan, voice)?;
-        let again = |known: &Falsification| results.iter().any(|new| new.certificate == known.certificate);
+        let again = |known: &Falsification| {
+            results
+                .iter()
+                .any(|new| new.certificate == known.certificate)
+        };
         self.summary.falsification.retain(|known| !again(known));
         self.summary.falsification.splice(0..0, results);
         self.drawn("falsify");
-        self.summary.stages.insert("falsify".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .stages
+            .insert("falsify".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -300,7 +399,14 @@ impl Run {
         let sigmas = sigmas("smooth.sigmas", plan.sigma, &plan.sigmas, &self.data)?;
         let (data, chunk, steps) = (&self.data, plan.chunk, self.plan.evaluate.steps);
         let alpha_each = plan.alpha / classifiers.len() as f64;
-        let target = Target { model: &model, data, sigmas: &sigmas, seed: self.plan.seed, chunk, alpha: alpha_each };
+        let target = Target {
+            model: &model,
+            data,
+            sigmas: &sigmas,
+            seed: self.plan.seed,
+            chunk,
+            alpha: alpha_each,
+        };
         let (attacks, judged) = match &classifiers[..] {
             [all, ..] if attacked => {
                 let (attacks, judged) = smooth_attack::attack(&target, all, &eps, steps, voice)?;
@@ -308,7 +414,12 @@ impl Run {
             }
             _ => (vec![], None),
         };
-        let sigma = |name: &String| (name.clone(), plan.sigmas.get(name).copied().unwrap_or(plan.sigma));
+        let sigma = |name: &String| {
+            (
+                name.clone(),
+                plan.sigmas.get(name).copied().unwrap_or(plan.sigma),
+            )
+        };
         self.summary.smoothing = Some(SmoothingResult {
             sigmas: self.summary.modalities.iter().map(sigma).collect(),
             selection_draws: plan.selection_draws,
@@ -322,13 +433,17 @@ impl Run {
         });
         self.drawn("smooth");
         self.smoothed = Some(smoothed::to_csv(&classifiers, &self.summary.modalities)?);
-        self.summary.stages.insert("smooth".to_owned(), start.elapsed().as_secs_f64());
+        self.summary
+            .stages
+            .insert("smooth".to_owned(), start.elapsed().as_secs_f64());
         Ok(())
     }
 
     /// Notes that what a stage measured was drawn.
     fn drawn(&mut self, stage: &str) {
-        self.summary.drawn.insert(stage.to_owned(), self.data.report.len() as u64);
+        self.summary
+            .drawn
+            .insert(stage.to_owned(), self.data.report.len() as u64);
     }
 }
 
@@ -340,8 +455,14 @@ fn resumed(dir: &RunDir, checkpoints: &Checkpoints, voice: &Voice) -> Result<Res
     };
     let mut metrics = read_metrics(dir)?;
     metrics.retain(|m| m.phase == STEP_1 && m.epoch <= state.position.epoch);
-    voice.say(format!("  going on after epoch {}, batch {}", state.position.epoch, state.position.batch));
-    Ok(Resumed { state: Some(state), metrics })
+    voice.say(format!(
+        "  going on after epoch {}, batch {}",
+        state.position.epoch, state.position.batch
+    ));
+    Ok(Resumed {
+        state: Some(state),
+        metrics,
+    })
 }
 
 fn json_lines(metrics: &[EpochMetrics]) -> Result<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! What is known of a run, in memory. Does not know how it was measured or kept.
 use crate::{
-    checkpoint::Architecture, diagnosis::Diagnosis, examples::Example, plan::Plan, record::Summary, run_dir::RunDir,
-    sample_row::SampleRow,
+    checkpoint::Architecture, diagnosis::Diagnosis, examples::Example, plan::Plan, record::Summary,
+    run_dir::RunDir, sample_row::SampleRow,
 };
 use anyhow::{Context, Result};
 use candle_core::Tensor;

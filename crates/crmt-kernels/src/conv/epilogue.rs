@@ -23,12 +23,20 @@ pub(crate) struct Epilogue<'a, T> {
 
 impl<T> Default for Epilogue<'_, T> {
     fn default() -> Self {
-        Self { scale: None, bias: None, add: None, accumulate: false, relu: false, gate: None }
+        Self {
+            scale: None,
+            bias: None,
+            add: None,
+            accumulate: false,
+            relu: false,
+            gate: None,
+        }
     }
 }
 
 impl<T: Real> Epilogue<'_, T> {
-    /// Finishes the sums of some channels from `channel` on, the elements from `at` on of the result.
+    /// Finishes the sums of some channels from `channel` on, the elements from `at` on of the
+    /// result.
     #[inline(always)]
     pub fn finish<const N: usize>(&self, y: &mut [T; N], sums: [T; N], channel: usize, at: usize) {
         let mut v = sums;
@@ -48,7 +56,9 @@ impl<T: Real> Epilogue<'_, T> {
             each(&mut v, &sums, |v, _| positive_part(v));
         }
         if let Some(gate) = self.gate {
-            each(&mut v, &gate[at..], |v, gate| if gate <= T::ZERO { T::ZERO } else { v });
+            each(&mut v, &gate[at..], |v, gate| {
+                if gate <= T::ZERO { T::ZERO } else { v }
+            });
         }
         *y = v;
     }

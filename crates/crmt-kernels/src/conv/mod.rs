@@ -33,12 +33,22 @@ pub use transposed::{conv_transpose2d, residual_conv2d};
 ///
 /// # Errors
 /// Wrong ranks, channels, types or devices, `stride = 0`, or an input smaller than the kernel.
-pub fn conv2d(x: &Tensor, kernel: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    image_network(x, &[layer(x, kernel, bias, stride, padding)?], Algorithms::Direct)
+pub fn conv2d(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    image_network(
+        x,
+        &[layer(x, kernel, bias, stride, padding)?],
+        Algorithms::Direct,
+    )
 }
 
-/// `relu(conv2d(…))` in one pass: the same values and gradients as [`crate::relu`] of [`conv2d`], without
-/// the intermediate tensor and its gradient.
+/// `relu(conv2d(…))` in one pass: the same values and gradients as [`crate::relu`] of [`conv2d`],
+/// without the intermediate tensor and its gradient.
 ///
 /// # Errors
 /// As [`conv2d`].
@@ -49,18 +59,39 @@ pub fn conv2d_relu(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    image_network(x, &[layer(x, kernel, bias, stride, padding)?, NetworkLayer::Relu], Algorithms::Direct)
+    image_network(
+        x,
+        &[layer(x, kernel, bias, stride, padding)?, NetworkLayer::Relu],
+        Algorithms::Direct,
+    )
 }
 
-fn layer(x: &Tensor, kernel: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<NetworkLayer> {
+fn layer(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: usize,
+) -> Result<NetworkLayer> {
     let geometry = Geometry::new(x.dims(), kernel.dims(), stride, padding)?;
     same_kind("conv2d", &[("x", x), ("kernel", kernel)])?;
     if let Some(bias) = bias {
         if bias.dims() != [geometry.co] {
-            bail!("conv2d: bias has shape {:?}, expected [{}] for kernel {:?}", bias.dims(), geometry.co, kernel.dims())
+            bail!(
+                "conv2d: bias has shape {:?}, expected [{}] for kernel {:?}",
+                bias.dims(),
+                geometry.co,
+                kernel.dims()
+            )
         }
         same_kind("conv2d", &[("x", x), ("bias", bias)])?;
     }
     let (kernel, bias, cache) = (kernel.clone(), bias.cloned(), KernelCache::default());
-    Ok(NetworkLayer::Conv2d { kernel, bias, stride, padding, cache })
+    Ok(NetworkLayer::Conv2d {
+        kernel,
+        bias,
+        stride,
+        padding,
+        cache,
+    })
 }

@@ -1,8 +1,12 @@
-//! Sums of a few pixels and two vectors of channels at a time, held in registers: the innermost loop of a direct
-//! convolution, compiled for each instruction set and chosen when the program runs.
+//! Sums of a few pixels and two vectors of channels at a time, held in registers: the innermost
+//! loop of a direct convolution, compiled for each instruction set and chosen when the program
+//! runs.
 //!
 //! Knows runs of weights and elements, and nothing of images.
-#![expect(unsafe_code, reason = "functions compiled for instructions that not every processor has")]
+#![expect(
+    unsafe_code,
+    reason = "functions compiled for instructions that not every processor has"
+)]
 use super::taps::Run;
 use crate::real::Real;
 
@@ -34,13 +38,16 @@ pub(crate) struct Panel<T> {
 }
 
 impl<T: Real> Panel<T> {
-    /// `out[i, j] (+)= Σ_k x[i · row + k · term] · panel[k, j]` for `rows` rows and all columns of the panel, which has
-    /// `terms` rows; rows of `out` lie `out_row` apart.
+    /// `out[i, j] (+)= Σ_k x[i · row + k · term] · panel[k, j]` for `rows` rows and all columns of
+    /// the panel, which has `terms` rows; rows of `out` lie `out_row` apart.
     ///
     /// # Panics
     /// If a matrix does not fit its slice, or rows of `out` overlap.
     #[inline]
-    #[expect(clippy::too_many_arguments, reason = "the customary arguments of a matrix product")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the customary arguments of a matrix product"
+    )]
     pub fn multiply(
         &self,
         [rows, terms]: [usize; 2],
@@ -54,11 +61,21 @@ impl<T: Real> Panel<T> {
         if rows == 0 {
             return;
         }
-        assert!(terms == 0 || (rows - 1) * row + (terms - 1) * term < x.len(), "the matrix does not fit");
-        assert!(terms * self.columns <= panel.len(), "the panel does not fit");
-        assert!(out_row >= self.columns && (rows - 1) * out_row + self.columns <= out.len(), "the result does not fit");
-        // SAFETY: strides are not negative, so the last element of each matrix is the farthest, and lies in its slice by
-        // the assertions; `out` is borrowed mutably. `tile` made this only for a processor that has the instructions.
+        assert!(
+            terms == 0 || (rows - 1) * row + (terms - 1) * term < x.len(),
+            "the matrix does not fit"
+        );
+        assert!(
+            terms * self.columns <= panel.len(),
+            "the panel does not fit"
+        );
+        assert!(
+            out_row >= self.columns && (rows - 1) * out_row + self.columns <= out.len(),
+            "the result does not fit"
+        );
+        // SAFETY: strides are not negative, so the last element of each matrix is the farthest, and
+        // lies in its slice by the assertions; `out` is borrowed mutably. `tile` made this only for
+        // a processor that has the instructions.
         unsafe {
             (self.multiply)(
                 [rows, terms],
@@ -172,7 +189,15 @@ impl<T: Real> Tile<T> {
     /// # Panics
     /// If a run does not lie in its slice, or `sums` is too short.
     #[inline]
-    pub fn sum(&self, vectors: usize, runs: &[Run], weights: &[T], x: &[T], at: &[usize], sums: &mut [T]) {
+    pub fn sum(
+        &self,
+        vectors: usize,
+        runs: &[Run],
+        weights: &[T],
+        x: &[T],
+        at: &[usize],
+        sums: &mut [T],
+    ) {
         match vectors {
             1 => (self.one)(runs, weights, x, at, sums),
             _ => (self.two)(runs, weights, x, at, sums),
@@ -180,9 +205,16 @@ impl<T: Real> Tile<T> {
     }
 }
 
-/// All sums stay in registers: `PIXELS · VECTORS` of them, the weights of one element, and one element of `x`.
+/// All sums stay in registers: `PIXELS · VECTORS` of them, the weights of one element, and one
+/// element of `x`.
 #[inline(always)]
-fn sum<T: Real, const PIXELS: usize, const VECTORS: usize, const LANES: usize, const FUSED: bool>(
+fn sum<
+    T: Real,
+    const PIXELS: usize,
+    const VECTORS: usize,
+    const LANES: usize,
+    const FUSED: bool,
+>(
     runs: &[Run],
     weights: &[T],
     x: &[T],
@@ -194,7 +226,14 @@ fn sum<T: Real, const PIXELS: usize, const VECTORS: usize, const LANES: usize, c
     for run in runs {
         let weights = &weights[run.weight * VECTORS * LANES..][..run.len * VECTORS * LANES];
         let rows: [&[T]; PIXELS] = std::array::from_fn(|n| &x[at[n] + run.input..][..run.len]);
-        for (k, weights) in weights.as_chunks::<LANES>().0.as_chunks::<VECTORS>().0.iter().enumerate() {
+        for (k, weights) in weights
+            .as_chunks::<LANES>()
+            .0
+            .as_chunks::<VECTORS>()
+            .0
+            .iter()
+            .enumerate()
+        {
             for n in 0..PIXELS {
                 let x = rows[n][k];
                 for v in 0..VECTORS {
@@ -209,8 +248,8 @@ fn sum<T: Real, const PIXELS: usize, const VECTORS: usize, const LANES: usize, c
     sums.as_chunks_mut::<LANES>().0.as_chunks_mut::<VECTORS>().0[..PIXELS].copy_from_slice(&total);
 }
 
-/// `$name`: [`sum`] for any number of pixels, each number a function of its own, so that the compiler finds registers
-/// for all sums.
+/// `$name`: [`sum`] for any number of pixels, each number a function of its own, so that the
+/// compiler finds registers for all sums.
 macro_rules! compiled {
     ($(#[$meta:meta])* $name:ident, $fused:expr, [$($pixels:literal)*], [$($features:literal)?], $($call:tt)*) => {
         $(#[$meta])*
@@ -246,21 +285,49 @@ compiled! { portable, cfg!(target_arch = "aarch64"), [1 2 3 4 5 6], [], }
 compiled! { #[cfg(target_arch = "x86_64")] avx2, true, [1 2 3 4 5 6], ["avx2,fma"], unsafe }
 compiled! { #[cfg(target_arch = "x86_64")] avx512, true, [1 2 3 4 5 6 7 8], ["avx512f"], unsafe }
 
-/// The fastest loops that this processor runs, on vectors of `A`, `B` or `C` elements: of 64, 32 and 16 bytes.
+/// The fastest loops that this processor runs, on vectors of `A`, `B` or `C` elements: of 64, 32
+/// and 16 bytes.
 pub(crate) fn tile<T: Real, const A: usize, const B: usize, const C: usize>() -> Tile<T> {
     #[cfg(target_arch = "x86_64")]
     {
         if std::is_x86_feature_detected!("avx512f") {
-            let panel = Panel { columns: 2 * A, multiply: avx512_panel::<T, A> };
-            return Tile { lanes: A, pixels: 8, one: avx512::<T, 1, A>, two: avx512::<T, 2, A>, panel };
+            let panel = Panel {
+                columns: 2 * A,
+                multiply: avx512_panel::<T, A>,
+            };
+            return Tile {
+                lanes: A,
+                pixels: 8,
+                one: avx512::<T, 1, A>,
+                two: avx512::<T, 2, A>,
+                panel,
+            };
         }
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            let panel = Panel { columns: 2 * B, multiply: avx2_panel::<T, B> };
-            return Tile { lanes: B, pixels: 6, one: avx2::<T, 1, B>, two: avx2::<T, 2, B>, panel };
+            let panel = Panel {
+                columns: 2 * B,
+                multiply: avx2_panel::<T, B>,
+            };
+            return Tile {
+                lanes: B,
+                pixels: 6,
+                one: avx2::<T, 1, B>,
+                two: avx2::<T, 2, B>,
+                panel,
+            };
         }
     }
-    let panel = Panel { columns: 2 * C, multiply: portable_panel::<T, C> };
-    Tile { lanes: C, pixels: 6, one: portable::<T, 1, C>, two: portable::<T, 2, C>, panel }
+    let panel = Panel {
+        columns: 2 * C,
+        multiply: portable_panel::<T, C>,
+    };
+    Tile {
+        lanes: C,
+        pixels: 6,
+        one: portable::<T, 1, C>,
+        two: portable::<T, 2, C>,
+        panel,
+    }
 }
 
 #[cfg(test)]
@@ -270,21 +337,58 @@ mod tests {
     /// Every loop that this processor runs, against the formula.
     #[test]
     fn all_loops_agree() {
-        let panel = Panel { columns: 4, multiply: portable_panel::<f64, 2> };
-        let mut tiles =
-            vec![Tile { lanes: 2, pixels: 6, one: portable::<f64, 1, 2>, two: portable::<f64, 2, 2>, panel }];
+        let panel = Panel {
+            columns: 4,
+            multiply: portable_panel::<f64, 2>,
+        };
+        let mut tiles = vec![Tile {
+            lanes: 2,
+            pixels: 6,
+            one: portable::<f64, 1, 2>,
+            two: portable::<f64, 2, 2>,
+            panel,
+        }];
         #[cfg(target_arch = "x86_64")]
         {
             if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                let panel = Panel { columns: 8, multiply: avx2_panel::<f64, 4> };
-                tiles.push(Tile { lanes: 4, pixels: 6, one: avx2::<f64, 1, 4>, two: avx2::<f64, 2, 4>, panel });
+                let panel = Panel {
+                    columns: 8,
+                    multiply: avx2_panel::<f64, 4>,
+                };
+                tiles.push(Tile {
+                    lanes: 4,
+                    pixels: 6,
+                    one: avx2::<f64, 1, 4>,
+                    two: avx2::<f64, 2, 4>,
+                    panel,
+                });
             }
             if std::is_x86_feature_detected!("avx512f") {
-                let panel = Panel { columns: 16, multiply: avx512_panel::<f64, 8> };
-                tiles.push(Tile { lanes: 8, pixels: 8, one: avx512::<f64, 1, 8>, two: avx512::<f64, 2, 8>, panel });
+                let panel = Panel {
+                    columns: 16,
+                    multiply: avx512_panel::<f64, 8>,
+                };
+                tiles.push(Tile {
+                    lanes: 8,
+                    pixels: 8,
+                    one: avx512::<f64, 1, 8>,
+                    two: avx512::<f64, 2, 8>,
+                    panel,
+                });
             }
         }
-        let runs = [Run { weight: 3, input: 1, len: 5 }, Run { weight: 0, input: 9, len: 2 }];
+        let runs = [
+            Run {
+                weight: 3,
+                input: 1,
+                len: 5,
+            },
+            Run {
+                weight: 0,
+                input: 9,
+                len: 2,
+            },
+        ];
         let x: Vec<f64> = (0..40).map(|i| f64::from(i % 7) - 3.).collect();
         for tile in tiles {
             for (vectors, pixels) in (1..=2).flat_map(|v| (1..=tile.pixels).map(move |p| (v, p))) {
@@ -295,35 +399,59 @@ mod tests {
                 tile.sum(vectors, &runs, &weights, &x, &at, &mut sums);
                 for (i, sum) in sums.iter().enumerate() {
                     let (n, l) = (i / lanes, i % lanes);
-                    let term = |r: &Run, k: usize| weights[(r.weight + k) * lanes + l] * x[at[n] + r.input + k];
-                    let expected: f64 = runs.iter().flat_map(|r| (0..r.len).map(move |k| term(r, k))).sum();
-                    assert_eq!(*sum, expected, "{vectors} vectors of {}, {pixels} pixels: whole numbers", tile.lanes);
+                    let term = |r: &Run, k: usize| {
+                        weights[(r.weight + k) * lanes + l] * x[at[n] + r.input + k]
+                    };
+                    let expected: f64 = runs
+                        .iter()
+                        .flat_map(|r| (0..r.len).map(move |k| term(r, k)))
+                        .sum();
+                    assert_eq!(
+                        *sum, expected,
+                        "{vectors} vectors of {}, {pixels} pixels: whole numbers",
+                        tile.lanes
+                    );
                 }
             }
             check_panel(&tile);
         }
     }
 
-    /// Every number of rows in a group, rows and columns of the matrix contiguous, new sums and old ones.
+    /// Every number of rows in a group, rows and columns of the matrix contiguous, new sums and old
+    /// ones.
     fn check_panel(tile: &Tile<f64>) {
         let (columns, terms) = (2 * tile.lanes, 5);
         let panel: Vec<f64> = (0..terms * columns).map(|i| (i % 11) as f64 - 5.).collect();
         for rows in 1..=26 {
             let x: Vec<f64> = (0..rows * terms).map(|i| (i % 7) as f64 - 3.).collect();
-            for ([row, term], accumulate) in [([terms, 1], false), ([1, rows], false), ([terms, 1], true)] {
+            for ([row, term], accumulate) in
+                [([terms, 1], false), ([1, rows], false), ([terms, 1], true)]
+            {
                 // Two more elements from row to row, which stay as they are.
                 let mut out = vec![2.; rows * (columns + 2)];
-                tile.panel.multiply([rows, terms], &x, [row, term], &panel, &mut out, columns + 2, accumulate);
+                tile.panel.multiply(
+                    [rows, terms],
+                    &x,
+                    [row, term],
+                    &panel,
+                    &mut out,
+                    columns + 2,
+                    accumulate,
+                );
                 for (at, value) in out.iter().enumerate() {
                     let (i, j) = (at / (columns + 2), at % (columns + 2));
-                    let sum: f64 =
-                        (0..terms).map(|k| x[i * row + k * term] * panel[(k * columns + j) % panel.len()]).sum();
+                    let sum: f64 = (0..terms)
+                        .map(|k| x[i * row + k * term] * panel[(k * columns + j) % panel.len()])
+                        .sum();
                     let expected = match (j < columns, accumulate) {
                         (false, _) => 2.,
                         (true, true) => 2. + sum,
                         (true, false) => sum,
                     };
-                    assert_eq!(*value, expected, "{rows} rows, strides {row} and {term}, {columns} columns");
+                    assert_eq!(
+                        *value, expected,
+                        "{rows} rows, strides {row} and {term}, {columns} columns"
+                    );
                 }
             }
         }

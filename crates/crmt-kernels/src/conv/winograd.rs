@@ -1,7 +1,9 @@
-//! Convolutions 3×3 of channels-last images by [`bilinear`](super::bilinear) algorithms: tiles of the input are
-//! transformed, multiplied for each of `POINTS²` points by that point's matrix of weights, and transformed back.
+//! Convolutions 3×3 of channels-last images by [`bilinear`](super::bilinear) algorithms: tiles of
+//! the input are transformed, multiplied for each of `POINTS²` points by that point's matrix of
+//! weights, and transformed back.
 //!
-//! For `f32` alone: who wants the digits of `f64` wants those that this costs. Knows how a tile's parts are laid out and how work is shared, and nothing of when this is faster.
+//! For `f32` alone: who wants the digits of `f64` wants those that this costs. Knows how a tile's
+//! parts are laid out and how work is shared, and nothing of when this is faster.
 #![expect(
     unsafe_code,
     reason = "tasks write to interleaved parts of one output, vectors at places computed once for all"
@@ -18,14 +20,16 @@ use std::ops::Range;
 
 /// Bytes of a group of tiles and its products, to stay in a core's own cache.
 const GROUP: usize = 384 << 10;
-/// Bytes of weights that every task reads by itself: beyond them tasks share points, so that weights are read once.
+/// Bytes of weights that every task reads by itself: beyond them tasks share points, so that
+/// weights are read once.
 const SHARED: usize = 4 << 20;
-/// Bytes of the tiles that are transformed before their points are shared, to stay in the common cache.
+/// Bytes of the tiles that are transformed before their points are shared, to stay in the common
+/// cache.
 const CHUNK: usize = 4 << 20;
 /// A multiple of what the innermost loops sum at a time on any processor.
 const FEWEST: usize = 24;
-/// Elements after each point's part of a buffer: without them the points of a tile would lie multiples of 4 KB apart, which
-/// a first-level cache keeps in very few places.
+/// Elements after each point's part of a buffer: without them the points of a tile would lie
+/// multiples of 4 KB apart, which a first-level cache keeps in very few places.
 const GAP: usize = 16;
 
 /// Nothing is compiled for another type.
@@ -45,8 +49,8 @@ pub(super) struct Shape {
     pub result: [usize; 3],
 }
 
-/// A kernel in one direction: `taps(channel, k)` is where in it the nine taps from channel `k` of the source to `channel` of
-/// the result lie.
+/// A kernel in one direction: `taps(channel, k)` is where in it the nine taps from channel `k` of
+/// the source to `channel` of the result lie.
 pub(super) struct Kernel<'a, T, F: Fn(usize, usize) -> usize + Sync> {
     pub channels: usize,
     pub depth: usize,
@@ -54,8 +58,8 @@ pub(super) struct Kernel<'a, T, F: Fn(usize, usize) -> usize + Sync> {
     pub taps: F,
 }
 
-/// A kernel at all points: `[block of channels, POINTS², depth · width + GAP]`, where `width` is two vectors of the
-/// innermost loops and past the last channel are zeros.
+/// A kernel at all points: `[block of channels, POINTS², depth · width + GAP]`, where `width` is
+/// two vectors of the innermost loops and past the last channel are zeros.
 pub(crate) struct Transformed<T: Real> {
     values: Kept<T>,
 }
@@ -76,10 +80,15 @@ impl<T: Real, F: Fn(usize, usize) -> usize + Sync> Kernel<'_, T, F> {
     }
 
     /// All blocks.
-    pub fn transform<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(&self) -> Transformed<T> {
+    pub fn transform<B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
+        &self,
+    ) -> Transformed<T> {
         only_f32!(T);
         let (mut values, of_block) = (Kept::new(), P * P * self.of_point());
-        let blocks = values.of(self.blocks() * of_block).par_chunks_mut(of_block).enumerate();
+        let blocks = values
+            .of(self.blocks() * of_block)
+            .par_chunks_mut(of_block)
+            .enumerate();
         blocks.for_each(|(block, values)| self.transform_block::<B, P, I, R>(block, values));
         Transformed { values }
     }
@@ -154,7 +163,10 @@ struct Tiles<const R: usize> {
 impl<const R: usize> Tiles<R> {
     fn new(shape: Shape) -> Self {
         let [height, width, _] = shape.result;
-        Self { batch: shape.batch, count: [height.div_ceil(R), width.div_ceil(R)] }
+        Self {
+            batch: shape.batch,
+            count: [height.div_ceil(R), width.div_ceil(R)],
+        }
     }
 
     fn len(&self) -> usize {
@@ -167,14 +179,17 @@ impl<const R: usize> Tiles<R> {
         [tile / (down * across), tile / across % down, tile % across]
     }
 
-    /// Transforms `N × N` pixels of `x: [batch, height, width, channels]` for each of `tiles`, which begin `before` pixels
-    /// before the image and lie `step` apart: the vector of `channel` at point `p` of a tile goes to
-    /// `to(tile, channel) + p · stride`.
+    /// Transforms `N × N` pixels of `x: [batch, height, width, channels]` for each of `tiles`,
+    /// which begin `before` pixels before the image and lie `step` apart: the vector of `channel`
+    /// at point `p` of a tile goes to `to(tile, channel) + p · stride`.
     ///
     /// # Safety
     /// All these vectors lie in `out`, and nobody else uses them meanwhile.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "where to read, what to compute, where to write")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "where to read, what to compute, where to write"
+    )]
     unsafe fn transform<T: Real, const N: usize, const P: usize>(
         &self,
         x: &[T],
@@ -194,17 +209,22 @@ impl<const R: usize> Tiles<R> {
         for tile in tiles {
             let [sample, y, x_tile] = self.place(tile);
             let first = [y * step, x_tile * step];
-            let whole = first.iter().zip([height, width]).all(|(at, len)| *at >= before && at + N <= len + before);
+            let whole = first
+                .iter()
+                .zip([height, width])
+                .all(|(at, len)| *at >= before && at + N <= len + before);
             let image = sample * height * width * channels;
             for channel in (0..channels).step_by(LANES) {
                 let mut at = to(tile, channel);
                 if whole {
-                    let corner = image + ((first[0] - before) * width + first[1] - before) * channels + channel;
+                    let corner = image
+                        + ((first[0] - before) * width + first[1] - before) * channels
+                        + channel;
                     both_axes(
                         &mut work,
                         #[inline(always)]
-                        // SAFETY: the whole tile lies in the image of a sample below `batch`, whose elements the
-                        // assertion has counted.
+                        // SAFETY: the whole tile lies in the image of a sample below `batch`, whose
+                        // elements the assertion has counted.
                         |r, s| unsafe { get(x, corner + (r * width + s) * channels) },
                         &f,
                         #[inline(always)]
@@ -218,7 +238,10 @@ impl<const R: usize> Tiles<R> {
                     both_axes(
                         &mut work,
                         #[inline(always)]
-                        |r, s| match ((first[0] + r).checked_sub(before), (first[1] + s).checked_sub(before)) {
+                        |r, s| match (
+                            (first[0] + r).checked_sub(before),
+                            (first[1] + s).checked_sub(before),
+                        ) {
                             // SAFETY: as above, for this pixel.
                             (Some(y), Some(x_)) if y < height && x_ < width => unsafe {
                                 get(x, image + (y * width + x_) * channels + channel)
@@ -259,13 +282,19 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
         n * self.depth() + GAP
     }
 
-    /// Elements from one point to the next of their products with a block of weights, `[tiles, width]`.
+    /// Elements from one point to the next of their products with a block of weights,
+    /// `[tiles, width]`.
     fn products(&self, n: usize) -> usize {
         n * self.width + GAP
     }
 
     /// `v: [POINTS², tiles · depth + GAP]`.
-    fn transform<B: Bilinear<P, I, R>, const I: usize>(&self, x: &[T], tiles: Range<usize>, v: &mut [T]) {
+    fn transform<B: Bilinear<P, I, R>, const I: usize>(
+        &self,
+        x: &[T],
+        tiles: Range<usize>,
+        v: &mut [T],
+    ) {
         let (start, depth, stride) = (tiles.start, self.depth(), self.source(tiles.len()));
         assert!(v.len() >= P * P * stride, "transformed tiles do not fit");
         let v = Shared::new(v);
@@ -273,8 +302,8 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
         wide(
             #[inline(always)]
             || {
-                // SAFETY: a vector of tile t < n begins at most at (n − 1)·depth + depth − LANES within its point's part,
-                // and `v` has a part for each point.
+                // SAFETY: a vector of tile t < n begins at most at (n − 1)·depth + depth − LANES
+                // within its point's part, and `v` has a part for each point.
                 unsafe {
                     self.tiles.transform(
                         x,
@@ -293,7 +322,8 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
         );
     }
 
-    /// The result of some tiles, whose transforms are `v`, for one block of channels, whose `weights` are at all points.
+    /// The result of some tiles, whose transforms are `v`, for one block of channels, whose
+    /// `weights` are at all points.
     fn block<B: Bilinear<P, I, R>, const I: usize>(
         &self,
         block: usize,
@@ -305,19 +335,33 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
         let (n, depth) = (tiles.len(), self.depth());
         let of_m = self.products(n);
         let m = m.of(P * P * of_m);
-        let points = v.chunks(self.source(n)).zip(weights.chunks(depth * self.width + GAP)).zip(m.chunks_mut(of_m));
+        let points = v
+            .chunks(self.source(n))
+            .zip(weights.chunks(depth * self.width + GAP))
+            .zip(m.chunks_mut(of_m));
         for ((v, weights), m) in points {
-            self.panel.multiply([n, depth], v, [depth, 1], weights, m, self.width, false);
+            self.panel
+                .multiply([n, depth], v, [depth, 1], weights, m, self.width, false);
         }
         self.finish::<B, I>(block, m, of_m, tiles);
     }
 
-    /// From the products of some tiles with one block of weights, whose points lie `stride` apart, to the result.
-    fn finish<B: Bilinear<P, I, R>, const I: usize>(&self, block: usize, m: &[T], stride: usize, tiles: Range<usize>) {
+    /// From the products of some tiles with one block of weights, whose points lie `stride` apart,
+    /// to the result.
+    fn finish<B: Bilinear<P, I, R>, const I: usize>(
+        &self,
+        block: usize,
+        m: &[T],
+        stride: usize,
+        tiles: Range<usize>,
+    ) {
         let [height, across, channels] = self.shape.result;
         let start = block * self.width;
         let channels_here = self.width.min(channels - start);
-        assert!(m.len() >= (P * P - 1) * stride + tiles.len() * self.width, "products are missing");
+        assert!(
+            m.len() >= (P * P - 1) * stride + tiles.len() * self.width,
+            "products are missing"
+        );
         wide(
             #[inline(always)]
             || {
@@ -330,7 +374,8 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
                         both_axes(
                             &mut work,
                             #[inline(always)]
-                            // SAFETY: within the part of a tile below the number of tiles, by the assertion.
+                            // SAFETY: within the part of a tile below the number of tiles, by the
+                            // assertion.
                             |r, s| unsafe { get(m, from + (r * P + s) * stride) },
                             #[inline(always)]
                             |p| B::result(p),
@@ -338,9 +383,12 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
                             |value| {
                                 let (y, x) = (ty * R + r, tx * R + s);
                                 if y < height && x < across {
-                                    let at = ((sample * height + y) * across + x) * channels + start + part;
-                                    // SAFETY: this pixel belongs to this tile and these channels to this block, hence to
-                                    // this task, and no other part is alive on this thread.
+                                    let at = ((sample * height + y) * across + x) * channels
+                                        + start
+                                        + part;
+                                    // SAFETY: this pixel belongs to this tile and these channels to
+                                    // this block, hence to this task, and no other part is alive on
+                                    // this thread.
                                     let y = unsafe { self.y.part(at, LANES) };
                                     if let Some(y) = y.first_chunk_mut::<LANES>() {
                                         self.epilogue.finish(y, value, start + part, at);
@@ -359,9 +407,16 @@ impl<T: Real, const P: usize, const R: usize> Pass<'_, T, P, R> {
     }
 }
 
-/// The convolution, or its adjoint, with `kernel`: `x` to `y`, both channels-last; channels of the source are multiples of
-/// [`LANES`]. `transformed` is the kernel at all points; without it, each block of channels is transformed where it is used.
-pub(super) fn convolve<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: usize, const R: usize>(
+/// The convolution, or its adjoint, with `kernel`: `x` to `y`, both channels-last; channels of the
+/// source are multiples of [`LANES`]. `transformed` is the kernel at all points; without it, each
+/// block of channels is transformed where it is used.
+pub(super) fn convolve<
+    T: Real,
+    B: Bilinear<P, I, R>,
+    const P: usize,
+    const I: usize,
+    const R: usize,
+>(
     shape: Shape,
     kernel: &Kernel<T, impl Fn(usize, usize) -> usize + Sync>,
     transformed: Option<&Transformed<T>>,
@@ -370,8 +425,20 @@ pub(super) fn convolve<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: u
     epilogue: &Epilogue<T>,
 ) {
     only_f32!(T);
-    let (tiles, panel, width, y) = (Tiles::<R>::new(shape), T::tile().panel, width::<T>(), Shared::new(y));
-    let pass = Pass::<T, P, R> { shape, tiles, panel, width, epilogue, y };
+    let (tiles, panel, width, y) = (
+        Tiles::<R>::new(shape),
+        T::tile().panel,
+        width::<T>(),
+        Shared::new(y),
+    );
+    let pass = Pass::<T, P, R> {
+        shape,
+        tiles,
+        panel,
+        width,
+        epilogue,
+        y,
+    };
     let (total, of_block) = (pass.tiles.len(), P * P * kernel.of_point());
     // As many tiles as fit into so many bytes, together with so many columns of products.
     let fit = |bytes: usize, columns: usize| {
@@ -415,8 +482,15 @@ pub(super) fn convolve<T: Real, B: Bilinear<P, I, R>, const P: usize, const I: u
     }
 }
 
-/// The gradient of a kernel, `[co, ci, 3, 3]`, from the convolution's input `x` and its result's gradient `dy`.
-pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usize, const I: usize, const R: usize>(
+/// The gradient of a kernel, `[co, ci, 3, 3]`, from the convolution's input `x` and its result's
+/// gradient `dy`.
+pub(super) fn kernel_gradient<
+    T: Real,
+    B: KernelGradient<P, I, R>,
+    const P: usize,
+    const I: usize,
+    const R: usize,
+>(
     shape: Shape,
     x: &[T],
     dy: &[T],
@@ -429,9 +503,13 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
     let of_sum = co * width + GAP;
     let of_tile = P * P * (blocks_of_ci * width + co) * size_of::<T>();
     let bytes = blocks_of_ci * P * P * of_sum * size_of::<T>();
-    // Sums of a large kernel would leave the cache from one chunk of tiles to the next: better one chunk.
+    // Sums of a large kernel would leave the cache from one chunk of tiles to the next: better one
+    // chunk.
     let most = if bytes <= SHARED { CHUNK } else { 4 * CHUNK };
-    let chunks = blocks(tiles.len(), (most / of_tile / FEWEST * FEWEST).max(2 * FEWEST));
+    let chunks = blocks(
+        tiles.len(),
+        (most / of_tile / FEWEST * FEWEST).max(2 * FEWEST),
+    );
     let [mut v, mut z, mut sums] = [(); 3].map(|()| Kept::new());
     let mut dk = vec![T::ZERO; co * ci * 9];
     if chunks.is_empty() {
@@ -439,7 +517,11 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
     }
     // [block of ci, POINTS², co · width + GAP], unless each block is finished before the next.
     let by_block = chunks.len() == 1 && bytes > SHARED;
-    let sums = sums.of(if by_block { 0 } else { blocks_of_ci * P * P * of_sum });
+    let sums = sums.of(if by_block {
+        0
+    } else {
+        blocks_of_ci * P * P * of_sum
+    });
     let result = Shared::new(&mut dk);
     for (i, chunk) in chunks.iter().enumerate() {
         let n = chunk.len();
@@ -447,7 +529,8 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
         let (of_v, of_z) = (n * width + GAP, n * co + GAP);
         let (v, z) = (v.of(blocks_of_ci * P * P * of_v), z.of(P * P * of_z));
         if ci % width != 0 {
-            // Past the last channel: sums of whatever was there could be slow or not finite, and are read by nobody.
+            // Past the last channel: sums of whatever was there could be slow or not finite, and
+            // are read by nobody.
             v.fill(T::ZERO);
         }
         let (shared_v, shared_z) = (Shared::new(v), Shared::new(z));
@@ -456,7 +539,8 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
             wide(
                 #[inline(always)]
                 || {
-                    // SAFETY: (tile, channels) belong to this task alone; their vectors lie within their points' parts.
+                    // SAFETY: (tile, channels) belong to this task alone; their vectors lie within
+                    // their points' parts.
                     unsafe {
                         tiles.transform(
                             x,
@@ -467,7 +551,9 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
                             |d| B::input(d),
                             &shared_v,
                             #[inline(always)]
-                            |tile, k| k / width * P * P * of_v + (tile - chunk.start) * width + k % width,
+                            |tile, k| {
+                                k / width * P * P * of_v + (tile - chunk.start) * width + k % width
+                            },
                             of_v,
                         );
                         tiles.transform(
@@ -488,14 +574,19 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
         });
         let (v, z) = (&*v, &*z);
         let sum = |block: usize, point: usize, sum: &mut [T]| {
-            let (v, z) = (&v[(block * P * P + point) * of_v..][..of_v], &z[point * of_z..][..of_z]);
+            let (v, z) = (
+                &v[(block * P * P + point) * of_v..][..of_v],
+                &z[point * of_z..][..of_z],
+            );
             panel.multiply([co, n], z, [1, co], v, sum, width, i > 0);
         };
         if by_block {
             (0..blocks_of_ci).into_par_iter().for_each(|block| {
                 let mut scratch = Scratch::new();
                 let sums = scratch.of(P * P * of_sum);
-                sums.chunks_mut(of_sum).enumerate().for_each(|(point, sums)| sum(block, point, sums));
+                sums.chunks_mut(of_sum)
+                    .enumerate()
+                    .for_each(|(point, sums)| sum(block, point, sums));
                 finish_kernel::<T, B, P, I, R>([ci, co], block, sums, &result);
             });
             return dk;
@@ -508,9 +599,15 @@ pub(super) fn kernel_gradient<T: Real, B: KernelGradient<P, I, R>, const P: usiz
     dk
 }
 
-/// The gradients of a block of input channels from its sums at all points, `[POINTS², co · width + GAP]`, to
-/// `[co, ci, 3, 3]`.
-fn finish_kernel<T: Real, B: KernelGradient<P, I, R>, const P: usize, const I: usize, const R: usize>(
+/// The gradients of a block of input channels from its sums at all points,
+/// `[POINTS², co · width + GAP]`, to `[co, ci, 3, 3]`.
+fn finish_kernel<
+    T: Real,
+    B: KernelGradient<P, I, R>,
+    const P: usize,
+    const I: usize,
+    const R: usize,
+>(
     [ci, co]: [usize; 2],
     block: usize,
     sums: &[T],
@@ -525,7 +622,8 @@ fn finish_kernel<T: Real, B: KernelGradient<P, I, R>, const P: usize, const I: u
             let mut work = work::<T, P, 3>();
             for channel in 0..co {
                 for k in (start..ci.min(start + width)).step_by(LANES) {
-                    // SAFETY: these channels belong to this task alone, and no other part is alive on this thread.
+                    // SAFETY: these channels belong to this task alone, and no other part is alive
+                    // on this thread.
                     let dk = unsafe { to.part((channel * ci + k) * 9, LANES * 9) };
                     let (from, mut tap) = (channel * width + k - start, 0);
                     both_axes(

@@ -1,8 +1,9 @@
-//! Convolutions of images `[batch, height, width, channels]` with kernels `[out, kh, kw, in]`: forward, the gradient of the
-//! images and that of the kernel, each computed only where somebody asks.
+//! Convolutions of images `[batch, height, width, channels]` with kernels `[out, kh, kw, in]`:
+//! forward, the gradient of the images and that of the kernel, each computed only where somebody
+//! asks.
 //!
-//! By cuDNN where the program has it and it serves the shape, else as products of matrices of patches. Knows nothing of
-//! layers.
+//! By cuDNN where the program has it and it serves the shape, else as products of matrices of
+//! patches. Knows nothing of layers.
 use super::launch::{Made, Operand, device, each, fresh, launch, on_images};
 use super::node::node;
 use crate::conv::geometry::Geometry;
@@ -13,8 +14,14 @@ pub(super) fn convolution(x: &Tensor, kernel: &Tensor, g: Geometry) -> Result<Te
     let made = forward(x, kernel, &g)?;
     let (images, weights) = (x.clone(), kernel.clone());
     node("convolution", [x, kernel], made, move |_, gradient| {
-        let dx = images.track_op().then(|| of_images(gradient, &weights, &g).map(Made::tensor)).transpose()?;
-        let dk = weights.track_op().then(|| of_kernel(&images, gradient, &g).map(Made::tensor)).transpose()?;
+        let dx = images
+            .track_op()
+            .then(|| of_images(gradient, &weights, &g).map(Made::tensor))
+            .transpose()?;
+        let dk = weights
+            .track_op()
+            .then(|| of_kernel(&images, gradient, &g).map(Made::tensor))
+            .transpose()?;
         Ok([dx, dk])
     })
 }
@@ -23,11 +30,22 @@ pub(super) fn convolution(x: &Tensor, kernel: &Tensor, g: Geometry) -> Result<Te
 pub(super) fn adjoint(y: &Tensor, kernel: &Tensor, g: Geometry) -> Result<Tensor> {
     let made = of_images(y, kernel, &g)?;
     let (results, weights) = (y.clone(), kernel.clone());
-    node("convolution-adjoint", [y, kernel], made, move |_, gradient| {
-        let dy = results.track_op().then(|| forward(gradient, &weights, &g).map(Made::tensor)).transpose()?;
-        let dk = weights.track_op().then(|| of_kernel(gradient, &results, &g).map(Made::tensor)).transpose()?;
-        Ok([dy, dk])
-    })
+    node(
+        "convolution-adjoint",
+        [y, kernel],
+        made,
+        move |_, gradient| {
+            let dy = results
+                .track_op()
+                .then(|| forward(gradient, &weights, &g).map(Made::tensor))
+                .transpose()?;
+            let dk = weights
+                .track_op()
+                .then(|| of_kernel(gradient, &results, &g).map(Made::tensor))
+                .transpose()?;
+            Ok([dy, dk])
+        },
+    )
 }
 
 fn forward(x: &Tensor, kernel: &Tensor, g: &Geometry) -> Result<Made> {
@@ -45,7 +63,10 @@ fn of_images(dy: &Tensor, kernel: &Tensor, g: &Geometry) -> Result<Made> {
     if let Some(made) = super::cudnn::of_images(dy, kernel, g)? {
         return Ok(made);
     }
-    let columns = dy.detach().reshape((results(g), g.co))?.matmul(&kernel.detach().reshape((g.co, patch(g)))?)?;
+    let columns = dy
+        .detach()
+        .reshape((results(g), g.co))?
+        .matmul(&kernel.detach().reshape((g.co, patch(g)))?)?;
     let (device, count) = (device(dy)?, g.b * g.h * g.w * g.ci);
     let columns = Operand::new(&columns);
     on_images!("a convolution", dy.dtype(), T => {
@@ -67,7 +88,11 @@ fn of_kernel(x: &Tensor, dy: &Tensor, g: &Geometry) -> Result<Made> {
     if let Some(made) = super::cudnn::of_kernel(x, dy, g)? {
         return Ok(made);
     }
-    let dk = dy.detach().reshape((results(g), g.co))?.t()?.matmul(&patches(x, g)?)?;
+    let dk = dy
+        .detach()
+        .reshape((results(g), g.co))?
+        .t()?
+        .matmul(&patches(x, g)?)?;
     taken(dk, (g.co, g.kh, g.kw, g.ci))
 }
 
@@ -83,7 +108,11 @@ fn patch(g: &Geometry) -> usize {
 
 /// Sizes as the patch kernels take them: channels, h, w, oh, ow; kh, kw, stride, padding.
 fn arguments(g: &Geometry) -> [[u64; 5]; 2] {
-    [[g.ci, g.h, g.w, g.oh, g.ow], [g.kh, g.kw, g.stride, g.padding, 0]].map(|sizes| sizes.map(|size| size as u64))
+    [
+        [g.ci, g.h, g.w, g.oh, g.ow],
+        [g.kh, g.kw, g.stride, g.padding, 0],
+    ]
+    .map(|sizes| sizes.map(|size| size as u64))
 }
 
 /// What each result sees of the images: `[results, patch]`.

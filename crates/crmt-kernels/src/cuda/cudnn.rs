@@ -1,8 +1,8 @@
 //! cuDNN's convolutions, channels-last.
 //!
-//! What cuDNN needs to know of a convolution (descriptors), the algorithm it is computed with and how much working memory
-//! that takes are found once for each shape and kept. Only algorithms whose sums have a fixed order are taken. Knows nothing
-//! of gradients' use.
+//! What cuDNN needs to know of a convolution (descriptors), the algorithm it is computed with and
+//! how much working memory that takes are found once for each shape and kept. Only algorithms whose
+//! sums have a fixed order are taken. Knows nothing of gradients' use.
 #![expect(unsafe_code, reason = "cuDNN's functions take what they are given")]
 
 use super::launch::{Element, Made, Operand, device, fresh};
@@ -18,7 +18,8 @@ use std::ffi::c_void;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Bytes of working memory that an algorithm may take: more pays for few shapes, and is missing elsewhere.
+/// Bytes of working memory that an algorithm may take: more pays for few shapes, and is missing
+/// elsewhere.
 const MOST_MEMORY: usize = 1 << 30;
 
 /// `None` where cuDNN has no channels-last convolution of that type, or no algorithm for the shape.
@@ -55,8 +56,15 @@ struct Key {
 
 impl Key {
     fn new(pass: Pass, dtype: DType, precision: Precision, g: &Geometry) -> Self {
-        let geometry = [g.b, g.ci, g.h, g.w, g.co, g.kh, g.kw, g.oh, g.ow, g.stride, g.padding];
-        Self { pass, dtype, rounded: precision != Precision::F32, geometry }
+        let geometry = [
+            g.b, g.ci, g.h, g.w, g.co, g.kh, g.kw, g.oh, g.ow, g.stride, g.padding,
+        ];
+        Self {
+            pass,
+            dtype,
+            rounded: precision != Precision::F32,
+            geometry,
+        }
     }
 }
 
@@ -65,8 +73,8 @@ struct Library {
     handle: Handle,
     stream: Arc<CudaStream>,
     plans: HashMap<Key, Option<Rc<Plan>>>,
-    /// Working memory, shared by all convolutions, which run one after another on one stream: the last is the largest. Those
-    /// before it are kept, because a recording may use them.
+    /// Working memory, shared by all convolutions, which run one after another on one stream: the
+    /// last is the largest. Those before it are kept, because a recording may use them.
     memories: Vec<CudaSlice<u8>>,
 }
 
@@ -94,7 +102,12 @@ pub(super) fn plans() -> Vec<String> {
     })
 }
 
-fn run(pass: Pass, operands: [&Tensor; 2], g: &Geometry, shape: (usize, usize, usize, usize)) -> Result<Option<Made>> {
+fn run(
+    pass: Pass,
+    operands: [&Tensor; 2],
+    g: &Geometry,
+    shape: (usize, usize, usize, usize),
+) -> Result<Option<Made>> {
     match operands[0].dtype() {
         DType::F32 => run_of::<f32>(pass, operands, g, shape),
         DType::BF16 => run_of::<half::bf16>(pass, operands, g, shape),
@@ -115,7 +128,9 @@ fn run_of<T: Element + CudnnDataType>(
     LIBRARIES.with_borrow_mut(|libraries| {
         let library = match libraries.entry(device.id()) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(Library::new(&device)?),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(Library::new(&device)?)
+            }
         };
         let plan = match library.plans.get(&key) {
             Some(plan) => plan.clone(),
@@ -139,7 +154,12 @@ impl Library {
         let handle = Handle(result::create_handle()?);
         // SAFETY: both are alive, and the library keeps them together.
         unsafe { result::set_stream(handle.0, stream.cu_stream().cast()) }?;
-        Ok(Self { handle, stream, plans: HashMap::new(), memories: vec![] })
+        Ok(Self {
+            handle,
+            stream,
+            plans: HashMap::new(),
+            memories: vec![],
+        })
     }
 
     fn launch<T: Element>(
@@ -149,21 +169,39 @@ impl Library {
         operands: [u64; 2],
         result: &mut CudaSlice<T>,
     ) -> Result<()> {
-        if self.memories.last().is_none_or(|memory| memory.len() < plan.memory) {
+        if self
+            .memories
+            .last()
+            .is_none_or(|memory| memory.len() < plan.memory)
+        {
             // Of powers of two, all together take less than twice the largest.
             // SAFETY: working memory is written before it is read.
-            self.memories.push(unsafe { device.alloc::<u8>(plan.memory.next_power_of_two()) }?);
+            self.memories
+                .push(unsafe { device.alloc::<u8>(plan.memory.next_power_of_two()) }?);
         }
-        let Some(memory) = self.memories.last_mut() else { bail!("internal: no working memory") };
+        let Some(memory) = self.memories.last_mut() else {
+            bail!("internal: no working memory")
+        };
         let memory = memory.device_ptr_mut(&self.stream).0 as *mut c_void;
         let to = result.device_ptr_mut(&self.stream).0 as *mut c_void;
         let [first, second] = operands.map(|address| address as *const c_void);
         let (one, zero) = (1f32, 0f32);
-        let (one, zero) = ((&raw const one).cast::<c_void>(), (&raw const zero).cast::<c_void>());
-        let (handle, Descriptors { images: x, kernel: k, results: y, convolution: c }) =
-            (self.handle.0, &plan.descriptors);
-        // SAFETY: descriptors, operands and result are of the same geometry and type, the working memory is as long as the
-        // algorithm asked for, and scales of f32 and bf16 convolutions are f32.
+        let (one, zero) = (
+            (&raw const one).cast::<c_void>(),
+            (&raw const zero).cast::<c_void>(),
+        );
+        let (
+            handle,
+            Descriptors {
+                images: x,
+                kernel: k,
+                results: y,
+                convolution: c,
+            },
+        ) = (self.handle.0, &plan.descriptors);
+        // SAFETY: descriptors, operands and result are of the same geometry and type, the working
+        // memory is as long as the algorithm asked for, and scales of f32 and bf16 convolutions are
+        // f32.
         unsafe {
             match plan.algorithm {
                 Algorithm::Forward(a) => result::convolution_forward(
@@ -245,8 +283,11 @@ struct Descriptors {
 
 /// cuDNN counts in 32 bits.
 fn int(length: usize) -> Result<i32> {
-    i32::try_from(length)
-        .map_err(|_| candle_core::Error::Msg(format!("a convolution of length {length} is too long for cuDNN")))
+    i32::try_from(length).map_err(|_| {
+        candle_core::Error::Msg(format!(
+            "a convolution of length {length} is too long for cuDNN"
+        ))
+    })
 }
 
 impl Descriptors {
@@ -257,20 +298,55 @@ impl Descriptors {
             Ok([a?, b?, c?, d?])
         };
         let (stride, padding) = (int(g.stride)?, int(g.padding)?);
-        let [images, results] = [result::create_tensor_descriptor()?, result::create_tensor_descriptor()?].map(Images);
+        let [images, results] = [
+            result::create_tensor_descriptor()?,
+            result::create_tensor_descriptor()?,
+        ]
+        .map(Images);
         let kernel = Kernel(result::create_filter_descriptor()?);
         let convolution = Conv(result::create_convolution_descriptor()?);
-        // SAFETY: the objects were just made. cuDNN names lengths in the order n, c, h, w whatever lies side by side.
+        // SAFETY: the objects were just made. cuDNN names lengths in the order n, c, h, w whatever
+        // lies side by side.
         unsafe {
-            result::set_tensor4d_descriptor(images.0, LAST, T::DATA_TYPE, ints([g.b, g.ci, g.h, g.w])?)?;
-            result::set_tensor4d_descriptor(results.0, LAST, T::DATA_TYPE, ints([g.b, g.co, g.oh, g.ow])?)?;
-            result::set_filter4d_descriptor(kernel.0, T::DATA_TYPE, LAST, ints([g.co, g.ci, g.kh, g.kw])?)?;
+            result::set_tensor4d_descriptor(
+                images.0,
+                LAST,
+                T::DATA_TYPE,
+                ints([g.b, g.ci, g.h, g.w])?,
+            )?;
+            result::set_tensor4d_descriptor(
+                results.0,
+                LAST,
+                T::DATA_TYPE,
+                ints([g.b, g.co, g.oh, g.ow])?,
+            )?;
+            result::set_filter4d_descriptor(
+                kernel.0,
+                T::DATA_TYPE,
+                LAST,
+                ints([g.co, g.ci, g.kh, g.kw])?,
+            )?;
             let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
             let sums = f32::DATA_TYPE;
-            result::set_convolution2d_descriptor(convolution.0, padding, padding, stride, stride, 1, 1, mode, sums)?;
+            result::set_convolution2d_descriptor(
+                convolution.0,
+                padding,
+                padding,
+                stride,
+                stride,
+                1,
+                1,
+                mode,
+                sums,
+            )?;
             result::set_convolution_math_type(convolution.0, math)?;
         }
-        Ok(Self { images, kernel, results, convolution })
+        Ok(Self {
+            images,
+            kernel,
+            results,
+            convolution,
+        })
     }
 }
 
@@ -289,7 +365,8 @@ struct Plan {
     memory: usize,
 }
 
-/// The best of what cuDNN proposes, best first: in a fixed order of its sums, and within the memory.
+/// The best of what cuDNN proposes, best first: in a fixed order of its sums, and within the
+/// memory.
 macro_rules! propose {
     ($ask:path, $most:literal, $handle:expr, [$($descriptor:expr),*]) => {{
         // SAFETY: the structure is of numbers, for which all zeros are values.
@@ -313,53 +390,95 @@ impl Plan {
             (_, false) => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         };
         let descriptors = Descriptors::new::<T>(g, math)?;
-        let Descriptors { images: x, kernel: k, results: y, convolution: c } = &descriptors;
+        let Descriptors {
+            images: x,
+            kernel: k,
+            results: y,
+            convolution: c,
+        } = &descriptors;
         let found = match key.pass {
-            Pass::Forward => propose!(result::get_convolution_forward_algorithm, 16, handle.0, [x.0, k.0, c.0, y.0])
-                .map(|(a, memory, math)| (Algorithm::Forward(a), memory, math)),
-            Pass::Images => {
-                propose!(result::get_convolution_backward_data_algorithm, 16, handle.0, [k.0, y.0, c.0, x.0])
-                    .map(|(a, memory, math)| (Algorithm::Images(a), memory, math))
-            }
-            Pass::Kernel => {
-                propose!(result::get_convolution_backward_filter_algorithm, 16, handle.0, [x.0, y.0, c.0, k.0])
-                    .map(|(a, memory, math)| (Algorithm::Kernel(a), memory, math))
-            }
+            Pass::Forward => propose!(
+                result::get_convolution_forward_algorithm,
+                16,
+                handle.0,
+                [x.0, k.0, c.0, y.0]
+            )
+            .map(|(a, memory, math)| (Algorithm::Forward(a), memory, math)),
+            Pass::Images => propose!(
+                result::get_convolution_backward_data_algorithm,
+                16,
+                handle.0,
+                [k.0, y.0, c.0, x.0]
+            )
+            .map(|(a, memory, math)| (Algorithm::Images(a), memory, math)),
+            Pass::Kernel => propose!(
+                result::get_convolution_backward_filter_algorithm,
+                16,
+                handle.0,
+                [x.0, y.0, c.0, k.0]
+            )
+            .map(|(a, memory, math)| (Algorithm::Kernel(a), memory, math)),
         };
-        let usual = || Self::usual(handle, key.pass, &descriptors).map(|(algorithm, memory)| (algorithm, memory, math));
-        let Some((algorithm, memory, math)) = found.or_else(usual) else { return Ok(None) };
+        let usual = || {
+            Self::usual(handle, key.pass, &descriptors)
+                .map(|(algorithm, memory)| (algorithm, memory, math))
+        };
+        let Some((algorithm, memory, math)) = found.or_else(usual) else {
+            return Ok(None);
+        };
         if key.rounded {
             // SAFETY: alive, and of the proposal.
             unsafe { result::set_convolution_math_type(c.0, math) }?;
         }
-        Ok(Some(Self { descriptors, algorithm, memory }))
+        Ok(Some(Self {
+            descriptors,
+            algorithm,
+            memory,
+        }))
     }
 
-    /// The algorithm of a fixed order that serves most shapes, and its working memory, if it serves this one: cuDNN need not have
-    /// proposed it.
+    /// The algorithm of a fixed order that serves most shapes, and its working memory, if it serves
+    /// this one: cuDNN need not have proposed it.
     fn usual(handle: &Handle, pass: Pass, descriptors: &Descriptors) -> Option<(Algorithm, usize)> {
         use sys::cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1 as IMAGES;
         use sys::cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1 as KERNEL;
         use sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM as FORWARD;
-        let (handle, Descriptors { images: x, kernel: k, results: y, convolution: c }) = (handle.0, descriptors);
+        let (
+            handle,
+            Descriptors {
+                images: x,
+                kernel: k,
+                results: y,
+                convolution: c,
+            },
+        ) = (handle.0, descriptors);
         // SAFETY: all are alive.
         let (algorithm, memory) = unsafe {
             match pass {
                 Pass::Forward => (
                     Algorithm::Forward(FORWARD),
-                    result::get_convolution_forward_workspace_size(handle, x.0, k.0, c.0, y.0, FORWARD),
+                    result::get_convolution_forward_workspace_size(
+                        handle, x.0, k.0, c.0, y.0, FORWARD,
+                    ),
                 ),
                 Pass::Images => (
                     Algorithm::Images(IMAGES),
-                    result::get_convolution_backward_data_workspace_size(handle, k.0, y.0, c.0, x.0, IMAGES),
+                    result::get_convolution_backward_data_workspace_size(
+                        handle, k.0, y.0, c.0, x.0, IMAGES,
+                    ),
                 ),
                 Pass::Kernel => (
                     Algorithm::Kernel(KERNEL),
-                    result::get_convolution_backward_filter_workspace_size(handle, x.0, y.0, c.0, k.0, KERNEL),
+                    result::get_convolution_backward_filter_workspace_size(
+                        handle, x.0, y.0, c.0, k.0, KERNEL,
+                    ),
                 ),
             }
         };
-        Some((algorithm, memory.ok().filter(|memory| *memory <= MOST_MEMORY)?))
+        Some((
+            algorithm,
+            memory.ok().filter(|memory| *memory <= MOST_MEMORY)?,
+        ))
     }
 }
 
@@ -371,7 +490,12 @@ mod tests {
     fn what_decides_the_algorithm_is_in_the_key() -> Result<()> {
         let key = |x: [usize; 4], stride, dtype, precision| -> Result<Key> {
             let kernel = [8, x[1], 3, 3];
-            Ok(Key::new(Pass::Forward, dtype, precision, &Geometry::new(&x, &kernel, stride, 1)?))
+            Ok(Key::new(
+                Pass::Forward,
+                dtype,
+                precision,
+                &Geometry::new(&x, &kernel, stride, 1)?,
+            ))
         };
         let base = key([4, 3, 16, 16], 1, DType::F32, Precision::F32)?;
         assert_eq!(base, key([4, 3, 16, 16], 1, DType::F32, Precision::F32)?);
@@ -381,7 +505,10 @@ mod tests {
             key([4, 3, 16, 16], 2, DType::F32, Precision::F32)?,
             key([4, 3, 16, 16], 1, DType::BF16, Precision::F32)?,
             key([4, 3, 16, 16], 1, DType::F32, Precision::Tf32)?,
-            Key { pass: Pass::Images, ..base },
+            Key {
+                pass: Pass::Images,
+                ..base
+            },
         ];
         assert!(others.iter().all(|other| *other != base));
         Ok(())
@@ -389,7 +516,12 @@ mod tests {
 
     #[test]
     fn lengths_beyond_32_bits_are_refused() {
-        assert!(int(1 << 31).unwrap_err().to_string().contains("too long for cuDNN"));
+        assert!(
+            int(1 << 31)
+                .unwrap_err()
+                .to_string()
+                .contains("too long for cuDNN")
+        );
         assert_eq!(int(7).ok(), Some(7));
     }
 }

@@ -1,7 +1,10 @@
 //! Kernels by name, tensors as kernels see them, and results as tensors.
 //!
 //! Knows nothing of what a kernel computes.
-#![expect(unsafe_code, reason = "a kernel is a name and a list of arguments; the compiler can check neither")]
+#![expect(
+    unsafe_code,
+    reason = "a kernel is a name and a list of arguments; the compiler can check neither"
+)]
 
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, LaunchConfig};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage};
@@ -57,14 +60,17 @@ macro_rules! on_images {
                 type $T = half::bf16;
                 $body
             }
-            other => candle_core::bail!("{}: element type {other:?} is not supported, convert to F32 or F64", $what),
+            other => candle_core::bail!(
+                "{}: element type {other:?} is not supported, convert to F32 or F64",
+                $what
+            ),
         }
     };
 }
 pub(super) use on_images;
 
-/// Launches the kernel `$name` for elements of type `$T`, with arguments (numbers, and addresses of operands) and then
-/// results, in the kernel's order.
+/// Launches the kernel `$name` for elements of type `$T`, with arguments (numbers, and addresses of
+/// operands) and then results, in the kernel's order.
 macro_rules! launch {
     ($device:expr, $T:ty, $name:literal, $config:expr, [$($arg:expr),* $(,)?] => [$($result:expr),* $(,)?]) => {{
         use candle_core::cuda_backend::{WrapErr as _, cudarc::driver::PushKernelArg as _};
@@ -73,8 +79,9 @@ macro_rules! launch {
         let mut builder = function.builder();
         $( let argument = $arg; builder.arg(&argument); )*
         $( builder.arg(&mut $result); )*
-        // SAFETY: the arguments are those of the kernel of that name in kernels.cu, in its order and types, and each array is
-        // as long as the sizes beside it say; tests/devices runs every kernel.
+        // SAFETY: the arguments are those of the kernel of that name in kernels.cu, in its order
+        // and types, and each array is as long as the sizes beside it say; tests/devices runs every
+        // kernel.
         #[expect(unsafe_code, reason = "a launch")]
         let launched = unsafe { builder.launch($config) };
         launched.w()?;
@@ -84,19 +91,30 @@ pub(super) use launch;
 
 /// Threads of a block of an elementwise kernel.
 const THREADS: u32 = 256;
-/// Blocks of an elementwise kernel at most: enough to fill any card several times over; each thread then takes several elements.
+/// Blocks of an elementwise kernel at most: enough to fill any card several times over; each thread
+/// then takes several elements.
 const BLOCKS: usize = 1 << 14;
 
 /// A launch for `count` elements that are independent of each other; not for none.
 pub(super) fn each(count: usize) -> LaunchConfig {
     let blocks = count.div_ceil(THREADS as usize).clamp(1, BLOCKS) as u32;
-    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }
+    LaunchConfig {
+        grid_dim: (blocks, 1, 1),
+        block_dim: (THREADS, 1, 1),
+        shared_mem_bytes: 0,
+    }
 }
 
 /// The same for `count` elements in rows of channels: at least a thread for each channel.
 pub(super) fn each_of_channels(count: usize, channels: usize) -> LaunchConfig {
-    let LaunchConfig { grid_dim: (blocks, ..), .. } = each(count);
-    LaunchConfig { grid_dim: (blocks.max(channels.div_ceil(THREADS as usize) as u32), 1, 1), ..each(count) }
+    let LaunchConfig {
+        grid_dim: (blocks, ..),
+        ..
+    } = each(count);
+    LaunchConfig {
+        grid_dim: (blocks.max(channels.div_ceil(THREADS as usize) as u32), 1, 1),
+        ..each(count)
+    }
 }
 
 /// Read access to a contiguous tensor on a CUDA device for as long as this lives.
@@ -126,12 +144,15 @@ impl<'a> Operand<'a> {
 impl Operand<'_> {
     /// Its elements in memory of their own.
     pub(super) fn copy<T: Element>(&self) -> Result<CudaSlice<T>> {
-        let (Some((from, to)), Storage::Cuda(storage)) = (self.1.contiguous_offsets(), &*self.0) else {
+        let (Some((from, to)), Storage::Cuda(storage)) = (self.1.contiguous_offsets(), &*self.0)
+        else {
             bail!("internal: an operand to copy is not contiguous on a CUDA device")
         };
         let mut copy = fresh::<T>(&storage.device, to - from)?;
         if to > from {
-            storage.device.memcpy_dtod(&storage.as_cuda_slice::<T>()?.slice(from..to), &mut copy)?;
+            storage
+                .device
+                .memcpy_dtod(&storage.as_cuda_slice::<T>()?.slice(from..to), &mut copy)?;
         }
         Ok(copy)
     }
@@ -146,7 +167,10 @@ pub(super) fn at<T: Element>(operand: Option<&Operand<'_>>) -> Result<u64> {
 pub(super) fn device(tensor: &Tensor) -> Result<CudaDevice> {
     match tensor.device() {
         Device::Cuda(device) => Ok(device.clone()),
-        other => bail!("internal: a tensor on {:?} reached a CUDA operation", other.location()),
+        other => bail!(
+            "internal: a tensor on {:?} reached a CUDA operation",
+            other.location()
+        ),
     }
 }
 
@@ -164,12 +188,24 @@ pub(super) struct Made {
 }
 
 impl Made {
-    pub(super) fn new<T: Element>(elements: CudaSlice<T>, shape: impl Into<Shape>, device: &CudaDevice) -> Self {
-        Self { storage: CudaStorage::wrap_cuda_slice(elements, device.clone()), shape: shape.into() }
+    pub(super) fn new<T: Element>(
+        elements: CudaSlice<T>,
+        shape: impl Into<Shape>,
+        device: &CudaDevice,
+    ) -> Self {
+        Self {
+            storage: CudaStorage::wrap_cuda_slice(elements, device.clone()),
+            shape: shape.into(),
+        }
     }
 
     /// As a tensor that tracks nothing.
     pub(super) fn tensor(self) -> Tensor {
-        Tensor::from_storage(Storage::Cuda(self.storage), self.shape, BackpropOp::none(), false)
+        Tensor::from_storage(
+            Storage::Cuda(self.storage),
+            self.shape,
+            BackpropOp::none(),
+            false,
+        )
     }
 }

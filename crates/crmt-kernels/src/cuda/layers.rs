@@ -1,14 +1,17 @@
-//! What lies between convolutions, on images `[batch, height, width, channels]`: bias, sum and ReLU in one pass,
-//! normalisation, pooling, MaxMin, each with its gradient.
+//! What lies between convolutions, on images `[batch, height, width, channels]`: bias, sum and ReLU
+//! in one pass, normalisation, pooling, MaxMin, each with its gradient.
 //!
 //! Knows arrays of rows of channels, and nothing of networks.
-use super::launch::{Element, Made, Operand, at, device, each, each_of_channels, fresh, launch, on_images};
+use super::launch::{
+    Element, Made, Operand, at, device, each, each_of_channels, fresh, launch, on_images,
+};
 use super::node::node;
 use crate::RunningStats;
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{D, IndexOp, Result, Tensor};
 
-/// Channels of a block of a sum over rows, and rows that it reads side by side: LANES and WAYS of kernels.cu.
+/// Channels of a block of a sum over rows, and rows that it reads side by side: LANES and WAYS of
+/// kernels.cu.
 const LANES: usize = 32;
 const WAYS: usize = 8;
 /// Blocks of rows that such a sum has at most, so that the second pass stays short.
@@ -21,20 +24,34 @@ fn rows_and_channels(x: &Tensor) -> Result<[usize; 2]> {
 }
 
 /// `relu(x + bias + add)`, the last two and the ReLU where asked for. `bias: [channels]`.
-pub(super) fn epilogue(x: &Tensor, bias: Option<&Tensor>, add: Option<&Tensor>, relu: bool) -> Result<Tensor> {
+pub(super) fn epilogue(
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    relu: bool,
+) -> Result<Tensor> {
     if bias.is_none() && add.is_none() && !relu {
         return Ok(x.clone());
     }
-    let made = on_images!("bias, sum and relu", x.dtype(), T => epilogue_of::<T>(x, bias, add, relu)?);
+    let made =
+        on_images!("bias, sum and relu", x.dtype(), T => epilogue_of::<T>(x, bias, add, relu)?);
     let channels = x.dim(D::Minus1)?;
     let bias_tracked = bias.is_some_and(Tensor::track_op);
     let backward = move |y: &Tensor, gradient: &Tensor| {
-        let gradient = if relu { stop(y, gradient)? } else { gradient.clone() };
-        let bias = bias_tracked.then(|| column_sums(&gradient, channels)).transpose()?;
+        let gradient = if relu {
+            stop(y, gradient)?
+        } else {
+            gradient.clone()
+        };
+        let bias = bias_tracked
+            .then(|| column_sums(&gradient, channels))
+            .transpose()?;
         Result::Ok((gradient, bias))
     };
     match (bias, add) {
-        (None, None) => node("epilogue", [x], made, move |y, g| Ok([Some(backward(y, g)?.0)])),
+        (None, None) => node("epilogue", [x], made, move |y, g| {
+            Ok([Some(backward(y, g)?.0)])
+        }),
         (Some(bias), None) => node("epilogue", [x, bias], made, move |y, g| {
             let (gradient, bias) = backward(y, g)?;
             Ok([Some(gradient), bias])
@@ -50,11 +67,20 @@ pub(super) fn epilogue(x: &Tensor, bias: Option<&Tensor>, add: Option<&Tensor>, 
     }
 }
 
-fn epilogue_of<T: Element>(x: &Tensor, bias: Option<&Tensor>, add: Option<&Tensor>, relu: bool) -> Result<Made> {
+fn epilogue_of<T: Element>(
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    add: Option<&Tensor>,
+    relu: bool,
+) -> Result<Made> {
     let (device, [_, channels], count) = (device(x)?, rows_and_channels(x)?, x.elem_count());
     let mut y = fresh::<T>(&device, count)?;
     if count > 0 {
-        let (xs, biases, adds) = (Operand::new(x), bias.map(Operand::new), add.map(Operand::new));
+        let (xs, biases, adds) = (
+            Operand::new(x),
+            bias.map(Operand::new),
+            add.map(Operand::new),
+        );
         let [has_bias, has_add, relu] = [bias.is_some(), add.is_some(), relu].map(i32::from);
         let (bias, add) = (at::<T::Sum>(biases.as_ref())?, at::<T>(adds.as_ref())?);
         launch!(device, T, "epilogue", each_of_channels(count, channels), [
@@ -82,7 +108,15 @@ fn parts([rows, channels]: [usize; 2]) -> (usize, usize, LaunchConfig) {
     let rows_of_block = rows.div_ceil(PARTS).max(4 * WAYS);
     let blocks = rows.div_ceil(rows_of_block).max(1);
     let grid_dim = (channels.div_ceil(LANES) as u32, blocks as u32, 1);
-    (rows_of_block, blocks, LaunchConfig { grid_dim, block_dim: (LANES as u32, WAYS as u32, 1), shared_mem_bytes: 0 })
+    (
+        rows_of_block,
+        blocks,
+        LaunchConfig {
+            grid_dim,
+            block_dim: (LANES as u32, WAYS as u32, 1),
+            shared_mem_bytes: 0,
+        },
+    )
 }
 
 /// Mean and biased variance of each channel, `[2, channels]`.
@@ -111,9 +145,14 @@ struct Normal {
     relu: bool,
 }
 
-/// `Σ g·x̂` and `Σ g` of each channel, `[2, channels]`, of the gradient that the ReLU (whose result is `y`) let pass;
-/// without `normal` only the latter.
-fn gradient_sums(gradient: &Tensor, y: &Tensor, x: &Tensor, normal: Option<&Normal>) -> Result<Tensor> {
+/// `Σ g·x̂` and `Σ g` of each channel, `[2, channels]`, of the gradient that the ReLU (whose result
+/// is `y`) let pass; without `normal` only the latter.
+fn gradient_sums(
+    gradient: &Tensor,
+    y: &Tensor,
+    x: &Tensor,
+    normal: Option<&Normal>,
+) -> Result<Tensor> {
     let (device, size @ [rows, channels]) = (device(gradient)?, rows_and_channels(gradient)?);
     let (rows_of_block, blocks, config) = parts(size);
     let [gs, ys, xs] = [gradient, y, x].map(Operand::new);
@@ -134,12 +173,17 @@ fn gradient_sums(gradient: &Tensor, y: &Tensor, x: &Tensor, normal: Option<&Norm
 
 /// `Σ gradient` over all rows: `[channels]`.
 fn column_sums(gradient: &Tensor, channels: usize) -> Result<Tensor> {
-    gradient_sums(gradient, gradient, gradient, None)?.narrow(0, 1, 1)?.reshape(channels)
+    gradient_sums(gradient, gradient, gradient, None)?
+        .narrow(0, 1, 1)?
+        .reshape(channels)
 }
 
-/// `relu(normalised x + add)`, the last two where asked for: with the batch's moments, which also move `running`, if
-/// there is a `momentum`, and with the running ones if there is none.
-#[expect(clippy::too_many_arguments, reason = "what a normalisation has and what follows it")]
+/// `relu(normalised x + add)`, the last two where asked for: with the batch's moments, which also
+/// move `running`, if there is a `momentum`, and with the running ones if there is none.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what a normalisation has and what follows it"
+)]
 pub(super) fn batch_norm(
     x: &Tensor,
     gamma: &Tensor,
@@ -156,11 +200,23 @@ pub(super) fn batch_norm(
             move_towards(running, &batch, rows_and_channels(x)?[0], momentum)?;
             batch
         }
-        None => Tensor::stack(&[running.mean.as_detached_tensor(), running.variance.as_detached_tensor()], 0)?,
+        None => Tensor::stack(
+            &[
+                running.mean.as_detached_tensor(),
+                running.variance.as_detached_tensor(),
+            ],
+            0,
+        )?,
     };
-    let normal = Normal { moments, constant: momentum.is_none(), eps, relu };
+    let normal = Normal {
+        moments,
+        constant: momentum.is_none(),
+        eps,
+        relu,
+    };
     let parameters = Tensor::stack(&[gamma, beta], 0)?;
-    let made = on_images!("batch_norm", x.dtype(), T => normalise::<T>(x, &parameters, &normal, add)?);
+    let made =
+        on_images!("batch_norm", x.dtype(), T => normalise::<T>(x, &parameters, &normal, add)?);
     let (operand, fixed) = (x.clone(), parameters.clone());
     let backward = move |y: &Tensor, gradient: &Tensor| {
         let of_parameters = fixed.track_op();
@@ -168,33 +224,53 @@ pub(super) fn batch_norm(
             true => Some(gradient_sums(gradient, y, &operand, Some(&normal))?),
             false => None,
         };
-        let dx = operand.track_op().then(|| normalise_backward(gradient, y, &operand, &fixed, &normal, sums.as_ref()));
+        let dx = operand
+            .track_op()
+            .then(|| normalise_backward(gradient, y, &operand, &fixed, &normal, sums.as_ref()));
         Result::Ok([dx.transpose()?, sums.filter(|_| of_parameters)])
     };
     match add {
         None => node("batch-norm", [x, &parameters], made, backward),
         Some(add) => {
             let tracked = add.track_op();
-            node("batch-norm", [x, &parameters, add], made, move |y, gradient| {
-                let [dx, parameters] = backward(y, gradient)?;
-                let passed = if relu { stop(y, gradient) } else { Ok(gradient.clone()) };
-                Ok([dx, parameters, tracked.then_some(passed).transpose()?])
-            })
+            node(
+                "batch-norm",
+                [x, &parameters, add],
+                made,
+                move |y, gradient| {
+                    let [dx, parameters] = backward(y, gradient)?;
+                    let passed = if relu {
+                        stop(y, gradient)
+                    } else {
+                        Ok(gradient.clone())
+                    };
+                    Ok([dx, parameters, tracked.then_some(passed).transpose()?])
+                },
+            )
         }
     }
 }
 
-/// `running ← (1 − momentum)·running + momentum·batch`, with the unbiased variance, without waiting for the device.
+/// `running ← (1 − momentum)·running + momentum·batch`, with the unbiased variance, without waiting
+/// for the device.
 fn move_towards(running: &RunningStats, batch: &Tensor, rows: usize, momentum: f64) -> Result<()> {
     let unbias = rows as f64 / (rows as f64 - 1.);
-    for (i, (running, factor)) in [(&running.mean, 1.), (&running.variance, unbias)].into_iter().enumerate() {
+    for (i, (running, factor)) in [(&running.mean, 1.), (&running.variance, unbias)]
+        .into_iter()
+        .enumerate()
+    {
         let batch = (batch.i(i)? * (momentum * factor))?;
         running.set(&((running.as_detached_tensor() * (1. - momentum))? + batch)?)?;
     }
     Ok(())
 }
 
-fn normalise<T: Element>(x: &Tensor, parameters: &Tensor, normal: &Normal, add: Option<&Tensor>) -> Result<Made> {
+fn normalise<T: Element>(
+    x: &Tensor,
+    parameters: &Tensor,
+    normal: &Normal,
+    add: Option<&Tensor>,
+) -> Result<Made> {
     let (device, [_, channels], count) = (device(x)?, rows_and_channels(x)?, x.elem_count());
     let mut y = fresh::<T>(&device, count)?;
     if count > 0 {
@@ -217,7 +293,8 @@ fn normalise_backward(
     sums: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (device, [_, channels], count) = (device(x)?, rows_and_channels(x)?, x.elem_count());
-    let [gs, ys, xs, moments, parameters] = [gradient, y, x, &normal.moments, parameters].map(Operand::new);
+    let [gs, ys, xs, moments, parameters] =
+        [gradient, y, x, &normal.moments, parameters].map(Operand::new);
     let sums = sums.map(Operand::new);
     on_images!("batch_norm", x.dtype(), T => {
         type Sum<T> = <T as Element>::Sum;
@@ -244,7 +321,11 @@ pub(super) struct Windows {
 /// Maximum over windows; on a tie the first element gets the gradient.
 pub(super) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     let (device, (batch, h, w, channels)) = (device(x)?, x.dims4()?);
-    let Windows { size, stride, padding } = windows;
+    let Windows {
+        size,
+        stride,
+        padding,
+    } = windows;
     let [oh, ow] = [h, w].map(|length| (length + 2 * padding - size) / stride + 1);
     let count = batch * oh * ow * channels;
     let sizes = [channels, h, w, oh, ow].map(|v| v as u64);
@@ -277,8 +358,8 @@ pub(super) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     })
 }
 
-/// `x`, of which each run of `2·half` elements is the first and the second of `half` pairs, with the maximum of each pair
-/// in the first place and the minimum in the second.
+/// `x`, of which each run of `2·half` elements is the first and the second of `half` pairs, with
+/// the maximum of each pair in the first place and the minimum in the second.
 pub(super) fn max_min(x: &Tensor, half: usize) -> Result<Tensor> {
     let (device, pairs) = (device(x)?, x.elem_count() / 2);
     let made = on_images!("max_min", x.dtype(), T => {

@@ -1,5 +1,5 @@
-//! The operations of this crate on a CUDA device. Shapes are checked before, in the modules whose names they have; nothing
-//! here waits for the device but where it says so.
+//! The operations of this crate on a CUDA device. Shapes are checked before, in the modules whose
+//! names they have; nothing here waits for the device but where it says so.
 //!
 //! Knows nothing of models.
 mod convolution;
@@ -50,10 +50,21 @@ pub(crate) fn batch_norm(
     eps: f64,
 ) -> Result<Tensor> {
     match x.rank() {
-        2 => layers::batch_norm(&x.contiguous()?, gamma, beta, running, momentum, eps, None, false),
+        2 => layers::batch_norm(
+            &x.contiguous()?,
+            gamma,
+            beta,
+            running,
+            momentum,
+            eps,
+            None,
+            false,
+        ),
         _ => {
             let x = network::channels_last(x)?;
-            network::channels_first(&layers::batch_norm(&x, gamma, beta, running, momentum, eps, None, false)?)
+            network::channels_first(&layers::batch_norm(
+                &x, gamma, beta, running, momentum, eps, None, false,
+            )?)
         }
     }
 }
@@ -65,8 +76,18 @@ pub(crate) fn conv_transpose2d(x: &Tensor, kernel: &Tensor, geometry: Geometry) 
 }
 
 /// [`crate::residual_conv2d`].
-pub(crate) fn residual_conv2d(x: &Tensor, kernel: &Tensor, bias: &Tensor, scale: &Tensor) -> Result<Tensor> {
-    network::channels_first(&network::residual(&network::channels_last(x)?, kernel, bias, scale)?)
+pub(crate) fn residual_conv2d(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: &Tensor,
+    scale: &Tensor,
+) -> Result<Tensor> {
+    network::channels_first(&network::residual(
+        &network::channels_last(x)?,
+        kernel,
+        bias,
+        scale,
+    )?)
 }
 
 /// [`crate::space_to_depth`].
@@ -79,7 +100,8 @@ pub(crate) fn space_to_depth(x: &Tensor, block: usize) -> Result<Tensor> {
 
 /// [`crate::zero_pad2d`].
 pub(crate) fn zero_pad2d(x: &Tensor, [top, bottom, left, right]: [usize; 4]) -> Result<Tensor> {
-    x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)
+    x.pad_with_zeros(2, top, bottom)?
+        .pad_with_zeros(3, left, right)
 }
 
 /// `Σ |x|` over all but the first `keep` dimensions, with the derivative 0 at 0.
@@ -87,15 +109,19 @@ pub(crate) fn abs_sums(x: &Tensor, keep: usize) -> Result<Tensor> {
     let sign = x.detach().sign()?;
     let kept = x.dims()[..keep].to_vec();
     let row: usize = x.dims()[keep..].iter().product();
-    (x * sign)?.reshape((kept.iter().product::<usize>(), row))?.sum(1)?.reshape(kept)
+    (x * sign)?
+        .reshape((kept.iter().product::<usize>(), row))?
+        .sum(1)?
+        .reshape(kept)
 }
 
-/// Steps of an iteration that does not wait to see whether it has converged: enough in `f32` for singular values down to a
-/// thousandth of the largest.
+/// Steps of an iteration that does not wait to see whether it has converged: enough in `f32` for
+/// singular values down to a thousandth of the largest.
 const STEPS: usize = 24;
 
-/// [`crate::polar_rows`], in full precision whatever is set; its gradient, that of the iteration, is in the precision that is set
-/// when it is asked for. A matrix without full row rank, or one that is not finite, gives NaN instead of an error.
+/// [`crate::polar_rows`], in full precision whatever is set; its gradient, that of the iteration,
+/// is in the precision that is set when it is asked for. A matrix without full row rank, or one
+/// that is not finite, gives NaN instead of an error.
 pub(crate) fn polar_rows(v: &Tensor) -> Result<Tensor> {
     Precision::F32.within(|| orthonormal_rows(v, STEPS))
 }

@@ -1,5 +1,5 @@
-//! Networks and stacks of image layers on a CUDA device: channels-last from the first layer to the last, each step a node
-//! of candle's graph.
+//! Networks and stacks of image layers on a CUDA device: channels-last from the first layer to the
+//! last, each step a node of candle's graph.
 //!
 //! Knows which operation follows which, and nothing of how they are computed.
 use super::convolution::{adjoint, convolution};
@@ -42,23 +42,56 @@ pub(crate) fn run(plan: &Plan, x: &Tensor) -> Result<Tensor> {
         let (add, relu) = (add.as_ref(), step.relu);
         let parameter = |number: usize| &plan.parameters[number];
         let y = match &step.operation {
-            Operation::Convolution { conv, kernel, bias, folded, .. } => {
-                let (mut kernel, mut bias) = (parameter(*kernel).clone(), bias.map(|bias| parameter(bias).clone()));
+            Operation::Convolution {
+                conv,
+                kernel,
+                bias,
+                folded,
+                ..
+            } => {
+                let (mut kernel, mut bias) = (
+                    parameter(*kernel).clone(),
+                    bias.map(|bias| parameter(bias).clone()),
+                );
                 if let Some(norm) = folded {
                     (kernel, bias) = fold(&kernel, bias, norm, &plan.parameters)?;
                 }
                 let y = convolution(&input, &operand(&kernel)?, conv.g)?;
                 epilogue(&y, bias.as_ref(), add, relu)?
             }
-            Operation::Normalisation(Normalisation { gamma, beta, running, momentum, eps }) => {
-                batch_norm(&input, parameter(*gamma), parameter(*beta), running, *momentum, *eps, add, relu)?
-            }
-            Operation::MaxPool { kernel, stride, padding } => {
-                max_pool(&input, Windows { size: *kernel, stride: *stride, padding: *padding })?
-            }
+            Operation::Normalisation(Normalisation {
+                gamma,
+                beta,
+                running,
+                momentum,
+                eps,
+            }) => batch_norm(
+                &input,
+                parameter(*gamma),
+                parameter(*beta),
+                running,
+                *momentum,
+                *eps,
+                add,
+                relu,
+            )?,
+            Operation::MaxPool {
+                kernel,
+                stride,
+                padding,
+            } => max_pool(
+                &input,
+                Windows {
+                    size: *kernel,
+                    stride: *stride,
+                    padding: *padding,
+                },
+            )?,
             Operation::Mean => {
                 let (batch, h, w, channels) = input.dims4()?;
-                let pixels = input.to_dtype(x.dtype())?.reshape((batch, h * w, channels))?;
+                let pixels = input
+                    .to_dtype(x.dtype())?
+                    .reshape((batch, h * w, channels))?;
                 pixels.mean(1)?.reshape((batch, 1, 1, channels))?
             }
             Operation::Same => epilogue(&input, None, add, relu)?,
@@ -85,14 +118,18 @@ fn fold(
     norm: &Normalisation,
     parameters: &[Tensor],
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let [mean, variance] = [&norm.running.mean, &norm.running.variance].map(|v| v.as_detached_tensor());
+    let [mean, variance] =
+        [&norm.running.mean, &norm.running.variance].map(|v| v.as_detached_tensor());
     let scale = (&parameters[norm.gamma] / (variance + norm.eps)?.sqrt()?)?;
     let from = match bias {
         Some(bias) => (bias - mean)?,
         None => mean.neg()?,
     };
     let bias = ((from * &scale)? + &parameters[norm.beta])?;
-    Ok((kernel.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, Some(bias)))
+    Ok((
+        kernel.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?,
+        Some(bias),
+    ))
 }
 
 /// `layers` on `x: [batch, channels, height, width]`.
@@ -104,12 +141,19 @@ pub(crate) fn stack(x: &Tensor, layers: &[ImageLayer]) -> Result<Tensor> {
                 let padding = kernel.dim(D::Minus1)? / 2;
                 epilogue(&convolved(&y, kernel, 1, padding)?, Some(bias), None, false)?
             }
-            ImageLayer::ResidualConv2d { kernel, bias, scale } => residual(&y, kernel, bias, scale)?,
+            ImageLayer::ResidualConv2d {
+                kernel,
+                bias,
+                scale,
+            } => residual(&y, kernel, bias, scale)?,
             ImageLayer::MaxMin => max_min(&y, y.dim(D::Minus1)? / 2)?,
             ImageLayer::SpaceToDepth { block } => {
                 let ((batch, h, w, channels), block) = (y.dims4()?, *block);
                 let parts = vec![batch, h / block, block, w / block, block, channels];
-                let parts = y.reshape(parts)?.permute(vec![0, 1, 3, 5, 2, 4])?.contiguous()?;
+                let parts = y
+                    .reshape(parts)?
+                    .permute(vec![0, 1, 3, 5, 2, 4])?
+                    .contiguous()?;
                 parts.reshape((batch, h / block, w / block, channels * block * block))?
             }
         };
@@ -124,9 +168,19 @@ fn convolved(x: &Tensor, kernel: &Tensor, stride: usize, padding: usize) -> Resu
 }
 
 /// `x − Cᵀ(scale ∘ relu(C x + bias))`.
-pub(super) fn residual(x: &Tensor, kernel: &Tensor, bias: &Tensor, scale: &Tensor) -> Result<Tensor> {
+pub(super) fn residual(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: &Tensor,
+    scale: &Tensor,
+) -> Result<Tensor> {
     let (batch, h, w, channels) = x.dims4()?;
-    let geometry = Geometry::new(&[batch, channels, h, w], kernel.dims(), 1, kernel.dim(D::Minus1)? / 2)?;
+    let geometry = Geometry::new(
+        &[batch, channels, h, w],
+        kernel.dims(),
+        1,
+        kernel.dim(D::Minus1)? / 2,
+    )?;
     let weights = channels_last(kernel)?;
     let hidden = epilogue(&convolution(x, &weights, geometry)?, Some(bias), None, true)?;
     x - adjoint(&hidden.broadcast_mul(scale)?, &weights, geometry)?

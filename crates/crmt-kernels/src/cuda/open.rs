@@ -15,7 +15,10 @@ pub(crate) fn open(number: usize) -> Result<Device, String> {
         return Err(match count {
             0 => "the driver sees no NVIDIA GPU; use `--device cpu`".into(),
             1 => "this machine has one GPU; it is cuda:0".into(),
-            _ => format!("this machine has {count} GPUs, cuda:0 to cuda:{}", count - 1),
+            _ => format!(
+                "this machine has {count} GPUs, cuda:0 to cuda:{}",
+                count - 1
+            ),
         });
     }
     let device = CudaDevice::new_with_stream(number).map_err(|error| match crate::is_out_of_memory(&error) {
@@ -24,26 +27,29 @@ pub(crate) fn open(number: usize) -> Result<Device, String> {
             "it can't be opened: {error}; see that nvidia-smi works, and docs/cuda.md for the libraries it takes"
         ),
     })?;
-    // SAFETY: all work of this program on the device is on its one stream, in order, so nothing is freed or overwritten while
-    // it is used.
+    // SAFETY: all work of this program on the device is on its one stream, in order, so nothing is
+    // freed or overwritten while it is used.
     unsafe { device.disable_event_tracking() };
     keep_freed_memory(&device).map_err(|error| explain(&error))?;
-    give_workspace(&device)
-        .map_err(|error| format!("cuBLAS can't be set up: {error}; docs/cuda.md lists what it takes"))?;
+    give_workspace(&device).map_err(|error| {
+        format!("cuBLAS can't be set up: {error}; docs/cuda.md lists what it takes")
+    })?;
     Ok(Device::Cuda(device))
 }
 
 /// Bytes that cuBLAS works in: what NVIDIA advises for its largest cards.
 const WORKSPACE: usize = 32 << 20;
 
-/// Memory that cuBLAS works in for as long as the program runs. Without it every recording would have some of its own, and
-/// products might be computed otherwise there.
+/// Memory that cuBLAS works in for as long as the program runs. Without it every recording would
+/// have some of its own, and products might be computed otherwise there.
 fn give_workspace(device: &CudaDevice) -> candle_core::Result<()> {
     // SAFETY: working memory is written before it is read.
     let memory = unsafe { device.alloc::<u8>(WORKSPACE) }?.leak();
     let blas = device.cublas_handle();
     // SAFETY: the handle is alive, and the memory is never freed.
-    let status = unsafe { cublas::sys::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, WORKSPACE) };
+    let status = unsafe {
+        cublas::sys::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, WORKSPACE)
+    };
     status.result().map_err(candle_core::Error::wrap)
 }
 
@@ -59,12 +65,16 @@ pub(crate) fn give_back(device: &CudaDevice) -> Result<(), DriverError> {
     unsafe {
         let pool = result::device::get_default_mem_pool(context.cu_device())?;
         // A driver that keeps it all the same does no harm.
-        let _trimmed = (result::mem_pool::trim_to(pool, 0), sys::cuDeviceGraphMemTrim(context.cu_device()));
+        let _trimmed = (
+            result::mem_pool::trim_to(pool, 0),
+            sys::cuDeviceGraphMemTrim(context.cu_device()),
+        );
     }
     Ok(())
 }
 
-/// Freed memory stays with the pool that tensors come from: by default all of it goes back at every synchronisation.
+/// Freed memory stays with the pool that tensors come from: by default all of it goes back at every
+/// synchronisation.
 fn keep_freed_memory(device: &CudaDevice) -> Result<(), DriverError> {
     let stream = device.cuda_stream();
     let context = stream.context();
@@ -108,11 +118,17 @@ mod tests {
     #[test]
     fn each_reason_is_one_line_with_advice() {
         use sys::CUresult as Code;
-        for code in
-            [Code::CUDA_ERROR_NO_DEVICE, Code::CUDA_ERROR_STUB_LIBRARY, Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION]
-        {
+        for code in [
+            Code::CUDA_ERROR_NO_DEVICE,
+            Code::CUDA_ERROR_STUB_LIBRARY,
+            Code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+        ] {
             let why = explain(&DriverError(code));
-            assert!(!why.contains('\n') && (why.contains("--device cpu") || why.contains("build again")), "{why}");
+            assert!(
+                !why.contains('\n')
+                    && (why.contains("--device cpu") || why.contains("build again")),
+                "{why}"
+            );
         }
     }
 }

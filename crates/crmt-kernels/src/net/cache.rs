@@ -1,14 +1,15 @@
 //! Kernels as a convolution needs them, kept from one call to the next while they stay the same.
 //!
-//! Candle's tensors change in place without a trace, and a frozen twin shares them with training, so what is kept says
-//! which elements it was made from, and is made anew unless they are the same, bit for bit. Knows nothing of layers.
+//! Candle's tensors change in place without a trace, and a frozen twin shares them with training,
+//! so what is kept says which elements it was made from, and is made anew unless they are the same,
+//! bit for bit. Knows nothing of layers.
 use crate::conv::{Convolution, Weights};
 use crate::real::Real;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes of the largest kernel that is worth keeping: larger ones are arranged part by part where they are used, for a small
-/// part of the time that their products take.
+/// Bytes of the largest kernel that is worth keeping: larger ones are arranged part by part where
+/// they are used, for a small part of the time that their products take.
 const LARGEST: usize = 1 << 20;
 
 /// What a convolution keeps of a kernel between calls. A clone shares it; [`Default`] is empty.
@@ -58,20 +59,33 @@ impl KernelCache {
         }
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = &mut entries[(direction == Direction::Adjoint) as usize];
-        if let Some(Entry { kernel: kept, conv: of, weights }) = entry
+        if let Some(Entry {
+            kernel: kept,
+            conv: of,
+            weights,
+        }) = entry
             && of.same_weights(conv)
-            && kept.downcast_ref::<Vec<T>>().is_some_and(|kept| same(kept, kernel))
+            && kept
+                .downcast_ref::<Vec<T>>()
+                .is_some_and(|kept| same(kept, kernel))
             && let Some(weights) = weights.downcast_ref::<Arc<Weights<T>>>()
         {
             return weights.clone();
         }
         let weights = make();
-        *entry = Some(Entry { kernel: Box::new(kernel.to_vec()), conv: *conv, weights: Box::new(weights.clone()) });
+        *entry = Some(Entry {
+            kernel: Box::new(kernel.to_vec()),
+            conv: *conv,
+            weights: Box::new(weights.clone()),
+        });
         weights
     }
 }
 
 /// Bit for bit: NaN is itself, and 0 is not −0.
 fn same<T: Real>(a: &[T], b: &[T]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_f64().to_bits() == b.to_f64().to_bits())
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.to_f64().to_bits() == b.to_f64().to_bits())
 }

@@ -1,6 +1,6 @@
-//! A network of image layers as one operation: channels-last from the first layer to the last, with convolution, bias
-//! or normalisation, sum and ReLU computed in as few passes over memory as possible, and no layer's result or gradient in
-//! a tensor.
+//! A network of image layers as one operation: channels-last from the first layer to the last, with
+//! convolution, bias or normalisation, sum and ReLU computed in as few passes over memory as
+//! possible, and no layer's result or gradient in a tensor.
 //!
 //! Knows layers one after another and residual branches, and nothing of the networks they make up.
 mod cache;
@@ -13,7 +13,9 @@ use crate::conv::Algorithms;
 use crate::many::{self, Operation};
 use crate::real::{Read, dispatch, elements, same_kind};
 pub use cache::KernelCache;
-use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail};
+use candle_core::{
+    CpuStorage, Layout, Result, Shape, Tensor, WithDType, backend::BackendStorage, bail,
+};
 use plan::Plan;
 use run::Tape;
 use std::any::Any;
@@ -32,10 +34,12 @@ pub enum NetworkLayer {
         stride: usize,
         /// Zeros on each side, both directions.
         padding: usize,
-        /// Where a kernel that tracks no gradient is kept as the convolution needs it, from one call to the next.
+        /// Where a kernel that tracks no gradient is kept as the convolution needs it, from one
+        /// call to the next.
         cache: KernelCache,
     },
-    /// [`batch_norm_train`](crate::batch_norm_train), or [`batch_norm_eval`](crate::batch_norm_eval).
+    /// [`batch_norm_train`](crate::batch_norm_train), or
+    /// [`batch_norm_eval`](crate::batch_norm_eval).
     BatchNorm {
         /// `[channels]`.
         gamma: Tensor,
@@ -70,26 +74,41 @@ pub enum NetworkLayer {
     Mean,
 }
 
-/// The layers one after another on `x: [batch, channels, height, width]`: the values and gradients of the operations
-/// they are named after, up to rounding. In `f32` convolutions may use algorithms that need fewer multiplications
-/// ([`Algorithms::Fastest`]).
+/// The layers one after another on `x: [batch, channels, height, width]`: the values and gradients
+/// of the operations they are named after, up to rounding. In `f32` convolutions may use algorithms
+/// that need fewer multiplications ([`Algorithms::Fastest`]).
 ///
 /// A gradient is computed only for what tracks one. Where nothing does, no layer's result is kept.
 ///
 /// # Errors
 /// Shapes, types or devices that do not fit, named by layer.
-pub fn image_network(x: &Tensor, layers: &[NetworkLayer], algorithms: Algorithms) -> Result<Tensor> {
+pub fn image_network(
+    x: &Tensor,
+    layers: &[NetworkLayer],
+    algorithms: Algorithms,
+) -> Result<Tensor> {
     let plan = plan(x, layers, algorithms)?;
     on_cuda!(x => crate::cuda::run(&plan, x));
     let parameters = plan.parameters.clone();
     let parameters: Vec<&Tensor> = parameters.iter().collect();
     let keep = x.track_op() || parameters.iter().any(|p| p.track_op());
-    many::apply(x, &parameters, Network { plan, keep, tape: Mutex::new(None) })
+    many::apply(
+        x,
+        &parameters,
+        Network {
+            plan,
+            keep,
+            tape: Mutex::new(None),
+        },
+    )
 }
 
 fn plan(x: &Tensor, layers: &[NetworkLayer], algorithms: Algorithms) -> Result<Plan> {
     let &[batch, channels, height, width] = x.dims() else {
-        bail!("image_network: expected x [batch, channels, height, width], got {:?}", x.dims())
+        bail!(
+            "image_network: expected x [batch, channels, height, width], got {:?}",
+            x.dims()
+        )
     };
     let plan = dispatch!("image_network", x.dtype(), T => {
         Plan::new::<T>(batch, [height, width, channels], layers, algorithms, x.track_op())?
@@ -123,11 +142,17 @@ impl Operation for Network {
         })
     }
 
-    fn backward(&self, x: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
+    fn backward(
+        &self,
+        x: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Vec<Option<Tensor>>)> {
         let (xs, gs) = (Read::new(x), Read::new(gradient));
-        let Ok(mut kept) = self.tape.lock() else { bail!("internal: a thread that held the tape panicked") };
-        // In training there is one backward pass, which needs the memory that it has done with. Should another come, the
-        // tape is made again.
+        let Ok(mut kept) = self.tape.lock() else {
+            bail!("internal: a thread that held the tape panicked")
+        };
+        // In training there is one backward pass, which needs the memory that it has done with.
+        // Should another come, the tape is made again.
         let last_time = self.plan.parameters.iter().any(Tensor::track_op);
         dispatch!("image_network", x.dtype(), T => {
             let tape = kept.take().and_then(|tape| tape.downcast::<Tape<T>>().ok());

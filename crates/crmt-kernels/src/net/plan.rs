@@ -1,5 +1,5 @@
-//! What a network computes, step by step: layers that can share a pass over memory become one step, and residual
-//! branches become steps that read an earlier result.
+//! What a network computes, step by step: layers that can share a pass over memory become one step,
+//! and residual branches become steps that read an earlier result.
 //!
 //! Knows shapes and which results are needed when, and nothing of elements.
 use super::{KernelCache, NetworkLayer};
@@ -77,7 +77,14 @@ impl Plan {
         track: bool,
     ) -> Result<Self> {
         let (samples, needed) = (vec![input], vec![]);
-        let mut plan = Self { batch, steps: vec![], samples, parameters: vec![], needed, last_use: vec![] };
+        let mut plan = Self {
+            batch,
+            steps: vec![],
+            samples,
+            parameters: vec![],
+            needed,
+            last_use: vec![],
+        };
         let last = plan.chain::<T>(layers, 0, algorithms)?;
         if last != plan.steps.len() || plan.steps.is_empty() {
             plan.step(Operation::Same, last, plan.samples[last]);
@@ -86,15 +93,24 @@ impl Plan {
         plan.last_use = (0..plan.samples.len())
             .map(|value| {
                 let reads = |step: &Step| step.input == value || step.add == Some(value);
-                plan.steps.iter().rposition(reads).unwrap_or(plan.steps.len())
+                plan.steps
+                    .iter()
+                    .rposition(reads)
+                    .unwrap_or(plan.steps.len())
             })
             .collect();
         for i in 0..plan.steps.len() {
-            let first = plan.steps.iter().find(|step| step.input == i + 1 || step.add == Some(i + 1));
-            let by_convolution = first
-                .is_some_and(|first| matches!(first.operation, Operation::Convolution { .. }) && first.input == i + 1);
+            let first = plan
+                .steps
+                .iter()
+                .find(|step| step.input == i + 1 || step.add == Some(i + 1));
+            let by_convolution = first.is_some_and(|first| {
+                matches!(first.operation, Operation::Convolution { .. }) && first.input == i + 1
+            });
             let step = &mut plan.steps[i];
-            step.stopped = step.relu && by_convolution && !matches!(step.operation, Operation::Normalisation(_));
+            step.stopped = step.relu
+                && by_convolution
+                && !matches!(step.operation, Operation::Normalisation(_));
         }
         Ok(plan)
     }
@@ -105,11 +121,14 @@ impl Plan {
         for step in &self.steps {
             let tracked = |i: usize| self.parameters[i].track_op();
             let own = match &step.operation {
-                Operation::Convolution { kernel, bias, .. } => tracked(*kernel) || bias.is_some_and(tracked),
+                Operation::Convolution { kernel, bias, .. } => {
+                    tracked(*kernel) || bias.is_some_and(tracked)
+                }
                 Operation::Normalisation(norm) => tracked(norm.gamma) || tracked(norm.beta),
                 Operation::MaxPool { .. } | Operation::Mean | Operation::Same => false,
             };
-            let needed = own || self.needed[step.input] || step.add.is_some_and(|add| self.needed[add]);
+            let needed =
+                own || self.needed[step.input] || step.add.is_some_and(|add| self.needed[add]);
             self.needed.push(needed);
         }
     }
@@ -126,45 +145,93 @@ impl Plan {
     }
 
     fn step(&mut self, operation: Operation, input: usize, sample: Sample) -> usize {
-        self.steps.push(Step { operation, input, add: None, relu: false, stopped: false });
+        self.steps.push(Step {
+            operation,
+            input,
+            add: None,
+            relu: false,
+            stopped: false,
+        });
         self.samples.push(sample);
         self.steps.len()
     }
 
     fn parameter(&mut self, tensor: &Tensor, expected: &[usize], what: &str) -> Result<usize> {
         if tensor.dims() != expected {
-            bail!("image_network: {what} has shape {:?}, expected {expected:?}", tensor.dims())
+            bail!(
+                "image_network: {what} has shape {:?}, expected {expected:?}",
+                tensor.dims()
+            )
         }
         self.parameters.push(tensor.contiguous()?);
         Ok(self.parameters.len() - 1)
     }
 
-    /// The step whose result is `value`, if its value before a sum or a ReLU is not needed by itself.
+    /// The step whose result is `value`, if its value before a sum or a ReLU is not needed by
+    /// itself.
     fn open(&mut self, value: usize, from: usize) -> Option<&mut Step> {
         // A value from before this list of layers may be read elsewhere.
         let last = value == self.steps.len() && value > from;
-        self.steps.last_mut().filter(|step| last && !step.relu && takes_sum(&step.operation))
+        self.steps
+            .last_mut()
+            .filter(|step| last && !step.relu && takes_sum(&step.operation))
     }
 
-    fn chain<T: Real>(&mut self, layers: &[NetworkLayer], from: usize, algorithms: Algorithms) -> Result<usize> {
+    fn chain<T: Real>(
+        &mut self,
+        layers: &[NetworkLayer],
+        from: usize,
+        algorithms: Algorithms,
+    ) -> Result<usize> {
         let mut value = from;
         for layer in layers {
             let sample @ [height, width, channels] = self.samples[value];
             value = match layer {
-                NetworkLayer::Conv2d { kernel, bias, stride, padding, cache } => {
-                    let g = Geometry::new(&[self.batch, channels, height, width], kernel.dims(), *stride, *padding)?;
-                    let bias = bias.as_ref().map(|b| self.parameter(b, &[g.co], "a convolution's bias")).transpose()?;
+                NetworkLayer::Conv2d {
+                    kernel,
+                    bias,
+                    stride,
+                    padding,
+                    cache,
+                } => {
+                    let g = Geometry::new(
+                        &[self.batch, channels, height, width],
+                        kernel.dims(),
+                        *stride,
+                        *padding,
+                    )?;
+                    let bias = bias
+                        .as_ref()
+                        .map(|b| self.parameter(b, &[g.co], "a convolution's bias"))
+                        .transpose()?;
                     let kernel = self.parameter(kernel, kernel.dims(), "a kernel")?;
                     let (conv, cache) = (Convolution::new::<T>(g, algorithms), cache.clone());
-                    let operation = Operation::Convolution { conv, kernel, bias, folded: None, cache };
+                    let operation = Operation::Convolution {
+                        conv,
+                        kernel,
+                        bias,
+                        folded: None,
+                        cache,
+                    };
                     self.step(operation, value, [g.oh, g.ow, g.co])
                 }
-                NetworkLayer::BatchNorm { gamma, beta, running, momentum, eps } => {
-                    let gamma = self.parameter(gamma, &[channels], "batch normalisation's gamma")?;
+                NetworkLayer::BatchNorm {
+                    gamma,
+                    beta,
+                    running,
+                    momentum,
+                    eps,
+                } => {
+                    let gamma =
+                        self.parameter(gamma, &[channels], "batch normalisation's gamma")?;
                     let beta = self.parameter(beta, &[channels], "batch normalisation's beta")?;
-                    for (what, moment) in [("mean", &running.mean), ("variance", &running.variance)] {
+                    for (what, moment) in [("mean", &running.mean), ("variance", &running.variance)]
+                    {
                         if moment.dims() != [channels] {
-                            bail!("image_network: running {what} has shape {:?}, expected [{channels}]", moment.dims())
+                            bail!(
+                                "image_network: running {what} has shape {:?}, expected [{channels}]",
+                                moment.dims()
+                            )
                         }
                     }
                     if momentum.is_some() && self.batch * height * width < 2 {
@@ -175,9 +242,16 @@ impl Plan {
                             self.batch * height * width
                         )
                     }
-                    let norm = Normalisation { gamma, beta, running: running.clone(), momentum: *momentum, eps: *eps };
-                    let constant =
-                        momentum.is_none() && !self.parameters[gamma].track_op() && !self.parameters[beta].track_op();
+                    let norm = Normalisation {
+                        gamma,
+                        beta,
+                        running: running.clone(),
+                        momentum: *momentum,
+                        eps: *eps,
+                    };
+                    let constant = momentum.is_none()
+                        && !self.parameters[gamma].track_op()
+                        && !self.parameters[beta].track_op();
                     self.normalise(norm, constant, value, from, sample)
                 }
                 NetworkLayer::Relu => {
@@ -189,19 +263,32 @@ impl Plan {
                     }
                     value
                 }
-                NetworkLayer::MaxPool2d { kernel, stride, padding } => {
+                NetworkLayer::MaxPool2d {
+                    kernel,
+                    stride,
+                    padding,
+                } => {
                     let (kernel, stride, padding) = (*kernel, *stride, *padding);
                     crate::pool::check([height, width], kernel, stride, padding)?;
                     let out = |len: usize| (len + 2 * padding - kernel) / stride + 1;
                     let to = [out(height), out(width), channels];
-                    self.step(Operation::MaxPool { kernel, stride, padding }, value, to)
+                    self.step(
+                        Operation::MaxPool {
+                            kernel,
+                            stride,
+                            padding,
+                        },
+                        value,
+                        to,
+                    )
                 }
                 NetworkLayer::Residual { branch, shortcut } => {
                     let add = self.chain::<T>(shortcut, value, algorithms)?;
                     let start = self.steps.len();
                     let end = self.chain::<T>(branch, value, algorithms)?;
                     if self.samples[add] != self.samples[end] {
-                        let ([h, w, c], [height, width, channels]) = (self.samples[add], self.samples[end]);
+                        let ([h, w, c], [height, width, channels]) =
+                            (self.samples[add], self.samples[end]);
                         bail!(
                             "image_network: a residual branch gives {channels} channels of {height}×{width}, its \
                              shortcut {c} of {h}×{w}"
@@ -212,7 +299,11 @@ impl Plan {
                         let step = &self.steps[end - 1];
                         !step.relu && step.add.is_none() && takes_sum(&step.operation)
                     };
-                    let end = if open { end } else { self.step(Operation::Same, end, self.samples[end]) };
+                    let end = if open {
+                        end
+                    } else {
+                        self.step(Operation::Same, end, self.samples[end])
+                    };
                     self.steps[end - 1].add = Some(add);
                     end
                 }
@@ -223,11 +314,26 @@ impl Plan {
     }
 
     /// As part of the convolution before if all are constants, or a step of its own.
-    fn normalise(&mut self, norm: Normalisation, constant: bool, value: usize, from: usize, sample: Sample) -> usize {
+    fn normalise(
+        &mut self,
+        norm: Normalisation,
+        constant: bool,
+        value: usize,
+        from: usize,
+        sample: Sample,
+    ) -> usize {
         let parameters = &self.parameters;
         let last = value == self.steps.len() && value > from;
-        if let Some(step) = self.steps.last_mut().filter(|step| last && constant && !step.relu && step.add.is_none())
-            && let Operation::Convolution { kernel, bias, folded: folded @ None, .. } = &mut step.operation
+        if let Some(step) = self
+            .steps
+            .last_mut()
+            .filter(|step| last && constant && !step.relu && step.add.is_none())
+            && let Operation::Convolution {
+                kernel,
+                bias,
+                folded: folded @ None,
+                ..
+            } = &mut step.operation
             && !parameters[*kernel].track_op()
             && bias.is_none_or(|bias| !parameters[bias].track_op())
         {
@@ -239,5 +345,8 @@ impl Plan {
 }
 
 fn takes_sum(operation: &Operation) -> bool {
-    matches!(operation, Operation::Convolution { .. } | Operation::Normalisation(_) | Operation::Same)
+    matches!(
+        operation,
+        Operation::Convolution { .. } | Operation::Normalisation(_) | Operation::Same
+    )
 }

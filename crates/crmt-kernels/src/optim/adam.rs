@@ -4,7 +4,8 @@
 use super::{Optimizer, Parameter, check, saved};
 use crate::real::{PIECE, Real, dispatch, elements, elements_mut};
 use candle_core::{
-    CpuStorage, InplaceOp3, Layout, Result, Tensor, WithDType, backend::BackendStorage, backprop::GradStore,
+    CpuStorage, InplaceOp3, Layout, Result, Tensor, WithDType, backend::BackendStorage,
+    backprop::GradStore,
 };
 use rayon::prelude::*;
 
@@ -21,14 +22,21 @@ pub struct AdamW {
     pub eps: f64,
     /// Weight decay, times the parameter's own factor.
     pub weight_decay: f64,
-    /// `true` (AdamW): first `p ← p·(1 − lr·weight_decay)`. `false` (Adam): `g ← g + weight_decay·p`.
+    /// `true` (AdamW): first `p ← p·(1 − lr·weight_decay)`. `false` (Adam):
+    /// `g ← g + weight_decay·p`.
     pub decoupled: bool,
 }
 
 impl Default for AdamW {
     /// PyTorch's AdamW: 0.9, 0.999, 1e-8, weight decay 0.01, decoupled.
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, decoupled: true }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            decoupled: true,
+        }
     }
 }
 
@@ -37,9 +45,25 @@ impl AdamW {
     pub fn over(self, parameters: impl IntoIterator<Item = Parameter>) -> Result<Adam> {
         let parameters: Vec<_> = parameters.into_iter().collect();
         check(&parameters)?;
-        let zeros = || parameters.iter().map(|p| p.var.zeros_like()).collect::<Result<Vec<_>>>();
-        let moments = zeros()?.into_iter().zip(zeros()?).map(|(first, second)| Moments { first, second, steps: 0 });
-        Ok(Adam { config: self, moments: moments.collect(), parameters })
+        let zeros = || {
+            parameters
+                .iter()
+                .map(|p| p.var.zeros_like())
+                .collect::<Result<Vec<_>>>()
+        };
+        let moments = zeros()?
+            .into_iter()
+            .zip(zeros()?)
+            .map(|(first, second)| Moments {
+                first,
+                second,
+                steps: 0,
+            });
+        Ok(Adam {
+            config: self,
+            moments: moments.collect(),
+            parameters,
+        })
     }
 }
 
@@ -60,14 +84,26 @@ struct Moments {
 #[cfg(feature = "cuda")]
 impl Adam {
     fn step_on_cuda(&mut self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
-        let AdamW { beta1, beta2, eps, weight_decay, decoupled } = self.config;
+        let AdamW {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+        } = self.config;
         let mut updates = vec![];
         for (p, moments) in self.parameters.iter().zip(&mut self.moments) {
-            let Some(gradient) = gradients.get(&p.var) else { continue };
+            let Some(gradient) = gradients.get(&p.var) else {
+                continue;
+            };
             moments.steps += 1;
             let correction = |beta: f64| 1. - beta.powf(moments.steps as f64);
             let decay = weight_decay * p.decay;
-            let (shrink, decay) = if decoupled { (1. - lr * decay, 0.) } else { (1., decay) };
+            let (shrink, decay) = if decoupled {
+                (1. - lr * decay, 0.)
+            } else {
+                (1., decay)
+            };
             updates.push(crate::cuda::Update {
                 parameter: &p.var,
                 gradient: gradient.contiguous()?,
@@ -79,7 +115,15 @@ impl Adam {
                 root: correction(beta2).sqrt(),
             });
         }
-        crate::cuda::update(&updates, crate::cuda::Rule::Adam { scale, beta1, beta2, eps })
+        crate::cuda::update(
+            &updates,
+            crate::cuda::Rule::Adam {
+                scale,
+                beta1,
+                beta2,
+                eps,
+            },
+        )
     }
 }
 
@@ -89,18 +133,53 @@ impl Optimizer for Adam {
         if super::on_cuda(&self.parameters) {
             return self.step_on_cuda(gradients, lr, scale);
         }
-        let AdamW { beta1, beta2, eps, weight_decay, decoupled } = self.config;
+        let AdamW {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+        } = self.config;
         for (p, moments) in self.parameters.iter().zip(&mut self.moments) {
-            let Some(g) = gradients.get(&p.var) else { continue };
+            let Some(g) = gradients.get(&p.var) else {
+                continue;
+            };
             let g = g.contiguous()?;
             let decay = weight_decay * p.decay;
-            let (shrink, decay) = if decoupled { (1. - lr * decay, 0.) } else { (1., decay) };
-            moments.first.inplace_op3(&g, &p.var, &Moment { beta: beta1, scale, decay, square: false })?;
-            moments.second.inplace_op3(&g, &p.var, &Moment { beta: beta2, scale, decay, square: true })?;
+            let (shrink, decay) = if decoupled {
+                (1. - lr * decay, 0.)
+            } else {
+                (1., decay)
+            };
+            moments.first.inplace_op3(
+                &g,
+                &p.var,
+                &Moment {
+                    beta: beta1,
+                    scale,
+                    decay,
+                    square: false,
+                },
+            )?;
+            moments.second.inplace_op3(
+                &g,
+                &p.var,
+                &Moment {
+                    beta: beta2,
+                    scale,
+                    decay,
+                    square: true,
+                },
+            )?;
             moments.steps += 1;
             let correction = |beta: f64| 1. - beta.powf(moments.steps as f64);
             let rate = lr / correction(beta1);
-            let op = Descend { rate, shrink, eps, root: correction(beta2).sqrt() };
+            let op = Descend {
+                rate,
+                shrink,
+                eps,
+                root: correction(beta2).sqrt(),
+            };
             p.var.inplace_op3(&moments.first, &moments.second, &op)?;
         }
         Ok(())
@@ -115,7 +194,10 @@ impl Optimizer for Adam {
         for (p, m) in self.parameters.iter().zip(&self.moments) {
             state.push((format!("{}.exp_avg", p.name), m.first.copy()?));
             state.push((format!("{}.exp_avg_sq", p.name), m.second.copy()?));
-            state.push((format!("{}.step", p.name), Tensor::new(m.steps, p.var.device())?));
+            state.push((
+                format!("{}.step", p.name),
+                Tensor::new(m.steps, p.var.device())?,
+            ));
         }
         Ok(state)
     }
@@ -126,7 +208,12 @@ impl Optimizer for Adam {
             Ok(Moments {
                 first: saved(get, &format!("{}.exp_avg", p.name), &m.first)?,
                 second: saved(get, &format!("{}.exp_avg_sq", p.name), &m.second)?,
-                steps: saved(get, &format!("{}.step", p.name), &Tensor::new(0i64, p.var.device())?)?.to_scalar()?,
+                steps: saved(
+                    get,
+                    &format!("{}.step", p.name),
+                    &Tensor::new(0i64, p.var.device())?,
+                )?
+                .to_scalar()?,
             })
         });
         self.moments = moments.collect::<Result<_>>()?;

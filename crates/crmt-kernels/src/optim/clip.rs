@@ -17,18 +17,27 @@ pub struct Clipped {
     pub squares: Vec<f64>,
 }
 
-/// The global ℓ2 norm of the parameters' gradients, accumulated in `f64` in a fixed order, and the factor
-/// `min(1, max_norm / (norm + 1e-6))` that clips it, as `torch.nn.utils.clip_grad_norm_`.
+/// The global ℓ2 norm of the parameters' gradients, accumulated in `f64` in a fixed order, and the
+/// factor `min(1, max_norm / (norm + 1e-6))` that clips it, as `torch.nn.utils.clip_grad_norm_`.
 /// With `max_norm = ∞` it only measures and checks.
 ///
 /// # Errors
 /// A gradient that is not finite; the message names the parameter.
-pub fn clip_grad_norm(gradients: &GradStore, parameters: &[Parameter], max_norm: f64) -> Result<Clipped> {
+pub fn clip_grad_norm(
+    gradients: &GradStore,
+    parameters: &[Parameter],
+    max_norm: f64,
+) -> Result<Clipped> {
     if max_norm.is_nan() || max_norm < 0. {
         bail!("clip_grad_norm: the largest norm must not be negative, got {max_norm}")
     }
-    let found = parameters.iter().enumerate().filter_map(|(i, p)| Some((i, gradients.get(&p.var)?)));
-    let found = found.map(|(i, g)| Ok((i, g.contiguous()?))).collect::<Result<Vec<_>>>()?;
+    let found = parameters
+        .iter()
+        .enumerate()
+        .filter_map(|(i, p)| Some((i, gradients.get(&p.var)?)));
+    let found = found
+        .map(|(i, g)| Ok((i, g.contiguous()?)))
+        .collect::<Result<Vec<_>>>()?;
     let mut squares = vec![0f64; parameters.len()];
     for ((i, _), square) in found.iter().zip(square_norms(&found)?) {
         let p = &parameters[*i];
@@ -43,8 +52,16 @@ pub fn clip_grad_norm(gradients: &GradStore, parameters: &[Parameter], max_norm:
         squares[*i] = square;
     }
     let norm = squares.iter().sum::<f64>().sqrt();
-    let scale = if max_norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.) } else { 1. };
-    Ok(Clipped { norm, scale, squares })
+    let scale = if max_norm.is_finite() {
+        (max_norm / (norm + 1e-6)).min(1.)
+    } else {
+        1.
+    };
+    Ok(Clipped {
+        norm,
+        scale,
+        squares,
+    })
 }
 
 /// The sum of squares of each gradient.

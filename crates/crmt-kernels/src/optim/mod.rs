@@ -25,12 +25,19 @@ pub struct Parameter {
 impl Parameter {
     /// A parameter that decays as the optimizer is configured.
     pub fn new(name: impl Into<String>, var: &Var) -> Self {
-        Self { name: name.into(), var: var.clone(), decay: 1. }
+        Self {
+            name: name.into(),
+            var: var.clone(),
+            decay: 1.,
+        }
     }
 
     /// The same with `factor` times the weight decay.
     pub fn with_decay(self, factor: f64) -> Self {
-        Self { decay: factor, ..self }
+        Self {
+            decay: factor,
+            ..self
+        }
     }
 }
 
@@ -51,8 +58,8 @@ pub trait Optimizer: Send {
     /// Everything needed to continue, by name, in a stable order. The tensors are copies.
     fn state(&self) -> Result<Vec<(String, Tensor)>>;
 
-    /// Takes over a saved [`Optimizer::state`]: `get` returns the tensor of a name. Fails, having changed
-    /// nothing, if one is missing or has another shape or type.
+    /// Takes over a saved [`Optimizer::state`]: `get` returns the tensor of a name. Fails, having
+    /// changed nothing, if one is missing or has another shape or type.
     fn restore(&mut self, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<()>;
 }
 
@@ -65,11 +72,23 @@ fn on_cuda(parameters: &[Parameter]) -> bool {
 /// Parameters must be distinct, named apart and able to step.
 fn check(parameters: &[Parameter]) -> Result<()> {
     for (i, p) in parameters.iter().enumerate() {
-        if parameters[..i].iter().any(|q| q.name == p.name || q.var.id() == p.var.id()) {
+        if parameters[..i]
+            .iter()
+            .any(|q| q.name == p.name || q.var.id() == p.var.id())
+        {
             bail!("optimizer: parameter '{}' is given twice", p.name)
         }
-        if !p.var.is_contiguous() || !matches!(p.var.dtype(), candle_core::DType::F32 | candle_core::DType::F64) {
-            bail!("optimizer: parameter '{}' must be contiguous and of type F32 or F64, is {:?}", p.name, p.var.dtype())
+        if !p.var.is_contiguous()
+            || !matches!(
+                p.var.dtype(),
+                candle_core::DType::F32 | candle_core::DType::F64
+            )
+        {
+            bail!(
+                "optimizer: parameter '{}' must be contiguous and of type F32 or F64, is {:?}",
+                p.name,
+                p.var.dtype()
+            )
         }
     }
     Ok(())
@@ -77,7 +96,9 @@ fn check(parameters: &[Parameter]) -> Result<()> {
 
 /// The saved tensor `name`, shaped as `like`.
 fn saved(get: &dyn Fn(&str) -> Option<Tensor>, name: &str, like: &Tensor) -> Result<Tensor> {
-    let Some(t) = get(name) else { bail!("optimizer state: '{name}' is missing; was it saved by the same optimizer?") };
+    let Some(t) = get(name) else {
+        bail!("optimizer state: '{name}' is missing; was it saved by the same optimizer?")
+    };
     if t.shape() != like.shape() || t.dtype() != like.dtype() {
         bail!(
             "optimizer state: '{name}' is {:?} {:?}, expected {:?} {:?}",

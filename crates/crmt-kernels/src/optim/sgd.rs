@@ -4,7 +4,8 @@
 use super::{Optimizer, Parameter, check, saved};
 use crate::real::{PIECE, dispatch, elements, elements_mut};
 use candle_core::{
-    CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType, backend::BackendStorage, backprop::GradStore,
+    CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, WithDType, backend::BackendStorage,
+    backprop::GradStore,
 };
 use rayon::prelude::*;
 
@@ -27,9 +28,16 @@ impl Sgd {
         check(&parameters)?;
         let momentum = match self.momentum {
             0. => Vec::new(),
-            _ => parameters.iter().map(|p| p.var.zeros_like()).collect::<Result<_>>()?,
+            _ => parameters
+                .iter()
+                .map(|p| p.var.zeros_like())
+                .collect::<Result<_>>()?,
         };
-        Ok(SgdState { config: self, parameters, momentum })
+        Ok(SgdState {
+            config: self,
+            parameters,
+            momentum,
+        })
     }
 }
 
@@ -43,10 +51,16 @@ pub struct SgdState {
 #[cfg(feature = "cuda")]
 impl SgdState {
     fn step_on_cuda(&self, gradients: &GradStore, lr: f64, scale: f64) -> Result<()> {
-        let Sgd { momentum, weight_decay, nesterov } = self.config;
+        let Sgd {
+            momentum,
+            weight_decay,
+            nesterov,
+        } = self.config;
         let mut updates = vec![];
         for (i, p) in self.parameters.iter().enumerate() {
-            let Some(gradient) = gradients.get(&p.var) else { continue };
+            let Some(gradient) = gradients.get(&p.var) else {
+                continue;
+            };
             updates.push(crate::cuda::Update {
                 parameter: &p.var,
                 gradient: gradient.contiguous()?,
@@ -59,7 +73,15 @@ impl SgdState {
             });
         }
         let momentum = (!self.momentum.is_empty()).then_some(momentum);
-        crate::cuda::update(&updates, crate::cuda::Rule::Sgd { lr, scale, momentum, nesterov })
+        crate::cuda::update(
+            &updates,
+            crate::cuda::Rule::Sgd {
+                lr,
+                scale,
+                momentum,
+                nesterov,
+            },
+        )
     }
 }
 
@@ -70,18 +92,44 @@ impl Optimizer for SgdState {
             return self.step_on_cuda(gradients, lr, scale);
         }
         for (i, p) in self.parameters.iter().enumerate() {
-            let Some(g) = gradients.get(&p.var) else { continue };
+            let Some(g) = gradients.get(&p.var) else {
+                continue;
+            };
             let g = g.contiguous()?;
             let decay = self.config.weight_decay * p.decay;
             let Some(m) = self.momentum.get(i) else {
                 p.var.inplace_op2(&g, &Descend { lr, scale, decay })?;
                 continue;
             };
-            m.inplace_op3(&g, &p.var, &Accumulate { momentum: self.config.momentum, scale, decay })?;
+            m.inplace_op3(
+                &g,
+                &p.var,
+                &Accumulate {
+                    momentum: self.config.momentum,
+                    scale,
+                    decay,
+                },
+            )?;
             if self.config.nesterov {
-                p.var.inplace_op3(&g, m, &Nesterov { lr, momentum: self.config.momentum, scale, decay })?;
+                p.var.inplace_op3(
+                    &g,
+                    m,
+                    &Nesterov {
+                        lr,
+                        momentum: self.config.momentum,
+                        scale,
+                        decay,
+                    },
+                )?;
             } else {
-                p.var.inplace_op2(m, &Descend { lr, scale: 1., decay: 0. })?;
+                p.var.inplace_op2(
+                    m,
+                    &Descend {
+                        lr,
+                        scale: 1.,
+                        decay: 0.,
+                    },
+                )?;
             }
         }
         Ok(())
@@ -93,13 +141,16 @@ impl Optimizer for SgdState {
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let named = self.parameters.iter().zip(&self.momentum);
-        named.map(|(p, m)| Ok((format!("{}.momentum", p.name), m.copy()?))).collect()
+        named
+            .map(|(p, m)| Ok((format!("{}.momentum", p.name), m.copy()?)))
+            .collect()
     }
 
     fn restore(&mut self, get: &dyn Fn(&str) -> Option<Tensor>) -> Result<()> {
         let named = self.parameters.iter().zip(&self.momentum);
-        self.momentum =
-            named.map(|(p, m)| saved(get, &format!("{}.momentum", p.name), m)).collect::<Result<Vec<_>>>()?;
+        self.momentum = named
+            .map(|(p, m)| saved(get, &format!("{}.momentum", p.name), m))
+            .collect::<Result<Vec<_>>>()?;
         Ok(())
     }
 }
@@ -116,7 +167,13 @@ impl InplaceOp2 for Descend {
         "sgd-descend"
     }
 
-    fn cpu_fwd(&self, p: &mut CpuStorage, p_layout: &Layout, g: &CpuStorage, g_layout: &Layout) -> Result<()> {
+    fn cpu_fwd(
+        &self,
+        p: &mut CpuStorage,
+        p_layout: &Layout,
+        g: &CpuStorage,
+        g_layout: &Layout,
+    ) -> Result<()> {
         dispatch!("sgd", p.dtype(), T => {
             let [lr, scale, decay] = [self.lr, self.scale, self.decay].map(T::from_f64);
             let (p, g) = (elements_mut::<T>(p, p_layout)?, elements::<T>(g, g_layout)?);

@@ -28,28 +28,60 @@ impl<T: Real> Kernel<T> {
                 adjoint[((taps - 1 - tap) * co + o) * ci + c] = value;
             }
         }
-        Self { size, ci, co, forward, adjoint }
+        Self {
+            size,
+            ci,
+            co,
+            forward,
+            adjoint,
+        }
     }
 
     /// `y (+)= C x`; `x` is of shape `from`, `y` the same with `co` channels.
     pub fn apply(&self, from: &Images, x: &[T], y: &mut [T], accumulate: bool) {
-        slide(&self.forward, [self.size, self.ci, self.co], from, x, y, accumulate);
+        slide(
+            &self.forward,
+            [self.size, self.ci, self.co],
+            from,
+            x,
+            y,
+            accumulate,
+        );
     }
 
     /// `x (+)= Cᵀ y`; `y` is of shape `from`, `x` the same with `ci` channels.
     pub fn apply_adjoint(&self, from: &Images, y: &[T], x: &mut [T], accumulate: bool) {
-        slide(&self.adjoint, [self.size, self.co, self.ci], from, y, x, accumulate);
+        slide(
+            &self.adjoint,
+            [self.size, self.co, self.ci],
+            from,
+            y,
+            x,
+            accumulate,
+        );
     }
 
-    /// Adds `Σ y ⊗ window of x` to `gradient: [ky, co, kx, ci]`; `x` is of shape `from`, and the margins of `y`
-    /// are zero.
+    /// Adds `Σ y ⊗ window of x` to `gradient: [ky, co, kx, ci]`; `x` is of shape `from`, and the
+    /// margins of `y` are zero.
     pub fn add_gradient(&self, from: &Images, x: &[T], y: &[T], gradient: &mut [T]) {
         let run = self.size * self.ci;
-        let to = Images { channels: self.co, ..*from };
+        let to = Images {
+            channels: self.co,
+            ..*from
+        };
         for (ky, gradient) in gradient.chunks_mut(self.co * run).enumerate() {
             let span = from.span(self.size, ky);
             let (x, y) = (&x[span.from..], &y[to.position(span.to.start)..]);
-            product([run, self.co, span.to.len()], gradient, run, true, x, self.ci, y, [self.co, 1]);
+            product(
+                [run, self.co, span.to.len()],
+                gradient,
+                run,
+                true,
+                x,
+                self.ci,
+                y,
+                [self.co, 1],
+            );
         }
     }
 
@@ -76,13 +108,27 @@ fn slide<T: Real>(
     accumulate: bool,
 ) {
     let depth = size * inputs;
-    let to = Images { channels: outputs, ..*from };
+    let to = Images {
+        channels: outputs,
+        ..*from
+    };
     // The middle row first: it reaches every position.
-    let rows = [size / 2].into_iter().chain((0..size).filter(|ky| *ky != size / 2));
+    let rows = [size / 2]
+        .into_iter()
+        .chain((0..size).filter(|ky| *ky != size / 2));
     for (i, ky) in rows.enumerate() {
         let span = from.span(size, ky);
         let weights = &weights[ky * depth * outputs..(ky + 1) * depth * outputs];
         let (x, y) = (&x[span.from..], &mut y[to.position(span.to.start)..]);
-        product([outputs, span.to.len(), depth], y, outputs, accumulate || i > 0, weights, outputs, x, [1, inputs]);
+        product(
+            [outputs, span.to.len(), depth],
+            y,
+            outputs,
+            accumulate || i > 0,
+            weights,
+            outputs,
+            x,
+            [1, inputs],
+        );
     }
 }

@@ -1,11 +1,12 @@
-//! Channels-last images with zeros between their rows, in one buffer: the first rows of all images, then the second
-//! ones, and so on.
+//! Channels-last images with zeros between their rows, in one buffer: the first rows of all images,
+//! then the second ones, and so on.
 //!
-//! One margin serves as the right border of a row and the left border of the next. So a kernel row is a run of
-//! elements at a fixed distance from every pixel, and a convolution is a matrix product on the buffer itself, without
-//! a copy of the windows; the rows of pixels that have a kernel row inside the image lie together, so that nothing is
-//! computed for kernel rows outside. What the product computes
-//! at margins is overwritten by [`Images::each_row`], as is what a reused buffer held before. Knows nothing of layers.
+//! One margin serves as the right border of a row and the left border of the next. So a kernel row
+//! is a run of elements at a fixed distance from every pixel, and a convolution is a matrix product
+//! on the buffer itself, without a copy of the windows; the rows of pixels that have a kernel row
+//! inside the image lie together, so that nothing is computed for kernel rows outside. What the
+//! product computes at margins is overwritten by [`Images::each_row`], as is what a reused buffer
+//! held before. Knows nothing of layers.
 use crate::conv::layout::transpose;
 use crate::real::Real;
 use std::ops::Range;
@@ -64,10 +65,15 @@ impl Images {
     pub fn span(&self, k: usize, ky: usize) -> Span {
         let radius = k / 2;
         let first = radius.saturating_sub(ky).min(self.height);
-        let end = (self.height + radius).saturating_sub(ky).clamp(first, self.height);
+        let end = (self.height + radius)
+            .saturating_sub(ky)
+            .clamp(first, self.height);
         // Nothing of an image that is lower than the kernel's reach.
         let from = (first + ky).saturating_sub(radius) * self.level() + self.margin - radius;
-        Span { to: first * self.level()..end * self.level(), from: from * self.channels }
+        Span {
+            to: first * self.level()..end * self.level(),
+            from: from * self.channels,
+        }
     }
 
     /// Where a pixel begins.
@@ -81,7 +87,9 @@ impl Images {
     pub fn each_row<T: Real>(&self, buffer: &mut [T], mut f: impl FnMut(usize, &mut [T])) {
         let len = self.row_len();
         let mut end = 0;
-        for (y, sample) in (0..self.height).flat_map(|y| (0..self.samples).map(move |sample| (y, sample))) {
+        for (y, sample) in
+            (0..self.height).flat_map(|y| (0..self.samples).map(move |sample| (y, sample)))
+        {
             let at = self.pixel(sample, y, 0);
             buffer[end..at].fill(T::ZERO);
             end = at + len;

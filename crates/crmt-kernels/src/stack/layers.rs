@@ -73,7 +73,11 @@ impl Layers {
             });
             shapes.push(shape);
         }
-        Ok(Self { kinds, shapes, margin })
+        Ok(Self {
+            kinds,
+            shapes,
+            margin,
+        })
     }
 
     /// Dimensions of what goes in and what comes out.
@@ -84,7 +88,13 @@ impl Layers {
 
     fn images(&self, samples: usize, i: usize) -> Images {
         let [channels, height, width] = self.shapes[i];
-        Images { samples, channels, height, width, margin: self.margin }
+        Images {
+            samples,
+            channels,
+            height,
+            width,
+            margin: self.margin,
+        }
     }
 
     /// The kernels, arranged for products; `None` for layers without.
@@ -99,18 +109,23 @@ impl Layers {
         self.kinds.iter().map(arranged).collect()
     }
 
-    /// Elements that layer `i` leaves in a tape besides its input: `−scale ∘ relu(C x + bias)` of a residual layer,
-    /// the [`share_of_first`] of each pair of a max-min.
+    /// Elements that layer `i` leaves in a tape besides its input: `−scale ∘ relu(C x + bias)` of a
+    /// residual layer, the [`share_of_first`] of each pair of a max-min.
     fn extra(&self, samples: usize, i: usize) -> usize {
         let from = self.images(samples, i);
         match self.kinds[i] {
-            Kind::Residual { kernel, .. } => Images { channels: kernel[0], ..from }.len(),
+            Kind::Residual { kernel, .. } => Images {
+                channels: kernel[0],
+                ..from
+            }
+            .len(),
             Kind::MaxMin => from.len() / 2,
             Kind::Conv { .. } | Kind::SpaceToDepth { .. } => 0,
         }
     }
 
-    /// Whether the backward pass needs what goes into layer `i`, or, for a max-min, what it makes of it in place.
+    /// Whether the backward pass needs what goes into layer `i`, or, for a max-min, what it makes
+    /// of it in place.
     fn keeps(&self, i: usize) -> bool {
         match self.kinds.get(i) {
             Some(Kind::Conv { .. } | Kind::Residual { .. }) => true,
@@ -119,8 +134,8 @@ impl Layers {
         }
     }
 
-    /// Lengths of the inputs that are kept or not, for each layer and for what comes out at the end; max-min has none
-    /// of its own.
+    /// Lengths of the inputs that are kept or not, for each layer and for what comes out at the
+    /// end; max-min has none of its own.
     fn input(&self, samples: usize, i: usize) -> usize {
         match i > 0 && matches!(self.kinds[i - 1], Kind::MaxMin) {
             true => 0,
@@ -135,7 +150,13 @@ impl Layers {
             end += len;
             end - len..end
         };
-        let kept = |i: usize| if self.keeps(i) { self.input(samples, i) } else { 0 };
+        let kept = |i: usize| {
+            if self.keeps(i) {
+                self.input(samples, i)
+            } else {
+                0
+            }
+        };
         let mut input = 0..0;
         let mut places = vec![];
         for i in 0..self.kinds.len() {
@@ -151,11 +172,18 @@ impl Layers {
     /// Elements of a tape of a few images, and of the memory that a forward pass needs besides.
     pub fn tape_and_other(&self, samples: usize) -> [usize; 2] {
         let inputs = |kept: bool| (0..self.shapes.len()).filter(move |i| self.keeps(*i) == kept);
-        let [kept, other] = [true, false].map(|kept| inputs(kept).map(|i| self.input(samples, i)).sum::<usize>());
-        [kept + (0..self.kinds.len()).map(|i| self.extra(samples, i)).sum::<usize>(), other]
+        let [kept, other] =
+            [true, false].map(|kept| inputs(kept).map(|i| self.input(samples, i)).sum::<usize>());
+        [
+            kept + (0..self.kinds.len())
+                .map(|i| self.extra(samples, i))
+                .sum::<usize>(),
+            other,
+        ]
     }
 
-    /// Samples `x` to `y`, both channels-first. Overwrites `tape` with what the backward pass needs, and `other`.
+    /// Samples `x` to `y`, both channels-first. Overwrites `tape` with what the backward pass
+    /// needs, and `other`.
     #[expect(clippy::too_many_arguments, reason = "inputs, outputs and memory")]
     pub fn forward<'a, T: Real>(
         &self,
@@ -169,22 +197,37 @@ impl Layers {
     ) {
         let images = |i: usize| self.images(samples, i);
         let mut x = {
-            let buffer = take(if self.keeps(0) { &mut tape } else { &mut other }, images(0).len());
+            let buffer = take(
+                if self.keeps(0) { &mut tape } else { &mut other },
+                images(0).len(),
+            );
             images(0).read(x, buffer);
             buffer
         };
         for (i, kind) in self.kinds.iter().enumerate() {
             let (from, to) = (images(i), images(i + 1));
             let extra = take(&mut tape, self.extra(samples, i));
-            let y = take(if self.keeps(i + 1) { &mut tape } else { &mut other }, self.input(samples, i + 1));
+            let y = take(
+                if self.keeps(i + 1) {
+                    &mut tape
+                } else {
+                    &mut other
+                },
+                self.input(samples, i + 1),
+            );
             match (*kind, &kernels[i]) {
                 (Kind::Conv { at, kernel }, Some(c)) => {
                     c.apply(&from, x, y, false);
                     let [bias] = vectors(p, at, kernel).map(|v| v.repeat(to.width));
-                    to.each_row(y, |_, row| row.iter_mut().zip(&bias).for_each(|(y, b)| *y += *b));
+                    to.each_row(y, |_, row| {
+                        row.iter_mut().zip(&bias).for_each(|(y, b)| *y += *b)
+                    });
                 }
                 (Kind::Residual { at, kernel }, Some(c)) => {
-                    let inner = Images { channels: kernel[0], ..from };
+                    let inner = Images {
+                        channels: kernel[0],
+                        ..from
+                    };
                     c.apply(&from, x, extra, false);
                     let [bias, scale] = vectors(p, at, kernel).map(|v| v.repeat(to.width));
                     inner.each_row(extra, |_, row| {
@@ -207,9 +250,13 @@ impl Layers {
         images(self.kinds.len()).write(x, y);
     }
 
-    /// From the gradient `dy` of the result: the gradient `dx`, and the parameters' added to `sums`, where kernels
-    /// are in the order of [`Kernel::add_gradient`] and scales still lack a factor. `wanted`: which of the two.
-    #[expect(clippy::too_many_arguments, reason = "everything that the forward pass knew")]
+    /// From the gradient `dy` of the result: the gradient `dx`, and the parameters' added to
+    /// `sums`, where kernels are in the order of [`Kernel::add_gradient`] and scales still lack a
+    /// factor. `wanted`: which of the two.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that the forward pass knew"
+    )]
     pub fn backward<T: Real>(
         &self,
         samples: usize,
@@ -221,7 +268,8 @@ impl Layers {
         dx: &mut [T],
         sums: &mut [T],
     ) {
-        let learned = |kind: &Kind| wanted[1] && matches!(kind, Kind::Conv { .. } | Kind::Residual { .. });
+        let learned =
+            |kind: &Kind| wanted[1] && matches!(kind, Kind::Conv { .. } | Kind::Residual { .. });
         let [mut current, mut other, mut inside] = [(); 3].map(|()| Scratch::new());
         let last = self.images(samples, self.kinds.len());
         last.read(dy, current.of(last.len()));
@@ -238,7 +286,9 @@ impl Layers {
                         let (dk, [db]) = gradients(sums, at, kernel);
                         c.add_gradient(&from, x, d, dk);
                         let mut row_sums = vec![T::ZERO; to.row_len()];
-                        to.each_row(d, |_, row| row_sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += *d));
+                        to.each_row(d, |_, row| {
+                            row_sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += *d)
+                        });
                         fold(&row_sums, db);
                     }
                     if further {
@@ -250,16 +300,29 @@ impl Layers {
                 }
                 (Kind::Residual { at, kernel }, Some(c)) => {
                     // y = x + Cᵀ hidden; the gradient of hidden, then of what went into the relu.
-                    let (inner, hidden) = (Images { channels: kernel[0], ..from }, extra);
+                    let (inner, hidden) = (
+                        Images {
+                            channels: kernel[0],
+                            ..from
+                        },
+                        extra,
+                    );
                     let inside = inside.of(inner.len());
                     c.apply(&from, d, inside, false);
                     let [_, scale] = vectors(p, at, kernel).map(|v| v.repeat(to.width));
-                    let [mut bias_sums, mut scale_sums] = [(); 2].map(|()| vec![T::ZERO; inner.row_len()]);
+                    let [mut bias_sums, mut scale_sums] =
+                        [(); 2].map(|()| vec![T::ZERO; inner.row_len()]);
                     inner.each_row(inside, |at, row| {
                         let sums = bias_sums.iter_mut().zip(&mut scale_sums);
-                        for (((d, h), s), (bias, scale)) in row.iter_mut().zip(&hidden[at..]).zip(&scale).zip(sums) {
+                        for (((d, h), s), (bias, scale)) in
+                            row.iter_mut().zip(&hidden[at..]).zip(&scale).zip(sums)
+                        {
                             *scale += *d * *h;
-                            *d = if *h < T::ZERO { T::ZERO - *s * *d } else { T::ZERO };
+                            *d = if *h < T::ZERO {
+                                T::ZERO - *s * *d
+                            } else {
+                                T::ZERO
+                            };
                             *bias += *d;
                         }
                     });
@@ -296,13 +359,19 @@ impl Layers {
     pub fn in_order<T: Real>(&self, kernels: &[Option<Kernel<T>>], p: &[T], sums: &[T]) -> Vec<T> {
         let mut ordered = sums.to_vec();
         for (kind, c) in self.kinds.iter().zip(kernels) {
-            let (Kind::Conv { at, kernel } | Kind::Residual { at, kernel }, Some(c)) = (*kind, c) else { continue };
+            let (Kind::Conv { at, kernel } | Kind::Residual { at, kernel }, Some(c)) = (*kind, c)
+            else {
+                continue;
+            };
             let end = at + kernel[0] * kernel[1] * kernel[2] * kernel[2];
             c.in_order(&sums[at..end], &mut ordered[at..end]);
             if let Kind::Residual { .. } = kind {
                 // hidden is proportional to scale.
                 let scales = end + kernel[0]..end + 2 * kernel[0];
-                ordered[scales.clone()].iter_mut().zip(&p[scales]).for_each(|(d, s)| *d /= *s);
+                ordered[scales.clone()]
+                    .iter_mut()
+                    .zip(&p[scales])
+                    .for_each(|(d, s)| *d /= *s);
             }
         }
         ordered
@@ -316,7 +385,11 @@ fn vectors<T, const N: usize>(p: &[T], at: usize, [co, ci, size]: [usize; 3]) ->
 }
 
 /// The kernel at `at` and the vectors after it, for writing.
-fn gradients<T, const N: usize>(sums: &mut [T], at: usize, [co, ci, size]: [usize; 3]) -> (&mut [T], [&mut [T]; N]) {
+fn gradients<T, const N: usize>(
+    sums: &mut [T],
+    at: usize,
+    [co, ci, size]: [usize; 3],
+) -> (&mut [T], [&mut [T]; N]) {
     let (kernel, mut rest) = sums[at..].split_at_mut(co * ci * size * size);
     let vectors = std::array::from_fn(|_| {
         let (vector, after) = std::mem::take(&mut rest).split_at_mut(co);
@@ -328,7 +401,12 @@ fn gradients<T, const N: usize>(sums: &mut [T], at: usize, [co, ci, size]: [usiz
 
 /// Adds rows of pixels to `total`, which is as long as a pixel.
 fn fold<T: Real>(row: &[T], total: &mut [T]) {
-    row.chunks(total.len()).for_each(|pixel| total.iter_mut().zip(pixel).for_each(|(total, v)| *total += *v));
+    row.chunks(total.len()).for_each(|pixel| {
+        total
+            .iter_mut()
+            .zip(pixel)
+            .for_each(|(total, v)| *total += *v)
+    });
 }
 
 /// How much of the maximum's gradient goes to `a`: all, none, or half on a tie.
@@ -343,7 +421,9 @@ fn sizes(kernel: &[usize], channels: usize, vectors: &[&[usize]]) -> Result<[usi
     match *kernel {
         [co, ci, size, across] if size == across && size % 2 == 1 && ci == channels && co > 0 => {
             if vectors.iter().any(|v| *v != [co]) {
-                bail!("image_stack: bias and scale have shapes {vectors:?}, expected [{co}] for kernel {kernel:?}")
+                bail!(
+                    "image_stack: bias and scale have shapes {vectors:?}, expected [{co}] for kernel {kernel:?}"
+                )
             }
             Ok([co, ci, size])
         }
@@ -362,7 +442,10 @@ fn take<'a, T>(rest: &mut &'a mut [T], len: usize) -> &'a mut [T] {
 fn max_min<T: Real>(images: &Images, x: &mut [T], shares: &mut [T]) {
     let half = images.channels / 2;
     images.each_row(x, |at, row| {
-        for (pixel, shares) in row.chunks_exact_mut(2 * half).zip(shares[at / 2..].chunks_exact_mut(half)) {
+        for (pixel, shares) in row
+            .chunks_exact_mut(2 * half)
+            .zip(shares[at / 2..].chunks_exact_mut(half))
+        {
             let (a, b) = pixel.split_at_mut(half);
             for ((a, b), share) in a.iter_mut().zip(b).zip(shares) {
                 *share = share_of_first(*a, *b);
@@ -376,7 +459,10 @@ fn max_min<T: Real>(images: &Images, x: &mut [T], shares: &mut [T]) {
 fn max_min_gradient<T: Real>(images: &Images, d: &mut [T], shares: &[T]) {
     let half = images.channels / 2;
     images.each_row(d, |at, row| {
-        for (pixel, shares) in row.chunks_exact_mut(2 * half).zip(shares[at / 2..].chunks_exact(half)) {
+        for (pixel, shares) in row
+            .chunks_exact_mut(2 * half)
+            .zip(shares[at / 2..].chunks_exact(half))
+        {
             let (a, b) = pixel.split_at_mut(half);
             for ((a, b), share) in a.iter_mut().zip(b).zip(shares) {
                 let rest = T::from_f64(1.) - *share;
@@ -388,16 +474,26 @@ fn max_min_gradient<T: Real>(images: &Images, d: &mut [T], shares: &[T]) {
 
 fn space_to_depth<T: Real>(from: &Images, to: &Images, block: usize, x: &[T], y: &mut [T]) {
     patches(from, to, block, |pixel, offset, deep| {
-        let (x, y) = (&x[pixel..pixel + from.channels], &mut y[deep..deep + to.channels]);
-        y.chunks_exact_mut(block * block).zip(x).for_each(|(y, x)| y[offset] = *x);
+        let (x, y) = (
+            &x[pixel..pixel + from.channels],
+            &mut y[deep..deep + to.channels],
+        );
+        y.chunks_exact_mut(block * block)
+            .zip(x)
+            .for_each(|(y, x)| y[offset] = *x);
     });
     to.frame(y);
 }
 
 fn depth_to_space<T: Real>(from: &Images, to: &Images, block: usize, y: &[T], x: &mut [T]) {
     patches(from, to, block, |pixel, offset, deep| {
-        let (x, y) = (&mut x[pixel..pixel + from.channels], &y[deep..deep + to.channels]);
-        y.chunks_exact(block * block).zip(x).for_each(|(y, x)| *x = y[offset]);
+        let (x, y) = (
+            &mut x[pixel..pixel + from.channels],
+            &y[deep..deep + to.channels],
+        );
+        y.chunks_exact(block * block)
+            .zip(x)
+            .for_each(|(y, x)| *x = y[offset]);
     });
     from.frame(x);
 }

@@ -1,4 +1,5 @@
-//! One table of operations for every device: what each gives for numbers drawn on the host, with its gradients.
+//! One table of operations for every device: what each gives for numbers drawn on the host, with
+//! its gradients.
 //!
 //! The reference is the CPU in `f64`. Knows nothing of who compares, or where.
 use candle_core::{D, DType, Device, Result, Shape, Tensor, Var};
@@ -12,12 +13,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// The same numbers everywhere: uniform in (−1, 1), rounded to `f32`, so that no type changes them.
+    /// The same numbers everywhere: uniform in (−1, 1), rounded to `f32`, so that no type changes
+    /// them.
     fn tensor(&self, seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let values: Vec<f32> = (0..shape.elem_count()).map(|_| rng.random_range(-1f32..1.)).collect();
-        Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
+        let values: Vec<f32> = (0..shape.elem_count())
+            .map(|_| rng.random_range(-1f32..1.))
+            .collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(self.dtype)?
+            .to_device(&self.device)
     }
 
     fn var(&self, seed: u64, shape: impl Into<Shape>) -> Result<Var> {
@@ -36,7 +42,10 @@ impl Place {
             Some(gradient) => Ok(gradient.clone()),
             None => candle_core::bail!("a leaf has no gradient"),
         };
-        [Ok(y.detach())].into_iter().chain(leaves.iter().map(of)).collect()
+        [Ok(y.detach())]
+            .into_iter()
+            .chain(leaves.iter().map(of))
+            .collect()
     }
 
     fn stats(&self, channels: usize) -> Result<RunningStats> {
@@ -54,7 +63,8 @@ pub struct Case {
     pub run: fn(&Place) -> Result<Vec<Tensor>>,
 }
 
-/// `f32` sums of up to some thousand terms lose five or six bits of 24: 1e-5 is far above that and far below a wrong term.
+/// `f32` sums of up to some thousand terms lose five or six bits of 24: 1e-5 is far above that and
+/// far below a wrong term.
 const USUAL: f64 = 1e-5;
 /// Divisions by standard deviations and iterations add to it.
 const LOOSE: f64 = 1e-4;
@@ -104,7 +114,8 @@ cases! {
     batch_norm_with_a_large_mean LOOSE |p| {
         let x = Var::from_tensor(&(p.tensor(1, (700, 40))? + 100.)?)?;
         let (gamma, beta, stats) = (p.var(2, 40)?, p.var(3, 40)?, p.stats(40)?);
-        // The inputs themselves are rounded to 100 · 2⁻²⁴ in f32: what is compared is the variance, not each element.
+        // The inputs themselves are rounded to 100 · 2⁻²⁴ in f32: what is compared is the variance,
+        // not each element.
         let y = batch_norm_train(&x, &gamma, &beta, &stats, 1., 1e-5)?;
         Ok(vec![y.sqr()?.mean(0)?.detach(), stats.variance.as_detached_tensor()])
     }
@@ -240,7 +251,8 @@ cases! {
     }
 }
 
-/// The first layers of a ResNet: a stem with pooling, a block with a convolution in its shortcut, one without, and the mean.
+/// The first layers of a ResNet: a stem with pooling, a block with a convolution in its shortcut,
+/// one without, and the mean.
 fn residual_network(p: &Place, momentum: Option<f64>, tracked: bool) -> Result<Vec<Tensor>> {
     let x = p.var(1, (3, 2, 17, 14))?;
     let mut leaves = vec![x.clone()];
@@ -253,28 +265,55 @@ fn residual_network(p: &Place, momentum: Option<f64>, tracked: bool) -> Result<V
         Ok(var.as_tensor().clone())
     };
     let mut seed = 10;
-    let mut conv = |out: usize, channels: usize, size: usize, stride: usize| -> Result<[NetworkLayer; 2]> {
-        seed += 5;
-        let kernel = leaf((p.tensor(seed, (out, channels, size, size))? * 0.5)?)?;
-        let (gamma, beta) = (leaf(p.positive(seed + 1, out)?)?, leaf(p.tensor(seed + 2, out)?)?);
-        let norm = NetworkLayer::BatchNorm { gamma, beta, running: p.stats(out)?, momentum, eps: 1e-5 };
-        Ok([
-            NetworkLayer::Conv2d { kernel, bias: None, stride, padding: size / 2, cache: KernelCache::default() },
-            norm,
-        ])
-    };
+    let mut conv =
+        |out: usize, channels: usize, size: usize, stride: usize| -> Result<[NetworkLayer; 2]> {
+            seed += 5;
+            let kernel = leaf((p.tensor(seed, (out, channels, size, size))? * 0.5)?)?;
+            let (gamma, beta) = (
+                leaf(p.positive(seed + 1, out)?)?,
+                leaf(p.tensor(seed + 2, out)?)?,
+            );
+            let norm = NetworkLayer::BatchNorm {
+                gamma,
+                beta,
+                running: p.stats(out)?,
+                momentum,
+                eps: 1e-5,
+            };
+            Ok([
+                NetworkLayer::Conv2d {
+                    kernel,
+                    bias: None,
+                    stride,
+                    padding: size / 2,
+                    cache: KernelCache::default(),
+                },
+                norm,
+            ])
+        };
     let [stem, stem_norm] = conv(4, 2, 7, 2)?;
-    let ([a, a_norm], [b, b_norm], [s, s_norm]) = (conv(6, 4, 3, 2)?, conv(6, 6, 3, 1)?, conv(6, 4, 1, 2)?);
+    let ([a, a_norm], [b, b_norm], [s, s_norm]) =
+        (conv(6, 4, 3, 2)?, conv(6, 6, 3, 1)?, conv(6, 4, 1, 2)?);
     let ([c, c_norm], [d, d_norm]) = (conv(6, 6, 3, 1)?, conv(6, 6, 3, 1)?);
     let relu = || NetworkLayer::Relu;
     let layers = [
         stem,
         stem_norm,
         relu(),
-        NetworkLayer::MaxPool2d { kernel: 3, stride: 2, padding: 1 },
-        NetworkLayer::Residual { branch: vec![a, a_norm, relu(), b, b_norm], shortcut: vec![s, s_norm] },
+        NetworkLayer::MaxPool2d {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        },
+        NetworkLayer::Residual {
+            branch: vec![a, a_norm, relu(), b, b_norm],
+            shortcut: vec![s, s_norm],
+        },
         relu(),
-        NetworkLayer::Residual { branch: vec![c, c_norm, relu(), d, d_norm], shortcut: vec![] },
+        NetworkLayer::Residual {
+            branch: vec![c, c_norm, relu(), d, d_norm],
+            shortcut: vec![],
+        },
         relu(),
         NetworkLayer::Mean,
     ];
@@ -284,46 +323,94 @@ fn residual_network(p: &Place, momentum: Option<f64>, tracked: bool) -> Result<V
 
 /// Parameters of several lengths, one longer than a block of any kernel.
 fn parameters(p: &Place) -> Result<Vec<Parameter>> {
-    let shapes = [Shape::from(3), Shape::from((70, 90)), Shape::from((2, 3, 4))];
+    let shapes = [
+        Shape::from(3),
+        Shape::from((70, 90)),
+        Shape::from((2, 3, 4)),
+    ];
     let named = shapes.into_iter().enumerate();
-    let all = named.map(|(i, shape)| Ok(Parameter::new(format!("p{i}"), &p.var(20 + i as u64, shape)?)));
+    let all = named.map(|(i, shape)| {
+        Ok(Parameter::new(
+            format!("p{i}"),
+            &p.var(20 + i as u64, shape)?,
+        ))
+    });
     all.collect()
 }
 
 fn loss(parameters: &[Parameter]) -> Result<Tensor> {
-    let each = parameters.iter().map(|q| q.var.as_tensor().sqr()?.sum_all()? + q.var.sin()?.sum_all()?);
+    let each = parameters
+        .iter()
+        .map(|q| q.var.as_tensor().sqr()?.sum_all()? + q.var.sin()?.sum_all()?);
     Tensor::stack(&each.collect::<Result<Vec<_>>>()?, 0)?.sum(D::Minus1)
 }
 
 /// Parameters and state after five steps.
-fn optimized(p: &Place, over: fn(Vec<Parameter>) -> Result<Box<dyn Optimizer>>) -> Result<Vec<Tensor>> {
+fn optimized(
+    p: &Place,
+    over: fn(Vec<Parameter>) -> Result<Box<dyn Optimizer>>,
+) -> Result<Vec<Tensor>> {
     let all = parameters(p)?;
     let mut optimizer = over(all.clone())?;
     for step in 0..5 {
         optimizer.step_scaled(&loss(&all)?.backward()?, 0.05, 1. / (1. + step as f64))?;
     }
-    let state = optimizer.state()?.into_iter().map(|(_, t)| t).filter(|t| t.dtype() == p.dtype);
-    Ok(all.iter().map(|q| q.var.as_detached_tensor()).chain(state).collect())
+    let state = optimizer
+        .state()?
+        .into_iter()
+        .map(|(_, t)| t)
+        .filter(|t| t.dtype() == p.dtype);
+    Ok(all
+        .iter()
+        .map(|q| q.var.as_detached_tensor())
+        .chain(state)
+        .collect())
 }
 
-/// The largest difference of a case from the reference, relative to the largest element of the result that it is in.
+/// The largest difference of a case from the reference, relative to the largest element of the
+/// result that it is in.
 pub fn error(case: &Case, place: &Place) -> Result<f64> {
-    let reference = (case.run)(&Place { device: Device::Cpu, dtype: DType::F64 })?;
+    let reference = (case.run)(&Place {
+        device: Device::Cpu,
+        dtype: DType::F64,
+    })?;
     let results = (case.run)(place)?;
     if results.len() != reference.len() {
-        candle_core::bail!("{}: {} results instead of {}", case.name, results.len(), reference.len())
+        candle_core::bail!(
+            "{}: {} results instead of {}",
+            case.name,
+            results.len(),
+            reference.len()
+        )
     }
     let mut worst = 0f64;
     for (got, expected) in results.iter().zip(&reference) {
         if got.dims() != expected.dims() {
-            candle_core::bail!("{}: a result of shape {:?} instead of {:?}", case.name, got.dims(), expected.dims())
+            candle_core::bail!(
+                "{}: a result of shape {:?} instead of {:?}",
+                case.name,
+                got.dims(),
+                expected.dims()
+            )
         }
-        let values = |t: &Tensor| t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+        let values = |t: &Tensor| {
+            t.to_device(&Device::Cpu)?
+                .to_dtype(DType::F64)?
+                .flatten_all()?
+                .to_vec1::<f64>()
+        };
         let (got, expected) = (values(got)?, values(expected)?);
-        let size = expected.iter().fold(0f64, |size, v| size.max(v.abs())).max(1e-3);
+        let size = expected
+            .iter()
+            .fold(0f64, |size, v| size.max(v.abs()))
+            .max(1e-3);
         for (got, expected) in got.iter().zip(&expected) {
             let difference = (got - expected).abs() / size;
-            worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+            worst = if difference.is_nan() {
+                f64::INFINITY
+            } else {
+                worst.max(difference)
+            };
         }
     }
     Ok(worst)

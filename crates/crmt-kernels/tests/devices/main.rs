@@ -10,16 +10,26 @@ use crmt_kernels::{Compute, Precision};
 fn check(device: &Device, dtype: DType, tolerance: impl Fn(f64) -> f64) {
     let mut failed = vec![];
     for case in CASES {
-        let place = Place { device: device.clone(), dtype };
+        let place = Place {
+            device: device.clone(),
+            dtype,
+        };
         match error(case, &place) {
             Ok(error) if error <= tolerance(case.tolerance) => (),
-            Ok(error) => {
-                failed.push(format!("{}: off by {error:e}, more than {:e}", case.name, tolerance(case.tolerance)))
-            }
+            Ok(error) => failed.push(format!(
+                "{}: off by {error:e}, more than {:e}",
+                case.name,
+                tolerance(case.tolerance)
+            )),
             Err(why) => failed.push(format!("{}: {why}", case.name)),
         }
     }
-    assert!(failed.is_empty(), "{dtype:?} on {:?}:\n{}", device.location(), failed.join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{dtype:?} on {:?}:\n{}",
+        device.location(),
+        failed.join("\n")
+    );
 }
 
 /// The GPU, or `None` with a message.
@@ -50,7 +60,8 @@ fn every_operation_on_cuda() {
 #[test]
 fn reduced_precision_is_reduced_and_no_worse_than_it_says() {
     let Some(device) = gpu() else { return };
-    // 10 and 7 bits of mantissa, through seven layers with normalisations between them, which divide by small deviations.
+    // 10 and 7 bits of mantissa, through seven layers with normalisations between them, which
+    // divide by small deviations.
     for (precision, tolerance) in [(Precision::Tf32, 1e-2f64), (Precision::Bf16, 0.2)] {
         precision.within(|| check(&device, DType::F32, |usual| tolerance.max(usual)));
     }

@@ -7,13 +7,19 @@ use rand_chacha::ChaCha8Rng;
 pub fn random(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let n = shape.iter().product();
-    Tensor::from_vec((0..n).map(|_| rng.random_range(-1f64..1.)).collect(), shape, &Device::Cpu)
+    Tensor::from_vec(
+        (0..n).map(|_| rng.random_range(-1f64..1.)).collect(),
+        shape,
+        &Device::Cpu,
+    )
 }
 
 /// Distinct values, 0.01 apart and none within 0.005 of zero: no finite difference crosses a kink.
 pub fn distinct(seed: u64, shape: &[usize]) -> Result<Tensor> {
     let n: usize = shape.iter().product();
-    let mut values: Vec<f64> = (0..n).map(|i| (i as f64 - (n / 2) as f64 + 0.5) * 0.01).collect();
+    let mut values: Vec<f64> = (0..n)
+        .map(|i| (i as f64 - (n / 2) as f64 + 0.5) * 0.01)
+        .collect();
     values.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
@@ -27,40 +33,64 @@ pub fn difference(got: &Tensor, expected: &Tensor) -> Result<f64> {
     assert_eq!(got.dims(), expected.dims());
     let (got, expected) = (values(got)?, values(expected)?);
     let size = expected.iter().fold(1f64, |m, v| m.max(v.abs()));
-    let worst =
-        got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0f64, |m, d| if d.is_nan() { d } else { m.max(d) });
+    let worst = got
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0f64, |m, d| if d.is_nan() { d } else { m.max(d) });
     Ok(worst / size)
 }
 
 #[track_caller]
 pub fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
     let d = difference(got, expected).unwrap();
-    assert!(d <= tolerance, "{what}: difference {d:e} above {tolerance:e}\n got {got}\n expected {expected}");
+    assert!(
+        d <= tolerance,
+        "{what}: difference {d:e} above {tolerance:e}\n got {got}\n expected {expected}"
+    );
 }
 
-/// Gradients of `Σ weight·f(inputs)` with random weights: `(output, weight, gradient of each input)`.
+/// Gradients of `Σ weight·f(inputs)` with random weights:
+/// `(output, weight, gradient of each input)`.
 pub fn gradients(
     inputs: &[Tensor],
     f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
     seed: u64,
 ) -> Result<(Tensor, Tensor, Vec<Tensor>)> {
-    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let vars = inputs
+        .iter()
+        .map(Var::from_tensor)
+        .collect::<Result<Vec<_>>>()?;
     let tracked: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tracked)?;
     let weight = random(seed, y.dims())?.to_dtype(y.dtype())?;
     let store = (&y * &weight)?.sum_all()?.backward()?;
-    let grads = vars.iter().map(|v| store.get(v).expect("a tracked input has a gradient").clone()).collect();
+    let grads = vars
+        .iter()
+        .map(|v| {
+            store
+                .get(v)
+                .expect("a tracked input has a gradient")
+                .clone()
+        })
+        .collect();
     Ok((y.detach(), weight, grads))
 }
 
 /// Compares the gradient of each input with central differences, up to 40 elements of each input.
 ///
-/// Step 1e-5 in f64: rounding contributes about 1e-16·|loss|/1e-5 ≈ 1e-10 and truncation 1e-10 times a
-/// third derivative, hence 1e-6 with room for curved functions (batch normalisation of few values).
-pub fn check_gradients(inputs: &[Tensor], f: &dyn Fn(&[Tensor]) -> Result<Tensor>, seed: u64) -> Result<()> {
+/// Step 1e-5 in f64: rounding contributes about 1e-16·|loss|/1e-5 ≈ 1e-10 and truncation 1e-10
+/// times a third derivative, hence 1e-6 with room for curved functions (batch normalisation of few
+/// values).
+pub fn check_gradients(
+    inputs: &[Tensor],
+    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+    seed: u64,
+) -> Result<()> {
     const H: f64 = 1e-5;
     let (_, weight, grads) = gradients(inputs, f, seed)?;
-    let loss = |inputs: &[Tensor]| -> Result<f64> { (f(inputs)? * &weight)?.sum_all()?.to_scalar() };
+    let loss =
+        |inputs: &[Tensor]| -> Result<f64> { (f(inputs)? * &weight)?.sum_all()?.to_scalar() };
     for (i, (input, grad)) in inputs.iter().zip(&grads).enumerate() {
         assert_eq!(input.dims(), grad.dims());
         let (start, grad) = (values(input)?, values(grad)?);

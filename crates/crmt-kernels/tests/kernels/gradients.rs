@@ -1,14 +1,23 @@
-//! Forward passes against naive references, gradients against finite differences, `f32` against `f64`,
-//! over random shapes.
+//! Forward passes against naive references, gradients against finite differences, `f32` against
+//! `f64`, over random shapes.
 use crate::common::{assert_close, check_gradients, distinct, gradients, random, values};
 use candle_core::{DType, Device, Result, Tensor};
 use crmt_kernels::*;
 use proptest::prelude::*;
 
 /// The definition, term by term.
-fn naive_conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, stride: usize, padding: usize) -> Result<Tensor> {
+fn naive_conv(
+    x: &Tensor,
+    kernel: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
     let ((b, ci, h, w), (co, _, kh, kw)) = (x.dims4()?, kernel.dims4()?);
-    let (oh, ow) = ((h + 2 * padding - kh) / stride + 1, (w + 2 * padding - kw) / stride + 1);
+    let (oh, ow) = (
+        (h + 2 * padding - kh) / stride + 1,
+        (w + 2 * padding - kw) / stride + 1,
+    );
     let (x, kernel, bias) = (values(x)?, values(kernel)?, values(bias)?);
     let mut y = Vec::with_capacity(b * co * oh * ow);
     for (n, o, i, j) in indices(b, co, oh, ow) {
@@ -25,7 +34,12 @@ fn naive_conv(x: &Tensor, kernel: &Tensor, bias: &Tensor, stride: usize, padding
     Tensor::from_vec(y, (b, co, oh, ow), &Device::Cpu)
 }
 
-fn indices(a: usize, b: usize, c: usize, d: usize) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+fn indices(
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+) -> impl Iterator<Item = (usize, usize, usize, usize)> {
     (0..a * b * c * d).map(move |i| (i / (b * c * d), i / (c * d) % b, i / d % c, i % d))
 }
 
@@ -40,29 +54,59 @@ struct Conv {
 
 fn convolutions() -> impl Strategy<Value = Conv> {
     let kernel = prop_oneof![Just((1usize, 1usize)), (1usize..=7, 1usize..=7)];
-    (kernel, 1usize..=3, 0usize..=3, 1usize..=5, 1usize..=4, 1usize..=10, 0usize..=9, 0usize..=9, any::<u64>())
-        .prop_map(|((kh, kw), stride, padding, b, ci, co, more_h, more_w, seed)| {
-            let size = |k: usize, more: usize| (k.saturating_sub(2 * padding) + more).max(1);
-            Conv { x: [b, ci, size(kh, more_h), size(kw, more_w)], kernel: [co, ci, kh, kw], stride, padding, seed }
-        })
+    (
+        kernel,
+        1usize..=3,
+        0usize..=3,
+        1usize..=5,
+        1usize..=4,
+        1usize..=10,
+        0usize..=9,
+        0usize..=9,
+        any::<u64>(),
+    )
+        .prop_map(
+            |((kh, kw), stride, padding, b, ci, co, more_h, more_w, seed)| {
+                let size = |k: usize, more: usize| (k.saturating_sub(2 * padding) + more).max(1);
+                Conv {
+                    x: [b, ci, size(kh, more_h), size(kw, more_w)],
+                    kernel: [co, ci, kh, kw],
+                    stride,
+                    padding,
+                    seed,
+                }
+            },
+        )
 }
 
 impl Conv {
     fn inputs(&self) -> Result<[Tensor; 3]> {
-        Ok([random(self.seed, &self.x)?, random(!self.seed, &self.kernel)?, random(self.seed ^ 1, &self.kernel[..1])?])
+        Ok([
+            random(self.seed, &self.x)?,
+            random(!self.seed, &self.kernel)?,
+            random(self.seed ^ 1, &self.kernel[..1])?,
+        ])
     }
 
     fn apply(&self, t: &[Tensor]) -> Result<Tensor> {
         conv2d(&t[0], &t[1], t.get(2), self.stride, self.padding)
     }
 
-    /// Output and gradients agree with plain definitions: the output with [`naive_conv`], and the gradients
-    /// with the adjoint identity `Σ weight·(conv(x, k) with one of them replaced) = Σ gradient·replacement`.
+    /// Output and gradients agree with plain definitions: the output with [`naive_conv`], and the
+    /// gradients with the adjoint identity
+    /// `Σ weight·(conv(x, k) with one of them replaced) = Σ gradient·replacement`.
     fn check_large(&self) -> Result<()> {
         let inputs = self.inputs()?;
         let (y, weight, grads) = gradients(&inputs, &|t| self.apply(t), 5)?;
-        let expected = naive_conv(&inputs[0], &inputs[1], &inputs[2], self.stride, self.padding)?;
-        // Sums of thousands of f64 terms of size 1: 1e-11 is far above rounding, far below one lost term.
+        let expected = naive_conv(
+            &inputs[0],
+            &inputs[1],
+            &inputs[2],
+            self.stride,
+            self.padding,
+        )?;
+        // Sums of thousands of f64 terms of size 1: 1e-11 is far above rounding, far below one lost
+        // term.
         assert_close("large forward", &y, &expected, 1e-11);
         let zero_bias = inputs[2].zeros_like()?;
         for i in 0..2 {
@@ -70,7 +114,12 @@ impl Conv {
             moved[i] = random(77, inputs[i].dims())?;
             let y = naive_conv(&moved[0], &moved[1], &zero_bias, self.stride, self.padding)?;
             let left = (&weight * y)?.sum_all()?;
-            assert_close("adjoint", &(&grads[i] * &moved[i])?.sum_all()?, &left, 1e-11);
+            assert_close(
+                "adjoint",
+                &(&grads[i] * &moved[i])?.sum_all()?,
+                &left,
+                1e-11,
+            );
         }
         assert_close("bias", &grads[2], &weight.sum((0, 2, 3))?, 1e-11);
         Ok(())
@@ -150,7 +199,8 @@ proptest! {
         let shape = if flat { vec![b, c] } else { vec![b, c, h, w] };
         let (x, gamma, beta) = (random(seed, &shape)?, random(!seed, &[c])?, random(seed ^ 1, &[c])?);
         let running = RunningStats::new(c, DType::F64, &Device::Cpu)?;
-        // eps = 0.1 bounds the curvature when two values nearly coincide, so that differences stay accurate.
+        // eps = 0.1 bounds the curvature when two values nearly coincide, so that differences stay
+        // accurate.
         let train = |t: &[Tensor]| batch_norm_train(&t[0], &t[1], &t[2], &running, 0.1, 0.1);
         check_gradients(&[x.clone(), gamma.clone(), beta.clone()], &train, seed)?;
         let eval = |t: &[Tensor]| batch_norm_eval(&t[0], &t[1], &t[2], &running, 1e-5);
@@ -165,7 +215,8 @@ proptest! {
     }
 }
 
-/// Shapes that reach every way of cutting the work: row blocks, groups of samples, blocks of channels.
+/// Shapes that reach every way of cutting the work: row blocks, groups of samples, blocks of
+/// channels.
 #[test]
 fn large_convolutions() -> Result<()> {
     for (x, kernel, stride, padding) in [
@@ -177,7 +228,14 @@ fn large_convolutions() -> Result<()> {
         ([3, 32, 17, 18], [33, 32, 1, 1], 2, 0),
         ([40, 2, 12, 3], [3, 2, 2, 3], 1, 0),
     ] {
-        Conv { x, kernel, stride, padding, seed: 11 }.check_large()?;
+        Conv {
+            x,
+            kernel,
+            stride,
+            padding,
+            seed: 11,
+        }
+        .check_large()?;
     }
     Ok(())
 }
@@ -187,7 +245,8 @@ fn rows_become_orthonormal() -> Result<()> {
     for (r, c) in [(2, 2), (5, 9), (31, 64)] {
         let x = orthonormal_rows(&random(3, &[r, c])?, 30)?;
         let eye = Tensor::eye(r, DType::F64, &Device::Cpu)?;
-        // Converged after 30 steps for any reasonably conditioned matrix; rounding of c-term sums remains.
+        // Converged after 30 steps for any reasonably conditioned matrix; rounding of c-term sums
+        // remains.
         assert_close("gram", &x.matmul(&x.t()?)?, &eye, 1e-12);
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Tests of the public operations: against PyTorch, naive references and finite differences, and across
-//! numbers of threads.
+//! Tests of the public operations: against PyTorch, naive references and finite differences, and
+//! across numbers of threads.
 mod common;
 mod contracts;
 mod gradients;

@@ -7,17 +7,35 @@ use proptest::prelude::*;
 /// The layers of `together`, one by one. `t`: the image, then the parameters.
 fn apart(t: &[Tensor], block: usize) -> Result<Tensor> {
     let padding = |kernel: &Tensor| kernel.dims()[3] / 2;
-    let y = conv2d(&space_to_depth(&t[0], block)?, &t[1], Some(&t[2]), 1, padding(&t[1]))?;
+    let y = conv2d(
+        &space_to_depth(&t[0], block)?,
+        &t[1],
+        Some(&t[2]),
+        1,
+        padding(&t[1]),
+    )?;
     let y = residual_conv2d(&max_min(&y)?, &t[3], &t[4], &t[5])?;
     let y = max_min(&space_to_depth(&max_min(&y)?, block)?)?;
-    let y = residual_conv2d(&conv2d(&y, &t[6], Some(&t[7]), 1, padding(&t[6]))?, &t[3], &t[4], &t[5])?;
+    let y = residual_conv2d(
+        &conv2d(&y, &t[6], Some(&t[7]), 1, padding(&t[6]))?,
+        &t[3],
+        &t[4],
+        &t[5],
+    )?;
     space_to_depth(&y, 1)
 }
 
 fn together(t: &[Tensor], block: usize) -> Result<Tensor> {
     use ImageLayer::*;
-    let conv = |i: usize| Conv2d { kernel: t[i].clone(), bias: t[i + 1].clone() };
-    let residual = ResidualConv2d { kernel: t[3].clone(), bias: t[4].clone(), scale: t[5].clone() };
+    let conv = |i: usize| Conv2d {
+        kernel: t[i].clone(),
+        bias: t[i + 1].clone(),
+    };
+    let residual = ResidualConv2d {
+        kernel: t[3].clone(),
+        bias: t[4].clone(),
+        scale: t[5].clone(),
+    };
     let fold = SpaceToDepth { block };
     let layers = [
         fold.clone(),
@@ -34,7 +52,13 @@ fn together(t: &[Tensor], block: usize) -> Result<Tensor> {
     image_stack(&t[0], &layers)
 }
 
-fn inputs([b, c, h, w]: [usize; 4], half: usize, block: usize, sizes: [usize; 3], seed: u64) -> Result<Vec<Tensor>> {
+fn inputs(
+    [b, c, h, w]: [usize; 4],
+    half: usize,
+    block: usize,
+    sizes: [usize; 3],
+    seed: u64,
+) -> Result<Vec<Tensor>> {
     let (c1, deep) = (2 * half, 2 * half * block * block);
     Ok(vec![
         distinct(seed, &[b, c, h * block * block, w * block * block])?,
@@ -79,9 +103,24 @@ fn differences() -> Result<()> {
         scale,
     ];
     let f = |t: &[Tensor]| {
-        let conv = ImageLayer::Conv2d { kernel: t[1].clone(), bias: t[2].clone() };
-        let residual = ImageLayer::ResidualConv2d { kernel: t[3].clone(), bias: t[4].clone(), scale: t[5].clone() };
-        image_stack(&t[0], &[ImageLayer::MaxMin, ImageLayer::SpaceToDepth { block: 2 }, conv, residual])
+        let conv = ImageLayer::Conv2d {
+            kernel: t[1].clone(),
+            bias: t[2].clone(),
+        };
+        let residual = ImageLayer::ResidualConv2d {
+            kernel: t[3].clone(),
+            bias: t[4].clone(),
+            scale: t[5].clone(),
+        };
+        image_stack(
+            &t[0],
+            &[
+                ImageLayer::MaxMin,
+                ImageLayer::SpaceToDepth { block: 2 },
+                conv,
+                residual,
+            ],
+        )
     };
     check_gradients(&inputs, &f, 5)
 }
@@ -92,7 +131,14 @@ fn ties_share_the_gradient() -> Result<()> {
     let weight = Tensor::new(&[1f64, 3.], &Device::Cpu)?.reshape((1, 2, 1, 1))?;
     let y = image_stack(&x, &[ImageLayer::MaxMin])?;
     let grads = (y * weight)?.sum_all()?.backward()?;
-    assert_eq!(grads.get(&x).expect("tracked").flatten_all()?.to_vec1::<f64>()?, [2., 2.]);
+    assert_eq!(
+        grads
+            .get(&x)
+            .expect("tracked")
+            .flatten_all()?
+            .to_vec1::<f64>()?,
+        [2., 2.]
+    );
     Ok(())
 }
 
@@ -100,8 +146,14 @@ fn ties_share_the_gradient() -> Result<()> {
 #[test]
 fn single_precision_twice() -> Result<()> {
     let inputs = inputs([70, 3, 5, 4], 4, 2, [3, 3, 3], 7)?;
-    let halved = inputs.iter().map(|t| t.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
-    let smaller: Vec<_> = [halved[0].narrow(0, 3, 33)?].into_iter().chain(halved[1..].iter().cloned()).collect();
+    let halved = inputs
+        .iter()
+        .map(|t| t.to_dtype(DType::F32))
+        .collect::<Result<Vec<_>>>()?;
+    let smaller: Vec<_> = [halved[0].narrow(0, 3, 33)?]
+        .into_iter()
+        .chain(halved[1..].iter().cloned())
+        .collect();
     let first = gradients(&halved, &|t| together(t, 2), 8)?;
     let before = gradients(&smaller, &|t| together(t, 2), 8)?;
     let again = gradients(&halved, &|t| together(t, 2), 8)?;
@@ -122,7 +174,10 @@ fn frozen_arguments_get_no_gradient() -> Result<()> {
     let all = gradients(&t, &|t| together(t, 2), 10)?;
     let weight = random(10, all.0.dims())?;
     let image = Var::from_tensor(&t[0])?;
-    let frozen: Vec<_> = [image.as_tensor().clone()].into_iter().chain(t[1..].iter().cloned()).collect();
+    let frozen: Vec<_> = [image.as_tensor().clone()]
+        .into_iter()
+        .chain(t[1..].iter().cloned())
+        .collect();
     let grads = (together(&frozen, 2)? * &weight)?.sum_all()?.backward()?;
     assert!(grads.get(&t[1]).is_none());
     assert_close("image", grads.get(&image).expect("tracked"), &all.2[0], 0.);
@@ -131,7 +186,12 @@ fn frozen_arguments_get_no_gradient() -> Result<()> {
     fixed[1] = kernel.as_tensor().clone();
     let grads = (together(&fixed, 2)? * &weight)?.sum_all()?.backward()?;
     assert!(grads.get(&t[0]).is_none());
-    assert_close("kernel", grads.get(&kernel).expect("tracked"), &all.2[1], 0.);
+    assert_close(
+        "kernel",
+        grads.get(&kernel).expect("tracked"),
+        &all.2[1],
+        0.,
+    );
     Ok(())
 }
 
@@ -140,19 +200,34 @@ fn limits() -> Result<()> {
     let x = random(1, &[2, 3, 4, 4])?;
     let image = |shape: &[usize]| random(1, shape);
     let conv = |shape: &[usize], bias: usize| -> Result<_> {
-        Ok(ImageLayer::Conv2d { kernel: random(2, shape)?, bias: random(3, &[bias])? })
+        Ok(ImageLayer::Conv2d {
+            kernel: random(2, shape)?,
+            bias: random(3, &[bias])?,
+        })
     };
     let fails = |x: &Tensor, layer: ImageLayer| image_stack(x, &[layer]).unwrap_err().to_string();
     for (error, part) in [
         (fails(&image(&[2, 3])?, ImageLayer::MaxMin), "[2, 3]"),
-        (fails(&x, ImageLayer::MaxMin), "even number of channels, got 3"),
-        (fails(&x, ImageLayer::SpaceToDepth { block: 3 }), "blocks of 3"),
-        (fails(&x, ImageLayer::SpaceToDepth { block: 0 }), "blocks of 0"),
+        (
+            fails(&x, ImageLayer::MaxMin),
+            "even number of channels, got 3",
+        ),
+        (
+            fails(&x, ImageLayer::SpaceToDepth { block: 3 }),
+            "blocks of 3",
+        ),
+        (
+            fails(&x, ImageLayer::SpaceToDepth { block: 0 }),
+            "blocks of 0",
+        ),
         (fails(&x, conv(&[4, 2, 3, 3], 4)?), "[out, 3, k, k]"),
         (fails(&x, conv(&[4, 3, 2, 2], 4)?), "odd k"),
         (fails(&x, conv(&[4, 3, 3, 3], 5)?), "expected [4]"),
         (fails(&image(&[2, 0, 4, 4])?, ImageLayer::MaxMin), "empty"),
-        (fails(&x.to_dtype(DType::F32)?, conv(&[4, 3, 3, 3], 4)?), "convert one of them"),
+        (
+            fails(&x.to_dtype(DType::F32)?, conv(&[4, 3, 3, 3], 4)?),
+            "convert one of them",
+        ),
     ] {
         assert!(error.contains(part), "{error}");
     }

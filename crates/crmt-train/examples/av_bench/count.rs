@@ -1,5 +1,5 @@
-//! What the convolutions cost a plain direct implementation, by arithmetic alone. Does not know ours, which may skip
-//! some of it (padding, say) and may need more memory.
+//! What the convolutions cost a plain direct implementation, by arithmetic alone. Does not know
+//! ours, which may skip some of it (padding, say) and may need more memory.
 use crate::subject::channels;
 use crate::{Architecture, Options, work};
 use crmt_core::{Modality, PerModality};
@@ -9,7 +9,8 @@ use crmt_core::{Modality, PerModality};
 pub struct Cost {
     /// Two for each multiplication of a window's element, padding included, with a weight.
     pub flops: u64,
-    /// Each of the three tensors that a pass of a convolution takes or gives, read or written once, in `f32`.
+    /// Each of the three tensors that a pass of a convolution takes or gives, read or written once,
+    /// in `f32`.
     pub bytes: u64,
 }
 
@@ -20,7 +21,9 @@ pub fn of(options: &Options, modalities: &PerModality<Modality>) -> Option<Cost>
     }
     let mut cost = Cost::default();
     for modality in modalities {
-        let &[input, mut height, mut width] = &modality.shape[..] else { return None };
+        let &[input, mut height, mut width] = &modality.shape[..] else {
+            return None;
+        };
         for (i, pair) in channels(input, options.width.get()).windows(2).enumerate() {
             let before = pair[0] * height * width;
             (height, width) = (height.div_ceil(2), width.div_ceil(2));

@@ -1,7 +1,7 @@
-//! Times the product's heavy work through the public crates, the same as `xtask/peers/torch_av.py` under the same
-//! flags, and prints one JSON line in its form; `--work roofline` times the machine instead, `--check` holds the device
-//! against the CPU. Inputs are random.
-//! Knows neither the other program nor targets: `cargo xtask bench` does.
+//! Times the product's heavy work through the public crates, the same as `xtask/peers/torch_av.py`
+//! under the same flags, and prints one JSON line in its form; `--work roofline` times the machine
+//! instead, `--check` holds the device against the CPU. Inputs are random. Knows neither the other
+//! program nor targets: `cargo xtask bench` does.
 //!
 //! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=1 cargo run --release -p crmt-train --example av_bench -- --work step-crmt`
 mod check;
@@ -96,23 +96,36 @@ struct Options {
     /// Do not record training steps as CUDA graphs
     #[arg(long)]
     no_replay: bool,
-    /// Hold every operation, an attack and a few training steps on the device against the CPU, instead of timing
+    /// Hold every operation, an attack and a few training steps on the device against the CPU,
+    /// instead of timing
     #[arg(long)]
     check: bool,
 }
 
 fn height_and_width(text: &str) -> Result<(usize, usize), String> {
-    let parsed = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
-    parsed.filter(|(h, w)| *h > 0 && *w > 0).ok_or_else(|| "expected height and width, such as 64x64".into())
+    let parsed = text
+        .split_once('x')
+        .and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    parsed
+        .filter(|(h, w)| *h > 0 && *w > 0)
+        .ok_or_else(|| "expected height and width, such as 64x64".into())
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let answer = if options.check { check::run(&options) } else { run(&options).map(|line| (line, true)) };
+    let answer = if options.check {
+        check::run(&options)
+    } else {
+        run(&options).map(|line| (line, true))
+    };
     match answer {
         Ok((line, passed)) => {
             println!("{line}");
-            if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if passed {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(error) => {
             eprintln!("error: {error}");
@@ -131,8 +144,11 @@ fn run(options: &Options) -> Result<Value, Box<dyn Error>> {
     line.insert("device".into(), options.device.to_string().into());
     line.insert("precision".into(), options.precision.to_string().into());
     line.insert("iters".into(), options.iters.get().into());
-    let measured =
-        if options.work == Work::Roofline { roofline::measure(options, &device)? } else { timed(options, &device)? };
+    let measured = if options.work == Work::Roofline {
+        roofline::measure(options, &device)?
+    } else {
+        timed(options, &device)?
+    };
     line.extend(measured);
     line.insert("peak_bytes".into(), json!(peak::bytes()));
     Ok(line.into())
@@ -140,10 +156,17 @@ fn run(options: &Options) -> Result<Value, Box<dyn Error>> {
 
 fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<dyn Error>> {
     let subject = subject::Subject::new(options, device)?;
-    let work::Timed { milliseconds: mut times, replayed } = work::timed(options, &subject)?;
+    let work::Timed {
+        milliseconds: mut times,
+        replayed,
+    } = work::timed(options, &subject)?;
     times.sort_by(f64::total_cmp);
     let middle = times.len() / 2;
-    let median = if times.len() % 2 == 1 { times[middle] } else { (times[middle - 1] + times[middle]) / 2. };
+    let median = if times.len() % 2 == 1 {
+        times[middle]
+    } else {
+        (times[middle - 1] + times[middle]) / 2.
+    };
     let (height, width) = options.spectrogram;
     let cost = count::of(options, subject.modalities());
     let line = json!({
@@ -171,7 +194,9 @@ fn timed(options: &Options, device: &Device) -> Result<Map<String, Value>, Box<d
 }
 
 fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn thousandths(x: f64) -> f64 {

@@ -1,4 +1,5 @@
-//! The work, each kind as its users call it, and how long every repetition takes. Does not know the model's insides.
+//! The work, each kind as its users call it, and how long every repetition takes. Does not know the
+//! model's insides.
 use crate::subject::Subject;
 use crate::{Options, Work};
 use candle_core::Device;
@@ -7,7 +8,8 @@ use crmt_certify::LipschitzRule;
 use crmt_core::{Batch, Classifier, Mode, Streams, Trainable};
 use crmt_kernels::{Parameter, Sgd};
 use crmt_train::{
-    Batches, Crmt, Observer, Phase, Prepared, Rate, Rules, Selected, Source, StepLoss, Strategy, TrainingInputs, fit,
+    Batches, Crmt, Observer, Phase, Prepared, Rate, Rules, Selected, Source, StepLoss, Strategy,
+    TrainingInputs, fit,
 };
 use std::cell::Cell;
 use std::error::Error;
@@ -33,7 +35,10 @@ pub fn timed(options: &Options, subject: &Subject) -> Result<Timed, Box<dyn Erro
         Work::StepJt | Work::StepCrmt | Work::StepAt => return training(options, subject),
         _ => repetitions(options, subject)?,
     };
-    Ok(Timed { milliseconds, replayed: false })
+    Ok(Timed {
+        milliseconds,
+        replayed: false,
+    })
 }
 
 fn repetitions(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn Error>> {
@@ -41,10 +46,17 @@ fn repetitions(options: &Options, subject: &Subject) -> Result<Vec<f64>, Box<dyn
     match options.work {
         Work::Pgd => {
             let attack = pgd(EPSILON, options.steps.get());
-            let (goal, draws) = (Goal::Avoid(subject.batch.labels.clone()), Draws::new(Streams::new(1), 0));
-            repeated(options, subject, || perturb(&attack, model, inputs, &goal, &draws))
+            let (goal, draws) = (
+                Goal::Avoid(subject.batch.labels.clone()),
+                Draws::new(Streams::new(1), 0),
+            );
+            repeated(options, subject, || {
+                perturb(&attack, model, inputs, &goal, &draws)
+            })
         }
-        Work::Lipschitz => repeated(options, subject, || LipschitzRule::MaxGradient.gradient_norms(model, inputs)),
+        Work::Lipschitz => repeated(options, subject, || {
+            LipschitzRule::MaxGradient.gradient_norms(model, inputs)
+        }),
         Work::Forward => repeated(options, subject, || model.logits(inputs)),
         Work::StepJt | Work::StepCrmt | Work::StepAt | Work::Roofline => {
             Err("internal: neither an attack nor a forward pass".into())
@@ -69,13 +81,20 @@ fn repeated<T, E: Error + 'static>(
 
 /// The one training loop itself, on the same batch over and over.
 pub fn training(options: &Options, subject: &Subject) -> Result<Timed, Box<dyn Error>> {
-    let rules = Rules { replay: !options.no_replay, ..Rules::default() };
+    let rules = Rules {
+        replay: !options.no_replay,
+        ..Rules::default()
+    };
     let mut counted = Counted::new(Box::new(objective(options)));
     let milliseconds = training_by(&mut counted, rules, options, subject)?;
-    Ok(Timed { milliseconds, replayed: counted.losses() < options.warmup + options.iters.get() })
+    Ok(Timed {
+        milliseconds,
+        replayed: counted.losses() < options.warmup + options.iters.get(),
+    })
 }
 
-/// A strategy, and how often it was asked for a loss: less often than there are steps where these are replayed.
+/// A strategy, and how often it was asked for a loss: less often than there are steps where these
+/// are replayed.
 pub struct Counted {
     of: Box<dyn Strategy>,
     losses: Cell<usize>,
@@ -83,7 +102,10 @@ pub struct Counted {
 
 impl Counted {
     pub fn new(of: Box<dyn Strategy>) -> Self {
-        Self { of, losses: Cell::new(0) }
+        Self {
+            of,
+            losses: Cell::new(0),
+        }
     }
 
     pub fn losses(&self) -> usize {
@@ -92,7 +114,12 @@ impl Counted {
 }
 
 impl Strategy for Counted {
-    fn prepare(&self, model: &dyn Trainable, batch: &Batch, draws: &crmt_train::Draws) -> crmt_train::Result<Prepared> {
+    fn prepare(
+        &self,
+        model: &dyn Trainable,
+        batch: &Batch,
+        draws: &crmt_train::Draws,
+    ) -> crmt_train::Result<Prepared> {
         self.of.prepare(model, batch, draws)
     }
 
@@ -109,12 +136,20 @@ impl Strategy for Counted {
 /// What a training step minimises.
 pub fn objective(options: &Options) -> Crmt {
     let inputs = match options.work {
-        Work::StepAt => {
-            TrainingInputs::Adversarial { attack: Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS)), mode: Mode::Eval }
-        }
+        Work::StepAt => TrainingInputs::Adversarial {
+            attack: Box::new(pgd(TRAINING_EPSILON, TRAINING_STEPS)),
+            mode: Mode::Eval,
+        },
         _ => TrainingInputs::Clean,
     };
-    Crmt::new(if options.work == Work::StepJt { 0. } else { RHO }, inputs)
+    Crmt::new(
+        if options.work == Work::StepJt {
+            0.
+        } else {
+            RHO
+        },
+        inputs,
+    )
 }
 
 /// The same by another strategy and other rules.
@@ -124,10 +159,21 @@ pub fn training_by(
     options: &Options,
     subject: &Subject,
 ) -> Result<Vec<f64>, Box<dyn Error>> {
-    let learned = subject.learner.variables().into_iter().filter(|v| v.learned);
-    let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, ..Sgd::default() };
+    let learned = subject
+        .learner
+        .variables()
+        .into_iter()
+        .filter(|v| v.learned);
+    let sgd = Sgd {
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        ..Sgd::default()
+    };
     let mut sgd = sgd.over(learned.map(|v| Parameter::new(v.name, &v.var)))?;
-    let source = Repeated { batch: &subject.batch, steps: (options.warmup + options.iters.get()) as u64 };
+    let source = Repeated {
+        batch: &subject.batch,
+        steps: (options.warmup + options.iters.get()) as u64,
+    };
     let mut phase = Phase {
         name: "benchmark",
         strategy,
@@ -137,7 +183,11 @@ pub fn training_by(
         streams: Streams::new(1),
         rules,
     };
-    let mut clock = Clock { times: vec![], start: Instant::now(), device: subject.batch.labels.device().clone() };
+    let mut clock = Clock {
+        times: vec![],
+        start: Instant::now(),
+        device: subject.batch.labels.device().clone(),
+    };
     fit(&subject.learner, &mut sgd, &mut phase, None, &mut clock)?;
     Ok(clock.times.split_off(options.warmup))
 }
@@ -151,7 +201,11 @@ struct Clock {
 
 impl Observer<crmt_train::Error> for Clock {
     fn select(&mut self, _: &dyn Trainable) -> crmt_train::Result<Selected> {
-        Ok(Selected { accuracy: 0., attacked: None, score: 0. })
+        Ok(Selected {
+            accuracy: 0.,
+            attacked: None,
+            score: 0.,
+        })
     }
 
     fn step(&mut self) -> crmt_train::Result<()> {
@@ -168,7 +222,10 @@ pub fn pgd(epsilon: f64, steps: usize) -> Pgd {
         budget: Budget::Joint(epsilon),
         steps,
         schedule: Steps::Constant(2.5 / steps as f64),
-        restarts: vec![Restart { from: Start::Clean, loss: Loss::CrossEntropy }],
+        restarts: vec![Restart {
+            from: Start::Clean,
+            loss: Loss::CrossEntropy,
+        }],
         to_the_end: true,
         momentum: 0.,
     }
@@ -202,8 +259,8 @@ impl Batches for Same<'_> {
     }
 }
 
-/// How often the work needs each convolution: forward, for the gradient of what goes in, and for that of the weights.
-/// `first`: what goes in is the sample itself.
+/// How often the work needs each convolution: forward, for the gradient of what goes in, and for
+/// that of the weights. `first`: what goes in is the sample itself.
 pub fn passes(options: &Options, first: bool) -> usize {
     // A training step asks for no gradient of the samples.
     let step = if first { 2 } else { 3 };
