@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct SampleRow {
     /// Position in the report split.
     pub index: u64,
-    /// True class, an index into [`Summary::classes`].
+    /// True class, an index into [`Summary::classes`](crate::record::Summary::classes).
     pub label: usize,
     /// Predicted class without an attacker; none where the outputs are not finite.
     pub prediction: Option<usize>,
