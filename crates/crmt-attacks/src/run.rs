@@ -71,11 +71,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The fraction of samples for which no adversarial was found: an upper bound of the model's
-    /// accuracy under the best attack within the budget. NaN for no samples.
+    /// The fraction of samples for which no adversarial was found, though one was looked for:
+    /// those that are [`lost`](Self::lost) do not count as robust. Of the others, an upper bound of
+    /// the model's accuracy under the best attack within the budget. NaN for no samples.
     pub fn robust_accuracy(&self) -> f64 {
-        let robust = self.success.iter().filter(|success| !**success).count();
-        robust as f64 / self.success.len() as f64
+        let robust = self
+            .success
+            .iter()
+            .zip(&self.lost)
+            .filter(|(fell, lost)| !**fell && !**lost);
+        robust.count() as f64 / self.success.len() as f64
     }
 }
 

@@ -296,6 +296,11 @@ fn a_proposal_that_is_no_number_breaks_nothing_and_is_told() {
             attack.name()
         );
         assert_eq!(
+            found.robust_accuracy(),
+            0.,
+            "no number is no evidence of robustness"
+        );
+        assert_eq!(
             (found.success, found.distance),
             (vec![false; 4], vec![0.; 4])
         );
